@@ -1,1 +1,27 @@
-//! Placeholder.
+//! The nouns of Muster: ids, resources, roles, offers, tasks and their states.
+//!
+//! Plain data that can't be wrong once it exists; bounds stand in [`limits`].
+//! Nothing here decides, reads a clock or knows a wire format.
+
+mod attribute;
+mod event;
+mod ids;
+pub mod limits;
+mod refusal;
+mod resources;
+mod task;
+mod time;
+
+pub use attribute::{Attribute, Attributes};
+pub use event::{Cursor, FrameworkEvent};
+pub use ids::{
+    AgentId, ClusterId, FrameworkId, IdError, MemberId, OfferId, RequestId, RoleName, ScalarName,
+    SubscriptionId, TaskId,
+};
+pub use refusal::{Refusal, RefusalCode};
+pub use resources::{MilliCpus, PortRange, PortRanges, Resources, ResourcesError};
+pub use task::{
+    Exit, KILL_GRACE_DEFAULT, KillOrder, Reason, SharedNamespaces, SpecError, TaskSpec, TaskState,
+    TaskStatus, Usage,
+};
+pub use time::{Duration, Timestamp};

@@ -1,0 +1,84 @@
+//! The bounds of everything, each with its reason.
+
+/// Ids become file and cgroup names, whose bound is 255 bytes (NAME_MAX); half leaves room for suffixes.
+pub const ID_BYTES_MAX: usize = 128;
+/// Request ids are kept in the log's window of answers; they only have to be unique there.
+pub const REQUEST_ID_BYTES_MAX: usize = 64;
+/// Roles, scalars and attribute names are metric labels and map keys.
+pub const NAME_BYTES_MAX: usize = 64;
+/// A name for people fits on one line of a terminal.
+pub const DISPLAY_NAME_BYTES_MAX: usize = 128;
+/// Attribute and label values.
+pub const VALUE_BYTES_MAX: usize = 256;
+/// Attributes of one agent, labels of one task.
+pub const ATTRIBUTES_MAX: usize = 64;
+/// A status message is one sentence.
+pub const MESSAGE_BYTES_MAX: usize = 1024;
+
+/// One agent has at most 2^20 cores: 2^30 thousandths.
+pub const CPUS_MILLI_MAX: u64 = 1 << 30;
+/// One agent has at most 2^36 MiB (64 PiB) of memory or disk.
+pub const MIB_MAX: u64 = 1 << 36;
+/// One agent has at most so many devices.
+pub const GPUS_MAX: u32 = 1 << 16;
+/// One agent has at most 2^36 thousandths of a named scalar.
+pub const SCALAR_MILLI_MAX: u64 = 1 << 36;
+/// Kinds of named scalars of one agent or task.
+pub const SCALARS_MAX: usize = 32;
+/// Port ranges of one agent or task.
+pub const PORT_RANGES_MAX: usize = 1024;
+
+/// Agents of one cluster.
+pub const AGENTS_MAX: u64 = 1 << 17;
+/// Thousandths of a role's weight.
+pub const WEIGHT_MILLI_MAX: u64 = 1_000_000;
+
+// Sums over the cluster fit in u64, and shares are compared in u128:
+// (sum of allocated) × (sum of total) × weight.
+const _: () = assert!(MIB_MAX.ilog2() + AGENTS_MAX.ilog2() < 64);
+const _: () = assert!(2 * (MIB_MAX.ilog2() + AGENTS_MAX.ilog2()) + WEIGHT_MILLI_MAX.ilog2() < 127);
+const _: () = assert!(CPUS_MILLI_MAX <= MIB_MAX && SCALAR_MILLI_MAX <= MIB_MAX);
+
+/// Arguments of a command, and variables of an environment.
+pub const ARGUMENTS_MAX: usize = 1024;
+/// Bytes of arguments and of environment, each: Linux takes a quarter of an 8 MiB stack and 128 KiB for one string.
+pub const ARGUMENT_BYTES_MAX: usize = 128 * 1024;
+/// Paths end at PATH_MAX with their NUL.
+pub const PATH_BYTES_MAX: usize = 4095;
+/// Processes and threads of one task; pid_max is at most 2^22.
+pub const PIDS_MAX: u32 = 1 << 22;
+/// The smallest CPU limit that the kernel takes: 1 ms in a period of 100 ms.
+pub const CPU_LIMIT_MILLI_MIN: u64 = 10;
+/// The smallest memory that a task can start in, in MiB.
+pub const TASK_MEM_MIB_MIN: u64 = 4;
+/// A day is long enough to end well.
+pub const KILL_GRACE_MS_MAX: u64 = 24 * 3600 * 1000;
+
+/// Tasks that one agent may have unreleased: process ids, cgroups and map rows are sized by it.
+pub const TASKS_PER_AGENT_MAX: usize = 8192;
+/// Tasks in one Accept.
+pub const TASKS_PER_ACCEPT_MAX: usize = 1024;
+/// Tasks of one Run request.
+pub const RUN_COUNT_MAX: u32 = 10_000;
+/// Tasks that wait in the `run` framework.
+pub const RUN_QUEUE_MAX: usize = 100_000;
+/// Statuses in one log entry: an entry stays below 1 MiB.
+pub const STATUSES_PER_ENTRY_MAX: usize = 512;
+/// Answers that are kept for repeats, per framework; a client has far fewer requests in flight.
+pub const ANSWERS_KEPT_MAX: usize = 1024;
+/// Durable events kept per framework that are not final statuses.
+pub const EVENTS_KEPT_MAX: usize = 100_000;
+/// Final tasks that are kept for people to look at.
+pub const FINISHED_TASKS_KEPT_MAX: usize = 10_000;
+/// Frameworks, disconnected ones included.
+pub const FRAMEWORKS_MAX: usize = 10_000;
+/// Torn down frameworks whose ids are remembered as ended.
+pub const ENDED_FRAMEWORKS_KEPT_MAX: usize = 10_000;
+/// Outstanding offers.
+pub const OFFERS_MAX: usize = 200_000;
+/// Demands that one framework may state.
+pub const DEMANDS_MAX: usize = 64;
+/// Decline filters of one framework.
+pub const FILTERS_PER_FRAMEWORK_MAX: usize = 100_000;
+/// A year: longer filters and timeouts are cut to it.
+pub const TIMEOUT_MS_MAX: u64 = 365 * 24 * 3600 * 1000;

@@ -1,0 +1,99 @@
+//! A no with a reason.
+
+use std::fmt;
+
+/// Why something was not done. A refusal changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    pub code: RefusalCode,
+    /// What was attempted, why not, and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Every stable code; each has a page in `docs/errors/`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum RefusalCode {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl RefusalCode {
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// A value breaks its rule.
+    InvalidArgument = "invalid-argument",
+    /// No framework has this id.
+    FrameworkUnknown = "framework-unknown",
+    /// The framework was torn down; its id is never used again.
+    FrameworkEnded = "framework-ended",
+    /// Another instance of the framework subscribed since.
+    SubscriptionReplaced = "subscription-replaced",
+    /// Built-in frameworks can't be changed or torn down.
+    FrameworkBuiltIn = "framework-built-in",
+    /// No task has this id.
+    TaskUnknown = "task-unknown",
+    /// The task belongs to another framework.
+    TaskNotYours = "task-not-yours",
+    /// A task with this id is known already.
+    TaskIdTaken = "task-id-taken",
+    /// The offer expired, was used, rescinded, or made by an earlier leader.
+    OfferUnknown = "offer-unknown",
+    /// The offer was made to another framework.
+    OfferNotYours = "offer-not-yours",
+    /// The offers of one Accept are of several agents or roles.
+    OffersMixed = "offers-mixed",
+    /// The task needs more than the offers hold.
+    ExceedsOffer = "exceeds-offer",
+    /// The agent has no longer what was offered.
+    AgentLacksResources = "agent-lacks-resources",
+    /// No agent has this id.
+    AgentUnknown = "agent-unknown",
+    /// The agent does not answer now.
+    AgentUnreachable = "agent-unreachable",
+    /// The agent registered anew since.
+    EpochStale = "epoch-stale",
+    /// The agent belongs to another cluster.
+    ClusterForeign = "cluster-foreign",
+    /// Another agent uses this id.
+    AgentIdTaken = "agent-id-taken",
+    /// A queue or table is full; try again later.
+    Busy = "busy",
+    /// This member does not lead, and knows no leader to send to.
+    NoLeader = "no-leader",
+    /// Whether it was done is not known; repeat with the same request id.
+    OutcomeUnknown = "outcome-unknown",
+    /// The caller showed no valid credential.
+    Unauthenticated = "unauthenticated",
+    /// The request came from a web page or for a host that isn't served here.
+    OriginRefused = "origin-refused",
+    /// The request needs a newer cluster version.
+    ClusterVersionTooOld = "cluster-version-too-old",
+    /// The output was never there or is gone.
+    OutputGone = "output-gone",
+    /// A bug or a damaged disk: the log says more.
+    Internal = "internal",
+}
+
+impl fmt::Display for RefusalCode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
