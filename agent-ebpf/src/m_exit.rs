@@ -1,0 +1,44 @@
+//! Keeps the exit status of registered processes, also while no agent runs.
+//!
+//! Fires for every thread; only the last one of a registered process leaves a record, of the status that
+//! `wait` would give its parent (`wait_task_zombie` in the kernel's `exit.c`).
+use agent_ebpf_common::{ExitRecord, ProcessKey, Stat, TICK_NS};
+use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+
+use crate::{
+    kernel::{Pointer, Task, exit_says_group_dead},
+    maps::{EXITS, count},
+};
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn m_exit(ctx: BtfTracePointContext) -> i32 {
+    let task = Task(Pointer::new(ctx.arg(0)));
+    let signal = task.signal();
+
+    // Two threads that die together may both see the count at zero. They record the same status.
+    let is_group_dead =
+        if exit_says_group_dead() { ctx.arg::<u64>(1) & 0xff != 0 } else { signal.live() == 0 };
+    if !is_group_dead {
+        return 0;
+    }
+
+    let leader = task.leader();
+    let key =
+        ProcessKey { tgid: task.tgid(), reserved: 0, start_ticks: leader.start_boottime_ns() / TICK_NS };
+    let Some(record) = EXITS.get_ptr_mut(key) else {
+        count(Stat::ExitOther, 1);
+        return 0;
+    };
+    let status = match signal.group_exit_code() {
+        Some(code) => code,
+        None => leader.exit_code(),
+    };
+    // SAFETY: the record is ours to write. The agent copies it from low to high addresses, so one that
+    // shows `ended` shows the time too.
+    unsafe {
+        core::ptr::write_volatile(&raw mut (*record).ended_at_ns, bpf_ktime_get_boot_ns());
+        core::ptr::write_volatile(&raw mut (*record).ended, ExitRecord::ENDED | u64::from(status));
+    }
+    count(Stat::ExitRecorded, 1);
+    0
+}

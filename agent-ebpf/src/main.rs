@@ -1,0 +1,25 @@
+//! The programs that run in the kernel, one module each.
+//!
+//! `m_cpu` charges CPU time, `m_exit` keeps exit statuses, `m_snap` walks threads for their memory,
+//! `m_oom` reports victims of the OOM killer. They only count: none of them changes what the kernel does.
+//! Start at [`kernel`] for how they read its structs, and at [`maps`] for what they leave to the agent.
+#![no_std]
+#![no_main]
+
+mod kernel;
+mod m_cpu;
+mod m_exit;
+mod m_oom;
+mod m_snap;
+mod maps;
+
+/// The kernel reads this section to decide which helpers the programs may call.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+/// Never reached: nothing here panics, and the verifier would refuse the loop if something did.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
