@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::toolchain;
+
 /// `cargo xtask ebpf`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -98,21 +100,15 @@ pub struct ToolChain {
 impl ToolChain {
     /// Finds one, or says what is missing.
     ///
-    /// Any rustc will do that has the sources of `core` beside it: rustup's nightly or default one with the
-    /// `rust-src` component, else Debian's `rustc-web` with `rust-web-src`.
+    /// Any rustc will do that has the sources of `core` beside it: see [`toolchain::kernel_rustc`].
     pub fn find() -> Result<Self> {
-        let Some(linker) = bpf_linker() else {
+        let Some(linker) = toolchain::bpf_linker() else {
             bail!(
                 "can't build the kernel programs: bpf-linker is neither in PATH nor in cargo's bin folder\n\
                  next:  cargo xtask setup"
             );
         };
-        let candidates = [rustup_rustc("nightly"), rustup_rustc("stable"), Some("/usr/bin/rustc".into())];
-        for rustc in candidates.into_iter().flatten() {
-            let Some(sysroot) = sysroot(&rustc) else { continue };
-            if !sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").exists() {
-                continue;
-            }
+        if let Some(toolchain::KernelRustc { rustc, sysroot, .. }) = toolchain::kernel_rustc() {
             // The standard library's manifests are best read by the cargo of the same release.
             let own_cargo = sysroot.join("bin/cargo");
             let is_rustup = !sysroot.starts_with("/usr");
@@ -219,31 +215,6 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The compiler of a rustup tool chain, if rustup and that tool chain are here. Installs nothing.
-fn rustup_rustc(tool_chain: &str) -> Option<PathBuf> {
-    let output = Command::new("rustup")
-        .args(["which", "--toolchain", tool_chain, "rustc"])
-        // Newer rustups may fetch a tool chain that is only asked about.
-        .env("RUSTUP_AUTO_INSTALL", "0")
-        .output()
-        .ok()?;
-    output.status.success().then(|| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
-}
-
-fn sysroot(rustc: &Path) -> Option<PathBuf> {
-    let output = Command::new(rustc).args(["--print", "sysroot"]).output().ok()?;
-    output.status.success().then(|| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
-}
-
-/// The linker that turns LLVM bitcode into a BPF object.
-pub fn bpf_linker() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain([cargo_home().join("bin")])
-        .map(|folder| folder.join("bpf-linker"))
-        .find(|file| file.is_file())
 }
 
 fn cargo_home() -> PathBuf {

@@ -1,0 +1,109 @@
+//! The verb `e2e`: end-to-end tests, here or in a virtual machine with another kernel.
+//!
+//! The machine boots a Debian kernel into a user space of busybox, our programs and the test programs,
+//! with cgroup v2 alone; what it prints on its serial port is all we hear. Start at [`run_tests`].
+//!
+//! ## Design
+//!
+//! Software emulation, as hosts of continuous integration have no KVM: about 17 times slower than the
+//! host. Tests find `MUSTER_GUEST=1` and are patient. No network and no disk: everything is in the
+//! initramfs, which is not compressed, because unpacking would cost more than copying.
+
+mod archive;
+mod boot;
+mod initramfs;
+mod kernel;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::artifacts::{self, Artifacts, TestProgram};
+use crate::command::target_dir;
+use crate::libtest::Tally;
+use crate::test::{Group, log_folder, run_program};
+use crate::{ebpf, setup};
+
+/// The kernel that `cargo xtask test` boots: Debian 12's backport of the newest long-term one.
+pub const DEFAULT_KERNEL: &str = "6.12";
+
+/// Boot, all tests, and the way down.
+const DEADLINE: Duration = Duration::from_secs(20 * 60);
+
+/// What to run, and where.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Boot this kernel (6.12 or 6.1) in a virtual machine instead of testing here.
+    #[arg(long)]
+    kernel: Option<String>,
+    /// Only tests whose name contains this.
+    name: Option<String>,
+    /// Run this shell command in the virtual machine instead of the tests.
+    #[arg(long, requires = "kernel", conflicts_with = "name")]
+    command: Option<String>,
+}
+
+/// The verb.
+pub fn run(args: &Args) -> Result<()> {
+    setup::ensure(setup::Level::Test)?;
+    if let (Some(kernel), Some(command)) = (&args.kernel, &args.command) {
+        return run_command(kernel, command);
+    }
+    ebpf::build()?;
+    let artifacts = artifacts::build_all()?;
+    let filter = args.name.as_deref();
+    let tally = match &args.kernel {
+        Some(kernel) => run_tests(kernel, &artifacts, filter)?,
+        None => {
+            let mut total = Tally::default();
+            for (group, test) in guest_programs(&artifacts) {
+                total.add(run_program(group, test, &artifacts, filter)?);
+            }
+            total
+        }
+    };
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    anyhow::ensure!(tally.failed == 0, "not all tests passed");
+    Ok(())
+}
+
+/// What is worth another kernel: what touches the kernel.
+fn guest_programs(artifacts: &Artifacts) -> Vec<(Group, &TestProgram)> {
+    let touches_kernel = |group| matches!(group, Group::Kernel | Group::EndToEnd);
+    artifacts
+        .tests
+        .iter()
+        .map(|test| (Group::of(test), test))
+        .filter(|(group, _)| touches_kernel(*group))
+        .collect()
+}
+
+/// Boots `kernel` and runs there every test that touches the kernel and whose name contains `filter`.
+pub fn run_tests(kernel: &str, artifacts: &Artifacts, filter: Option<&str>) -> Result<Tally> {
+    let tree = kernel::fetch(kernel)?;
+    let programs: Vec<&TestProgram> = guest_programs(artifacts).into_iter().map(|(_, test)| test).collect();
+    let mut plan = Vec::new();
+    for test in &programs {
+        let mut words = vec![format!("/muster/tests/{}", initramfs::guest_name(test))];
+        words.push("--show-output".to_owned());
+        words.push("--test-threads=1".to_owned());
+        words.extend(filter.map(str::to_owned));
+        plan.push(boot::Command { name: test.name(), line: words.join(" ") });
+    }
+    let image = target_dir().join("guest").join(format!("initramfs-{kernel}.cpio"));
+    initramfs::write(&image, &tree, Some(artifacts), &programs, &plan)?;
+    boot::run(&tree, &image, &plan, &log_folder()?.join(format!("guest-{kernel}.log")), DEADLINE)
+}
+
+/// Boots `kernel` and runs one shell command there: for looking around.
+fn run_command(kernel: &str, line: &str) -> Result<()> {
+    let tree = kernel::fetch(kernel)?;
+    let plan = [boot::Command { name: "command".to_owned(), line: line.to_owned() }];
+    let image = target_dir().join("guest").join(format!("initramfs-{kernel}-command.cpio"));
+    initramfs::write(&image, &tree, None, &[], &plan)?;
+    let log = log_folder()?.join(format!("guest-{kernel}-command.log"));
+    let tally = boot::run(&tree, &image, &plan, &log, DEADLINE)?;
+    print!("{}", std::fs::read_to_string(&log)?);
+    anyhow::ensure!(tally.failed == 0, "the command failed: {}", tally.failures.join(", "));
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! Boots the machine and listens to its serial port.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::kernel::KernelTree;
+use crate::command::{program, spelled};
+use crate::libtest::{Tally, print_failure};
+
+/// How the machine's own scripts mark what they say to us.
+const MARK: &str = "@muster ";
+
+/// One line of the plan.
+#[derive(Debug, Clone)]
+pub struct Command {
+    pub name: String,
+    /// For the machine's shell.
+    pub line: String,
+}
+
+/// Boots, runs the plan, and counts; everything that the machine says is kept in `log`.
+pub fn run(
+    kernel: &KernelTree,
+    image: &Path,
+    plan: &[Command],
+    log: &Path,
+    deadline: Duration,
+) -> Result<Tally> {
+    let started = Instant::now();
+    let mut machine = start(kernel, image)?;
+    let lines = lines_of(&mut machine)?;
+    let mut file = File::create(log).with_context(|| format!("can't write {}", log.display()))?;
+    let mut hearing = Hearing::new(plan);
+    let mut output = Vec::new();
+    loop {
+        let left = deadline.saturating_sub(started.elapsed());
+        match lines.recv_timeout(left) {
+            Ok(line) => {
+                writeln!(file, "{line}")?;
+                if let Some(news) = hearing.hear(&line) {
+                    println!("    {:7.1} s  {news}", started.elapsed().as_secs_f64());
+                }
+                output.push(line);
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                machine.kill().context("can't stop the virtual machine")?;
+                hearing
+                    .tally
+                    .add(Tally::failure(format!("still running after {} s, stopped", deadline.as_secs())));
+                break;
+            }
+        }
+    }
+    let status = machine.wait().context("can't wait for the virtual machine")?;
+    let tally = hearing.finish(&format!("qemu ended with {status}"));
+    if tally.failed > 0 {
+        print_failure(&output);
+    }
+    println!("    all that the machine said: {}", log.display());
+    Ok(tally)
+}
+
+fn start(kernel: &KernelTree, image: &Path) -> Result<Child> {
+    let mut command = program("qemu-system-x86_64");
+    command
+        .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"])
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
+        .args(["-serial", "stdio"])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(image)
+        // Quiet: a message of the kernel in the middle of a line would spoil it. `dmesg` has them all.
+        .args(["-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    command.spawn().with_context(|| format!("can't start `{}`", spelled(&command)))
+}
+
+fn lines_of(machine: &mut Child) -> Result<mpsc::Receiver<String>> {
+    let stdout = machine.stdout.take().context("the virtual machine has no serial port")?;
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(stdout);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            line.clear();
+            if sender.send(text).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(lines)
+}
+
+/// What we made of the machine's words so far.
+struct Hearing {
+    tally: Tally,
+    waiting: Vec<String>,
+    running: Option<Running>,
+    is_done: bool,
+}
+
+struct Running {
+    name: String,
+    failed_before: u64,
+}
+
+impl Hearing {
+    fn new(plan: &[Command]) -> Self {
+        let waiting = plan.iter().map(|command| command.name.clone()).collect();
+        Self { tally: Tally::default(), waiting, running: None, is_done: false }
+    }
+
+    /// Takes one line in; returns what people should see of it.
+    fn hear<'l>(&mut self, line: &'l str) -> Option<&'l str> {
+        let Some(news) = line.strip_prefix(MARK) else {
+            self.tally.read(line);
+            return (line.starts_with("test ") && line.contains(" ... ")).then_some(line);
+        };
+        let mut words = news.split_whitespace();
+        match (words.next(), words.next(), words.next()) {
+            (Some("begin"), Some(name), None) => {
+                self.running = Some(Running { name: name.to_owned(), failed_before: self.tally.failed });
+            }
+            (Some("end"), Some(name), Some(code)) => {
+                self.waiting.retain(|waiting| waiting != name);
+                let failed_before = self.running.take().map_or(0, |running| running.failed_before);
+                // A failed test has been counted already; a program that died has not.
+                if code != "0" && self.tally.failed == failed_before {
+                    self.tally.add(Tally::failure(format!("{name}: ended with {code}")));
+                }
+            }
+            (Some("done"), ..) => self.is_done = true,
+            _ => {}
+        }
+        Some(news)
+    }
+
+    /// The machine has stopped. Whatever it didn't come to is a failure.
+    fn finish(mut self, end: &str) -> Tally {
+        if !self.is_done {
+            let place = self.running.map_or_else(|| "before the tests".to_owned(), |running| running.name);
+            self.tally.add(Tally::failure(format!("the virtual machine stopped at: {place} ({end})")));
+        }
+        for name in self.waiting {
+            self.tally.add(Tally::failure(format!("{name}: did not run to its end in the virtual machine")));
+        }
+        self.tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hear(lines: &[&str]) -> Tally {
+        let plan = ["a", "b"].map(|name| Command { name: name.into(), line: String::new() });
+        let mut hearing = Hearing::new(&plan);
+        for line in lines {
+            hearing.hear(line);
+        }
+        hearing.finish("the end")
+    }
+
+    #[test]
+    fn a_whole_run_is_counted() {
+        let tally = hear(&[
+            "@muster begin a",
+            "test result: ok. 3 passed; 0 failed; 0 ignored",
+            "@muster end a 0",
+            "@muster begin b",
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored",
+            "@muster end b 101",
+            "@muster done 1",
+        ]);
+        assert_eq!((tally.passed, tally.failed), (4, 1));
+    }
+
+    #[test]
+    fn a_program_that_died_is_a_failure() {
+        let tally = hear(&[
+            "@muster begin a",
+            "@muster end a 139",
+            "@muster begin b",
+            "@muster end b 0",
+            "@muster done 1",
+        ]);
+        assert_eq!(tally.failures, ["a: ended with 139"]);
+    }
+
+    #[test]
+    fn a_machine_that_panics_fails_what_it_did_not_come_to() {
+        let tally = hear(&["@muster begin a", "Kernel panic - not syncing"]);
+        assert_eq!(tally.failed, 3, "{tally:?}");
+    }
+}

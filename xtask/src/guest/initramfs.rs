@@ -1,0 +1,144 @@
+//! What the virtual machine finds: busybox, our programs, the tests, their libraries, and a plan.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::archive::Archive;
+use super::boot::Command;
+use super::kernel::KernelTree;
+use crate::artifacts::{Artifacts, TestProgram};
+use crate::command::{capture, find, program, run, target_dir};
+
+/// The first process of the machine, and the second one.
+const INIT: &str = include_str!("init.sh");
+const RUN: &str = include_str!("run.sh");
+
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
+                      nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n\
+                      tester:x:1000:1000:tester:/tmp:/bin/sh\n";
+const GROUP: &str = "root:x:0:\nnogroup:x:65534:\ntester:x:1000:\n";
+
+/// Programs of this machine that tests start as tasks or look around with, beside busybox's own.
+const PROGRAMS: &[&str] = &["bash", "ip"];
+
+/// What the test program is called in the machine.
+pub fn guest_name(test: &TestProgram) -> String {
+    test.name().replace("::", "-")
+}
+
+/// Writes the whole user space of the machine into `image`.
+pub fn write(
+    image: &Path,
+    kernel: &KernelTree,
+    artifacts: Option<&Artifacts>,
+    tests: &[&TestProgram],
+    plan: &[Command],
+) -> Result<()> {
+    if let Some(folder) = image.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let file = File::create(image).with_context(|| format!("can't write {}", image.display()))?;
+    let mut archive = Archive::new(BufWriter::new(file));
+    for folder in ["proc", "sys", "dev", "tmp", "run", "root", "mnt", "var/lib", "var/log", "new", "sbin"] {
+        archive.folder(folder)?;
+    }
+    let busybox = find("busybox").context("busybox is not here")?;
+    archive.file("/bin/busybox", 0o755, &busybox)?;
+    // `/bin/sh` as a link from the start: the kernel reads the first line of init.
+    archive.link("/bin/sh", "busybox")?;
+    archive.bytes("/init", 0o755, INIT.as_bytes())?;
+    archive.bytes("/muster/run.sh", 0o755, RUN.as_bytes())?;
+    archive.bytes("/muster/plan", 0o644, plan_text(plan).as_bytes())?;
+    archive.bytes("/etc/passwd", 0o644, PASSWD.as_bytes())?;
+    archive.bytes("/etc/group", 0o644, GROUP.as_bytes())?;
+    archive.bytes("/etc/hosts", 0o644, b"127.0.0.1 localhost\n")?;
+    archive.bytes("/etc/nsswitch.conf", 0o644, b"passwd: files\ngroup: files\nhosts: files\n")?;
+
+    let mut modules = String::new();
+    for module in &kernel.modules {
+        let name = module.file_name().and_then(|name| name.to_str()).context("a module without a name")?;
+        archive.file(&format!("/lib/modules/{name}"), 0o644, module)?;
+        modules.push_str(name);
+        modules.push('\n');
+    }
+    archive.bytes("/lib/modules/list", 0o644, modules.as_bytes())?;
+
+    let mut libraries = BTreeSet::new();
+    for name in PROGRAMS {
+        let Some(path) = find(name) else { continue };
+        libraries.extend(shared_libraries(&path)?);
+        archive.file(&format!("/bin/{name}"), 0o755, &path)?;
+    }
+    for (name, path) in artifacts.iter().flat_map(|artifacts| &artifacts.programs) {
+        if name == "xtask" {
+            continue;
+        }
+        libraries.extend(shared_libraries(path)?);
+        archive.file(&format!("/muster/bin/{name}"), 0o755, &stripped(path)?)?;
+    }
+    for test in tests {
+        libraries.extend(shared_libraries(&test.path)?);
+        archive.file(&format!("/muster/tests/{}", guest_name(test)), 0o755, &stripped(&test.path)?)?;
+    }
+    for library in &libraries {
+        let path = library.to_str().context("a library whose path isn't text")?;
+        archive.file(path, 0o755, library)?;
+    }
+    archive.finish()
+}
+
+/// One line for each command: its name, a tab, what to run.
+fn plan_text(plan: &[Command]) -> String {
+    plan.iter().map(|command| format!("{}\t{}\n", command.name, command.line)).collect()
+}
+
+/// The libraries that the loader would look for, and the loader.
+fn shared_libraries(program_path: &Path) -> Result<Vec<PathBuf>> {
+    // A static program makes ldd fail, and needs nothing.
+    let Ok(listing) = capture(program("ldd").arg(program_path)) else { return Ok(Vec::new()) };
+    Ok(parse_ldd(&listing))
+}
+
+fn parse_ldd(listing: &str) -> Vec<PathBuf> {
+    listing
+        .lines()
+        .filter_map(|line| {
+            let line = line.trim();
+            let path = line.split_once(" => ").map_or(line, |(_, path)| path);
+            let path = path.split_whitespace().next()?;
+            path.starts_with('/').then(|| PathBuf::from(path))
+        })
+        .collect()
+}
+
+/// The program without debugging information, which is most of its size.
+fn stripped(path: &Path) -> Result<PathBuf> {
+    let folder = target_dir().join("guest/stripped");
+    std::fs::create_dir_all(&folder)?;
+    let into = folder.join(path.file_name().context("a program without a name")?);
+    let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    if modified(&into).is_none_or(|ours| modified(path).is_some_and(|theirs| theirs >= ours)) {
+        run(program("strip").arg("--strip-debug").arg("-o").arg(&into).arg(path))?;
+    }
+    Ok(into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_and_the_loader_are_found_and_the_kernels_own_is_not() {
+        let listing = "\tlinux-vdso.so.1 (0x00007ffd)\n\
+                       \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f83)\n\
+                       \t/lib64/ld-linux-x86-64.so.2 (0x00007f84)\n";
+        assert_eq!(
+            parse_ldd(listing),
+            [Path::new("/lib/x86_64-linux-gnu/libc.so.6"), Path::new("/lib64/ld-linux-x86-64.so.2")]
+        );
+    }
+}
