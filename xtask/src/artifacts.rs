@@ -134,7 +134,7 @@ impl Artifacts {
                 path,
                 folder,
             });
-        } else if is("bin") || is("example") {
+        } else if (is("bin") || is("example")) && target.name != "xtask" {
             self.programs.insert(target.name, path);
         }
         Ok(())

@@ -14,9 +14,10 @@ mod boot;
 mod initramfs;
 mod kernel;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::artifacts::{self, Artifacts, TestProgram};
 use crate::command::target_dir;
@@ -41,13 +42,16 @@ pub struct Args {
     /// Run this shell command in the virtual machine instead of the tests.
     #[arg(long, requires = "kernel", conflicts_with = "name")]
     command: Option<String>,
+    /// Take this program along for `--command`, as `/muster/bin/NAME`.
+    #[arg(long, value_name = "PROGRAM", requires = "command")]
+    with: Vec<PathBuf>,
 }
 
 /// The verb.
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure(setup::Level::Test)?;
     if let (Some(kernel), Some(command)) = (&args.kernel, &args.command) {
-        return run_command(kernel, command);
+        return run_command(kernel, command, &args.with);
     }
     ebpf::build()?;
     let artifacts = artifacts::build_all()?;
@@ -84,23 +88,39 @@ pub fn run_tests(kernel: &str, artifacts: &Artifacts, filter: Option<&str>) -> R
     let programs: Vec<&TestProgram> = guest_programs(artifacts).into_iter().map(|(_, test)| test).collect();
     let mut plan = Vec::new();
     for test in &programs {
-        let mut words = vec![format!("/muster/tests/{}", initramfs::guest_name(test))];
-        words.push("--show-output".to_owned());
+        let mut words = vec![guest_path(test), "--show-output".to_owned()];
         words.push("--test-threads=1".to_owned());
         words.extend(filter.map(str::to_owned));
         plan.push(boot::Command { name: test.name(), line: words.join(" ") });
     }
     let image = target_dir().join("guest").join(format!("initramfs-{kernel}.cpio"));
-    initramfs::write(&image, &tree, Some(artifacts), &programs, &plan)?;
+    let mut files: Vec<(String, &Path)> = Vec::new();
+    for (name, path) in &artifacts.programs {
+        files.push((format!("/muster/bin/{name}"), path));
+    }
+    for test in &programs {
+        files.push((guest_path(test), &test.path));
+    }
+    initramfs::write(&image, &tree, &files, &plan)?;
     boot::run(&tree, &image, &plan, &log_folder()?.join(format!("guest-{kernel}.log")), DEADLINE)
 }
 
+/// Where a test program lies in the virtual machine.
+fn guest_path(test: &TestProgram) -> String {
+    format!("/muster/tests/{}", test.name().replace("::", "-"))
+}
+
 /// Boots `kernel` and runs one shell command there: for looking around.
-fn run_command(kernel: &str, line: &str) -> Result<()> {
+fn run_command(kernel: &str, line: &str, with: &[PathBuf]) -> Result<()> {
     let tree = kernel::fetch(kernel)?;
     let plan = [boot::Command { name: "command".to_owned(), line: line.to_owned() }];
     let image = target_dir().join("guest").join(format!("initramfs-{kernel}-command.cpio"));
-    initramfs::write(&image, &tree, None, &[], &plan)?;
+    let mut files = Vec::new();
+    for path in with {
+        let name = path.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
+        files.push((format!("/muster/bin/{name}"), path.as_path()));
+    }
+    initramfs::write(&image, &tree, &files, &plan)?;
     let log = log_folder()?.join(format!("guest-{kernel}-command.log"));
     let tally = boot::run(&tree, &image, &plan, &log, DEADLINE)?;
     print!("{}", std::fs::read_to_string(&log)?);

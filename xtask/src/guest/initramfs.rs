@@ -10,7 +10,6 @@ use anyhow::{Context, Result};
 use super::archive::Archive;
 use super::boot::Command;
 use super::kernel::KernelTree;
-use crate::artifacts::{Artifacts, TestProgram};
 use crate::command::{capture, find, program, run, target_dir};
 
 /// The first process of the machine, and the second one.
@@ -25,19 +24,8 @@ const GROUP: &str = "root:x:0:\nnogroup:x:65534:\ntester:x:1000:\n";
 /// Programs of this machine that tests start as tasks or look around with, beside busybox's own.
 const PROGRAMS: &[&str] = &["bash", "ip"];
 
-/// What the test program is called in the machine.
-pub fn guest_name(test: &TestProgram) -> String {
-    test.name().replace("::", "-")
-}
-
-/// Writes the whole user space of the machine into `image`.
-pub fn write(
-    image: &Path,
-    kernel: &KernelTree,
-    artifacts: Option<&Artifacts>,
-    tests: &[&TestProgram],
-    plan: &[Command],
-) -> Result<()> {
+/// Writes the whole user space of the machine into `image`: ours, and programs by the path that they get.
+pub fn write(image: &Path, kernel: &KernelTree, files: &[(String, &Path)], plan: &[Command]) -> Result<()> {
     if let Some(folder) = image.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -73,16 +61,9 @@ pub fn write(
         libraries.extend(shared_libraries(&path)?);
         archive.file(&format!("/bin/{name}"), 0o755, &path)?;
     }
-    for (name, path) in artifacts.iter().flat_map(|artifacts| &artifacts.programs) {
-        if name == "xtask" {
-            continue;
-        }
+    for (into, path) in files {
         libraries.extend(shared_libraries(path)?);
-        archive.file(&format!("/muster/bin/{name}"), 0o755, &stripped(path)?)?;
-    }
-    for test in tests {
-        libraries.extend(shared_libraries(&test.path)?);
-        archive.file(&format!("/muster/tests/{}", guest_name(test)), 0o755, &stripped(&test.path)?)?;
+        archive.file(into, 0o755, &stripped(path)?)?;
     }
     for library in &libraries {
         let path = library.to_str().context("a library whose path isn't text")?;

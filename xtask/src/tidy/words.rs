@@ -48,7 +48,7 @@ pub fn check(sources: &[Source]) -> Vec<Complaint> {
     complaints
 }
 
-/// A path must start there: `/work/` is a place of one machine, `framework/work/` isn't.
+/// A path must start there: in the middle of a longer one, the same letters name something else.
 fn has_word(line: &str, word: &str) -> bool {
     let Some(at) = line.find(word) else { return false };
     if !word.starts_with('/') {
