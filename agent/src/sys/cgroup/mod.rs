@@ -1,0 +1,121 @@
+//! Control groups: what a task may use, and what it has used.
+//!
+//! Each task has a group in every v1 hierarchy that limits something, and one in the v2 tree,
+//! which is its identity for eBPF and takes `cgroup.kill`. Where all controllers are v2, that one
+//! group does it all.
+
+use std::fmt;
+
+use super::SysError;
+
+/// The name of one attempt's group, below the agent's parent group: one path component.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CgroupName(String);
+
+impl CgroupName {
+    /// Letters, digits, `.`, `-` and `_`, not starting with a dot, at most 200 bytes; no name of
+    /// a file that the kernel puts into groups (which all start with `cgroup.`, `cpu.` and so on)
+    /// can be meant, because a controller's name before the first dot is refused.
+    pub fn new(name: &str) -> Result<Self, SysError> {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        let first_word = name.split('.').next().unwrap_or_default();
+        let is_kernel_file = matches!(name, "tasks" | "notify_on_release" | "release_agent")
+            || name.contains('.') && RESERVED.contains(&first_word);
+        if name.is_empty()
+            || name.len() > 200
+            || name.starts_with('.')
+            || !name.bytes().all(is_allowed)
+            || is_kernel_file
+        {
+            return Err(SysError::GroupName { name: name.escape_debug().to_string() });
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// First words of the kernel's own files.
+const RESERVED: &[&str] = &[
+    "blkio",
+    "cgroup",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "dmem",
+    "freezer",
+    "hugetlb",
+    "io",
+    "irq",
+    "memory",
+    "misc",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+    "rdma",
+];
+
+impl fmt::Display for CgroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The v2 group's id, as eBPF programs see it; never the id of a v1 group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CgroupId(pub u64);
+
+/// How a host lays out its hierarchies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Controllers in v1 hierarchies, and a v2 tree beside them.
+    Hybrid,
+    /// Only v1; the agent mounts a v2 tree of its own.
+    V1,
+    /// One v2 tree with all controllers.
+    V2,
+}
+
+impl Layout {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hybrid => "hybrid",
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+}
+
+/// What a task may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Hard limit, in thousandths of a core.
+    pub cpu_quota_milli: u64,
+    /// The request, in thousandths of a core: its weight against others on a busy host.
+    pub cpu_weight_milli: u64,
+    /// Hard limit, swap included.
+    pub memory_bytes: u64,
+    /// Most processes and threads, the task's init included where it has one.
+    pub pids_max: u32,
+}
+
+/// What the kernel counted for one group; `None` where this host does not count it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figures {
+    pub cpu_usage_ns: Option<u64>,
+    /// Time in which the quota kept the task from running.
+    pub cpu_throttled_ns: Option<u64>,
+    pub memory_bytes: Option<u64>,
+    /// Without the file pages that could be dropped at once.
+    pub memory_working_set_bytes: Option<u64>,
+    pub memory_peak_bytes: Option<u64>,
+    pub memory_limit_bytes: Option<u64>,
+    /// Processes that the out-of-memory killer ended.
+    pub oom_kills: Option<u64>,
+    /// Processes and threads.
+    pub processes: Option<u64>,
+}

@@ -1,0 +1,190 @@
+//! Starting a task's first process.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+use super::{CgroupName, Identity, Process, SysError};
+
+/// Everything that a task's first process is made of.
+#[derive(Debug, Clone)]
+pub struct LaunchRequest {
+    pub cgroup: CgroupName,
+    /// The command; the first is looked up in the PATH of `env` unless it holds a slash.
+    pub argv: Vec<OsString>,
+    /// All of it; nothing is added.
+    pub env: Vec<(OsString, OsString)>,
+    pub identity: Identity,
+    /// Absolute, as the task sees it.
+    pub cwd: PathBuf,
+    /// The task's own directory; seen by it at the same path.
+    pub sandbox: PathBuf,
+    /// Becomes the task's /tmp; absent: it shares the host's.
+    pub tmp: Option<PathBuf>,
+    /// Made if absent, appended to.
+    pub stdout: PathBuf,
+    pub stderr: PathBuf,
+    /// Where the exit status is recorded, whoever lives to see it. Must not be inside the sandbox.
+    pub exit_file: PathBuf,
+    pub namespaces: Namespaces,
+    /// Files and directories that the task must not see; absent ones are skipped.
+    pub hidden: Vec<PathBuf>,
+}
+
+/// Which namespaces are the task's own. It always has a mount namespace of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Namespaces {
+    pub pid: bool,
+    pub ipc: bool,
+}
+
+/// A process that waits in its groups and namespaces for the word to become the command.
+///
+/// Dropped without [`Held::release`], the process ends by itself; the caller still owes the
+/// removal of the cgroup and may ask [`super::Sys::ending`] to reap it.
+pub struct Held {
+    process: Process,
+    release: Box<dyn FnOnce() -> Result<(), ReleaseError> + Send>,
+}
+
+impl Held {
+    pub fn new(
+        process: Process,
+        release: impl FnOnce() -> Result<(), ReleaseError> + Send + 'static,
+    ) -> Self {
+        Self { process, release: Box::new(release) }
+    }
+
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Lets it run, and waits until it has become the command or failed to (bounded: it fails
+    /// after 30 s without an answer). After a failure the process is ending or has ended.
+    pub fn release(self) -> (Process, Result<(), ReleaseError>) {
+        let Self { process, release } = self;
+        let outcome = release();
+        (process, outcome)
+    }
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Held").field("process", &self.process).finish_non_exhaustive()
+    }
+}
+
+/// Why no process could be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// A path, argument or variable holds a NUL byte.
+    #[error("{what} holds a NUL byte")]
+    Nul { what: &'static str },
+    #[error("can't open {} for the task", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("can't {what} for the task")]
+    Prepare { what: &'static str, source: io::Error },
+    #[error("can't start a process in the control group {cgroup}")]
+    Clone { cgroup: CgroupName, source: io::Error },
+    #[error("can't use the task's control group")]
+    Cgroup(#[source] SysError),
+}
+
+/// Why a started process did not become the command.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// The last step was the command itself: the user can mend this.
+    #[error("can't run `{command}`")]
+    Exec { command: String, source: io::Error },
+    /// Something before it: the host is at fault, or the working directory.
+    #[error("can't prepare the task's process: {step}")]
+    Step { step: LaunchStep, source: io::Error },
+    #[error("the task's process ended before it became the command")]
+    Ended,
+    #[error("the task's process did not become the command within {seconds} s")]
+    TimedOut { seconds: u64 },
+    #[error("can't talk to the task's process")]
+    Pipe { source: io::Error },
+}
+
+/// What a task's first process does before it is the command, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaunchStep {
+    Descriptors,
+    JoinCgroup,
+    Session,
+    PrivateMounts,
+    KeepSandbox,
+    MountProc,
+    HidePath,
+    MountTmp,
+    MountShm,
+    ShowSandbox,
+    ReadOnly,
+    Limits,
+    Capabilities,
+    Groups,
+    User,
+    NoNewPrivileges,
+    WorkingDirectory,
+    Init,
+    Fork,
+    Exec,
+}
+
+impl LaunchStep {
+    /// In the order in which they happen; the number on the wire is the position here.
+    pub const ALL: &[Self] = &[
+        Self::Descriptors,
+        Self::JoinCgroup,
+        Self::Session,
+        Self::PrivateMounts,
+        Self::KeepSandbox,
+        Self::MountProc,
+        Self::HidePath,
+        Self::MountTmp,
+        Self::MountShm,
+        Self::ShowSandbox,
+        Self::ReadOnly,
+        Self::Limits,
+        Self::Capabilities,
+        Self::Groups,
+        Self::User,
+        Self::NoNewPrivileges,
+        Self::WorkingDirectory,
+        Self::Init,
+        Self::Fork,
+        Self::Exec,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Descriptors => "arrange its descriptors",
+            Self::JoinCgroup => "join its control groups",
+            Self::Session => "start a session",
+            Self::PrivateMounts => "make its mounts private",
+            Self::KeepSandbox => "take hold of its sandbox",
+            Self::MountProc => "mount /proc",
+            Self::HidePath => "hide what it must not see",
+            Self::MountTmp => "mount /tmp",
+            Self::MountShm => "mount /dev/shm",
+            Self::ShowSandbox => "mount its sandbox",
+            Self::ReadOnly => "make mounts read-only",
+            Self::Limits => "set its process limits",
+            Self::Capabilities => "drop capabilities",
+            Self::Groups => "set its groups",
+            Self::User => "set its user",
+            Self::NoNewPrivileges => "forbid new privileges",
+            Self::WorkingDirectory => "enter its working directory",
+            Self::Init => "become its init",
+            Self::Fork => "start a process",
+            Self::Exec => "become the command",
+        }
+    }
+}
+
+impl std::fmt::Display for LaunchStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

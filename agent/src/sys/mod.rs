@@ -1,0 +1,93 @@
+//! The kernel seam: the only place that calls the kernel for tasks, and the only one with `unsafe`.
+//!
+//! It does what it is told and says what it found; it decides nothing.
+//! [`Sys`] is what `execute` sees: [`Kernel`] does it, [`fake::FakeSys`] plays it in unit tests.
+//! Calls block (some for milliseconds); never make them on a thread that others wait for.
+
+pub mod bpf;
+pub mod cgroup;
+mod error;
+pub mod fake;
+mod identity;
+mod launch;
+mod output;
+mod process;
+
+use std::path::Path;
+
+pub use cgroup::{CgroupId, CgroupName, Figures, Layout, Limits};
+pub use error::SysError;
+pub use identity::{Identity, IdentityError, UserPolicy};
+pub use launch::{Held, LaunchRequest, LaunchStep, Namespaces, ReleaseError, SpawnError};
+pub use output::OutputSlice;
+pub use process::{BootId, Ending, Process, ProcessId, Signal, Watch};
+
+/// What the agent asks of the kernel.
+pub trait Sys: Send + Sync + 'static {
+    /// How this host lays out its control groups.
+    fn layout(&self) -> Layout;
+
+    /// What this host can't do, each as a sentence for `doctor` and the operator.
+    fn limitations(&self) -> Vec<String>;
+
+    /// Makes the group in every hierarchy and sets its limits. Its id is the v2 one, by which eBPF
+    /// knows it. A group that is there already is refused: every attempt needs a fresh name.
+    fn create_cgroup(&self, name: &CgroupName, limits: &Limits) -> Result<CgroupId, SysError>;
+
+    /// The id of a group that is there; `None` if it is not.
+    fn cgroup_id(&self, name: &CgroupName) -> Result<Option<CgroupId>, SysError>;
+
+    /// What the kernel counted for the group. A figure that this host does not have is `None`.
+    fn figures(&self, name: &CgroupName) -> Result<Figures, SysError>;
+
+    /// Sends SIGKILL to every process of the group; new ones die at birth. Does not wait.
+    /// A group that is gone is no error.
+    fn kill_cgroup(&self, name: &CgroupName) -> Result<(), SysError>;
+
+    /// Whether no process is left in the group, or the group is gone.
+    fn is_cgroup_empty(&self, name: &CgroupName) -> Result<bool, SysError>;
+
+    /// A descriptor that becomes readable whenever the group may have become empty.
+    /// Take it first, then ask [`Sys::is_cgroup_empty`], then wait; drain it after each wake.
+    fn watch_cgroup(&self, name: &CgroupName) -> Result<Watch, SysError>;
+
+    /// Removes the empty group everywhere; what is gone already is no error.
+    fn remove_cgroup(&self, name: &CgroupName) -> Result<(), SysError>;
+
+    /// Every group under the agent's parent group, in any hierarchy: for the sweeper.
+    fn list_cgroups(&self) -> Result<Vec<CgroupName>, SysError>;
+
+    /// Turns a user's name or number into ids, and refuses who is not allowed.
+    fn resolve_user(&self, user: &str, policy: &UserPolicy) -> Result<Identity, IdentityError>;
+
+    /// Starts a process in its groups and namespaces that waits for [`Held::release`] before it
+    /// becomes the command. It ends by itself when the `Held` is dropped or this process dies.
+    fn spawn(&self, request: &LaunchRequest) -> Result<Held, SpawnError>;
+
+    /// Takes hold of a process that outlived its agent; `None` when it has ended, even if another
+    /// has its number now.
+    fn reopen(&self, id: ProcessId) -> Result<Option<Process>, SysError>;
+
+    /// This boot of the host: process ids of another one mean nothing.
+    fn boot_id(&self) -> Result<BootId, SysError>;
+
+    /// Sends a signal to the task's first process, which passes it on to the command.
+    /// A process that has ended is no error.
+    fn signal(&self, process: &Process, signal: Signal) -> Result<(), SysError>;
+
+    /// Whether the process has ended, and how. Reaps it if it is our child.
+    /// `exit_file` is the one given to [`Sys::spawn`].
+    fn ending(&self, process: &Process, exit_file: &Path) -> Result<Ending, SysError>;
+
+    /// How the task ended, by the record that outlives the agent; for tasks without a process to
+    /// ask. `None` where nothing was recorded.
+    fn read_exit_file(&self, exit_file: &Path) -> Result<Option<model::Exit>, SysError>;
+
+    /// Frees all but the last `keep_bytes` of an output file. Offsets stay what they were: the
+    /// freed head reads as a hole. Answers the offset of the first byte that is kept.
+    fn trim_output(&self, file: &Path, keep_bytes: u64) -> Result<u64, SysError>;
+
+    /// Reads up to `limit` bytes at a logical offset; an offset in the trimmed head moves up to the
+    /// first byte that is kept.
+    fn read_output(&self, file: &Path, offset: u64, limit: usize) -> Result<OutputSlice, SysError>;
+}
