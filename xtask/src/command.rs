@@ -90,6 +90,27 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs to the end with its output in `log`, for programs that talk a lot; on failure the end of it is shown.
+pub fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
+    const LINES_SHOWN: usize = 30;
+    let file = std::fs::File::create(log).with_context(|| format!("can't write {}", log.display()))?;
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(file.try_clone().context("can't share a log file")?)
+        .stderr(file)
+        .status()
+        .with_context(|| format!("can't start `{}`", spelled(command)))?;
+    if !status.success() {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        for line in &lines[lines.len().saturating_sub(LINES_SHOWN)..] {
+            eprintln!("  {line}");
+        }
+        bail!("`{}` ended with {status}; all that it said: {}", spelled(command), log.display());
+    }
+    Ok(())
+}
+
 /// Runs to the end and returns its stdout; anything but success is an error that carries stderr.
 pub fn capture(command: &mut Command) -> Result<String> {
     let output = command

@@ -24,6 +24,18 @@ pub struct Tally {
     pub skipped: Vec<String>,
     /// What failed: tests by name, or what happened to the whole program.
     pub failures: Vec<String>,
+    place: Place,
+}
+
+/// Where in libtest's output we are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Elsewhere,
+    /// What this test printed.
+    OutputOf(String),
+    /// The list of names at the end; a section of the same title, with a blank line first, is none.
+    ListOfFailures,
 }
 
 impl Tally {
@@ -47,12 +59,22 @@ impl Tally {
             self.passed += number_before(result, " passed");
             self.failed += number_before(result, " failed");
             self.ignored += number_before(result, " ignored");
+        } else if line == "failures:" {
+            self.place = Place::ListOfFailures;
         } else if let Some(name) =
-            line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
+            line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"))
         {
-            self.failures.push(name.to_owned());
+            self.place = Place::OutputOf(name.to_owned());
         } else if let Some(reason) = line.trim_start().strip_prefix("skipped: ") {
-            self.skipped.push(reason.to_owned());
+            self.skipped.push(match &self.place {
+                Place::OutputOf(name) => format!("{name}: {reason}"),
+                Place::Elsewhere | Place::ListOfFailures => reason.to_owned(),
+            });
+        } else if self.place == Place::ListOfFailures {
+            match line.strip_prefix("    ") {
+                Some(name) => self.failures.push(name.to_owned()),
+                None => self.place = Place::Elsewhere,
+            }
         }
     }
 }
@@ -172,24 +194,37 @@ mod tests {
 
     #[test]
     fn results_failures_and_skips_are_counted() {
+        // As libtest prints it with --show-output.
         let tally = tally(
             "running 3 tests\n\
              test a ... ok\n\
-             test b::c ... FAILED\n\
+             test b::c ... noise of a daemon\n\
+             FAILED\n\
+             \n\
+             successes:\n\
+             \n\
+             ---- a stdout ----\n\
              skipped: needs root for cgroups\n\
+             \n\
+             \n\
+             successes:\n\
+             \x20   a\n\
+             \n\
+             failures:\n\
+             \n\
+             ---- b::c stdout ----\n\
+             thread 'b::c' panicked\n\
+             \n\
+             failures:\n\
+             \x20   b::c\n\
+             \n\
              test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out\n\
+             \n\
              test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n",
         );
-        assert_eq!(
-            tally,
-            Tally {
-                passed: 15,
-                failed: 1,
-                ignored: 2,
-                skipped: vec!["needs root for cgroups".into()],
-                failures: vec!["b::c".into()],
-            }
-        );
+        assert_eq!((tally.passed, tally.failed, tally.ignored), (15, 1, 2));
+        assert_eq!(tally.skipped, ["a: needs root for cgroups"]);
+        assert_eq!(tally.failures, ["b::c"]);
     }
 
     #[test]

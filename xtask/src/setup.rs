@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::command::{
-    as_root, capture, cargo, cargo_home, find, program, run as run_command, target_dir, tools_dir,
+    as_root, capture, cargo, cargo_home, find, program, run as run_command, run_logged, target_dir, tools_dir,
 };
 use crate::python;
 use crate::toolchain::{KernelRustc, bpf_linker, has_llvm, kernel_rustc, linked_llvm, llvm_prefix};
@@ -248,7 +248,7 @@ fn install_packages(needs: &[Need]) -> Result<()> {
     if find("apt-get").is_none() {
         bail!("there is no apt-get here: install what is listed above yourself, then try again");
     }
-    run_command(&mut as_root(apt_get(&["update", "--quiet"]))?).context("can't read the package lists")?;
+    update_package_lists()?;
 
     let mut names = Vec::new();
     for need in needs {
@@ -277,7 +277,20 @@ fn install_packages(needs: &[Need]) -> Result<()> {
     if !removed.is_empty() {
         println!("setup: apt removes these, which can't stay beside them: {}\n", removed.join(" "));
     }
-    run_command(&mut as_root(apt_get(&install))?)
+    println!("setup: installing {}", names.join(" "));
+    run_logged(&mut as_root(apt_get(&install))?, &log("apt-install")?)
+}
+
+fn update_package_lists() -> Result<()> {
+    println!("setup: reading the package lists");
+    run_logged(&mut as_root(apt_get(&["update", "--quiet"]))?, &log("apt-update")?)
+}
+
+/// Where a talkative program's output goes.
+fn log(name: &str) -> Result<PathBuf> {
+    let folder = target_dir().join("setup-logs");
+    std::fs::create_dir_all(&folder).with_context(|| format!("can't make {}", folder.display()))?;
+    Ok(folder.join(format!("{name}.log")))
 }
 
 fn apt_get(arguments: &[&str]) -> std::process::Command {
@@ -344,10 +357,10 @@ pub fn download_package(name: &str) -> Result<PathBuf> {
     std::fs::create_dir_all(&downloads).context("can't make a folder for the download")?;
     let download = |folder: &Path| {
         let mut command = apt_get(&["download", "--quiet", "-o", "APT::Sandbox::User=root", name]);
-        run_command(command.current_dir(folder))
+        run_logged(command.current_dir(folder), &log("apt-download")?)
     };
     if download(&downloads).is_err() {
-        run_command(&mut as_root(apt_get(&["update", "--quiet"]))?)?;
+        update_package_lists()?;
         download(&downloads)?;
     }
     let package = std::fs::read_dir(&downloads)?
