@@ -1,0 +1,26 @@
+//! What the agreed commands change: the seam to the state.
+
+/// The state that every member builds from the same commands.
+pub trait Machine: Send + 'static {
+    /// Applies one command; never fails: a no is an answer.
+    fn apply(&mut self, index: u64, term: u64, command: &[u8]) -> Vec<u8>;
+
+    /// Called after each batch was applied, before its answers go out: publish the new state to
+    /// readers here, once per batch.
+    fn published(&mut self, last_applied: u64);
+
+    /// A cheap clone of the state as a closure that encodes it on another thread.
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send>;
+
+    /// Replaces the state by one that [`Machine::snapshot`] encoded, here or on another member.
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), MachineError>;
+}
+
+/// Why a snapshot can't be the state: written by a newer release, or not a state at all.
+#[derive(Debug, thiserror::Error)]
+#[error("can't restore the state from a snapshot of {bytes} bytes")]
+pub struct MachineError {
+    pub bytes: usize,
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}

@@ -1,0 +1,372 @@
+//! One member: opening it, running it, and the handle that the daemon proposes through.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
+
+use futures::TryStreamExt;
+use openraft::{
+    ServerState,
+    async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, Fatal, LinearizableReadError, RaftError},
+    impls::BasicNode,
+    raft::ReadPolicy,
+    type_config::alias::VoteOf,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::{
+    config::RaftConfig,
+    directory::Directory,
+    error::{InitializeError, OpenError, ProposeError, ReadError, StopError},
+    limits::{COMMAND_BYTES_MAX, PROPOSAL_BYTES_OVERHEAD, PROPOSALS_BYTES_MAX},
+    log::{self, LogBytes},
+    machine::Machine,
+    network::Unconnected,
+    observe::{Counter, Figures, Instruments, Role},
+    snapshot::Snapshots,
+    state::{Applier, RestoreError},
+    types::{LogId, MemberId, Proposal, Types},
+};
+
+type Openraft = openraft::Raft<Types, Applier>;
+
+/// Who leads, as far as this member knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leadership {
+    pub term: u64,
+    pub leader: Option<MemberId>,
+    /// Whether this member leads and its state holds all that was acknowledged before.
+    pub is_leader: bool,
+}
+
+/// An opened member, to be run by its owner.
+pub struct Raft {
+    raft: Openraft,
+    member_id: MemberId,
+    /// The term of the last applied entry.
+    applied_term: watch::Receiver<u64>,
+    leadership: watch::Sender<Leadership>,
+    stop: CancellationToken,
+    ended: watch::Sender<bool>,
+    writer: thread::JoinHandle<()>,
+    // Last, so that the lock goes after all that it protects.
+    directory: Directory,
+}
+
+/// The way to a member; cheap to clone.
+#[derive(Clone)]
+pub struct RaftHandle {
+    raft: Openraft,
+    cluster_id: Arc<str>,
+    member_id: MemberId,
+    address: Arc<str>,
+    leadership: watch::Receiver<Leadership>,
+    stop: CancellationToken,
+    ended: watch::Receiver<bool>,
+    waiting: Arc<Semaphore>,
+    busy: Arc<Counter>,
+    log_bytes: LogBytes,
+    instruments: Instruments,
+}
+
+impl Raft {
+    /// Opens a data directory, restores the machine and starts Raft.
+    ///
+    /// A pristine directory waits for [`RaftHandle::initialize_single`]. A member that is the only
+    /// voter leads within milliseconds, in a new term, once [`Raft::run`] is polled. Refuses what
+    /// [`OpenError`] names.
+    pub async fn open(config: RaftConfig, machine: impl Machine) -> Result<(RaftHandle, Self), OpenError> {
+        let openraft_config = config.openraft()?;
+        let instruments = Instruments::default();
+        let (term, applied_term) = watch::channel(0);
+        let machine = Box::new(machine);
+        let opening = {
+            let (config, instruments) = (config.clone(), instruments.clone());
+            tokio::task::spawn_blocking(move || open_files(&config, machine, term, instruments)).await
+        };
+        let failed = |source| OpenError::Start { path: config.data_dir.clone(), source };
+        let (directory, opened, applier) = opening.map_err(|source| failed(source.into()))??;
+        let log::Opened { cluster_id, store, writer, purged: _ } = opened;
+        let log_bytes = store.bytes();
+        let writer = writer.spawn().map_err(|source| OpenError::Thread { source })?;
+
+        let raft = Openraft::new(config.member_id, openraft_config, Unconnected, store, applier)
+            .await
+            .map_err(|source| failed(source.into()))?;
+        stand_if_alone(&raft, config.member_id).await.map_err(|source| failed(source.into()))?;
+        info!(member = config.member_id, cluster_id, "opened the raft log");
+
+        let stop = CancellationToken::new();
+        let (leadership, leadership_seen) = watch::channel(Leadership::default());
+        let (ended, ended_seen) = watch::channel(false);
+        let handle = RaftHandle {
+            raft: raft.clone(),
+            cluster_id: cluster_id.into(),
+            member_id: config.member_id,
+            address: config.address.into(),
+            leadership: leadership_seen,
+            stop: stop.clone(),
+            ended: ended_seen,
+            waiting: Arc::new(Semaphore::new(PROPOSALS_BYTES_MAX)),
+            busy: Arc::new(Counter::default()),
+            log_bytes,
+            instruments,
+        };
+        let member_id = config.member_id;
+        let actor = Self { raft, member_id, applied_term, leadership, stop, ended, writer, directory };
+        Ok((handle, actor))
+    }
+
+    /// Tells who leads until the member is stopped or fails; then closes everything.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), StopError> {
+        let mut server = self.raft.server_metrics();
+        let failure = loop {
+            self.publish_leadership();
+            tokio::select! {
+                () = stop.cancelled() => break None,
+                () = self.stop.cancelled() => break None,
+                changed = server.changed() => if changed.is_err() { break self.failure() },
+                changed = self.applied_term.changed() => if changed.is_err() { break self.failure() },
+            }
+        };
+        self.leadership.send_modify(|leadership| leadership.is_leader = false);
+        // openraft reports nothing that we would do differently for.
+        let _ = self.raft.shutdown().await;
+        drop(self.raft);
+        let writer = self.writer;
+        let written = tokio::task::spawn_blocking(move || writer.join()).await;
+        drop(self.directory);
+        self.ended.send_replace(true);
+        match (failure, written) {
+            (Some(failure), _) => Err(StopError::Failed { source: failure.into() }),
+            (None, Ok(Ok(()))) => Ok(()),
+            (None, Ok(Err(_)) | Err(_)) => Err(StopError::Writer),
+        }
+    }
+
+    fn publish_leadership(&self) {
+        let server = self.raft.server_metrics();
+        let now = {
+            let server = server.borrow_watched();
+            let term = term(&server.vote);
+            Leadership {
+                term,
+                leader: server.current_leader,
+                is_leader: server.state == ServerState::Leader
+                    && server.current_leader == Some(self.member_id)
+                    && *self.applied_term.borrow() == term,
+            }
+        };
+        self.leadership.send_if_modified(|known| {
+            let is_new = *known != now;
+            *known = now;
+            is_new
+        });
+    }
+
+    /// Why Raft ended by itself.
+    fn failure(&self) -> Option<Fatal<Types>> {
+        match self.raft.metrics().borrow_watched().running_state.clone() {
+            Ok(()) | Err(Fatal::Stopped) => Some(Fatal::Stopped),
+            Err(failure) => Some(failure),
+        }
+    }
+}
+
+impl RaftHandle {
+    /// Begins a cluster with this member alone; only once, in a pristine directory.
+    pub async fn initialize_single(&self) -> Result<(), InitializeError> {
+        let member = BasicNode { addr: self.address.to_string() };
+        match self.raft.initialize(BTreeMap::from([(self.member_id, member)])).await {
+            Ok(()) => Ok(()),
+            Err(RaftError::APIError(refusal)) => {
+                debug!(error = %refusal, "this member isn't pristine");
+                Err(InitializeError::AlreadyBegun)
+            }
+            Err(RaftError::Fatal(_)) => Err(InitializeError::Stopped),
+        }
+    }
+
+    /// Whether the cluster has begun, as far as this member knows.
+    pub async fn is_initialized(&self) -> Result<bool, InitializeError> {
+        self.raft.is_initialized().await.map_err(|_| InitializeError::Stopped)
+    }
+
+    /// Has a command agreed on and applied; gives the machine's answer.
+    pub async fn propose(&self, command: Vec<u8>) -> Result<Vec<u8>, ProposeError> {
+        let _permit = self.admit(std::slice::from_ref(&command))?;
+        match self.raft.client_write(Proposal { bytes: command }).await {
+            Ok(written) => Ok(written.data),
+            Err(RaftError::APIError(refusal)) => Err(refused(refusal)),
+            Err(RaftError::Fatal(_)) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// Proposes several commands in one go; they keep their order, but others may come between, and
+    /// each has its own fate.
+    pub async fn propose_many(
+        &self,
+        commands: Vec<Vec<u8>>,
+    ) -> Result<Vec<Result<Vec<u8>, ProposeError>>, ProposeError> {
+        let _permit = self.admit(&commands)?;
+        let count = commands.len();
+        let proposals = commands.into_iter().map(|bytes| Proposal { bytes });
+        let mut answers = Vec::with_capacity(count);
+        let mut written = self.raft.client_write_many(proposals).await.map_err(|_| ProposeError::Unknown)?;
+        loop {
+            match written.try_next().await {
+                Ok(Some(Ok(written))) => answers.push(Ok(written.response)),
+                Ok(Some(Err(refusal))) => answers.push(Err(refused(refusal))),
+                Ok(None) => break,
+                Err(_) => break,
+            }
+        }
+        answers.resize(count, Err(ProposeError::Unknown));
+        Ok(answers)
+    }
+
+    /// Who leads; changes are seen only while [`Raft::run`] is polled.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// Returns once a read of the published state sees everything that was acknowledged before.
+    pub async fn ensure_linearizable(&self) -> Result<(), ReadError> {
+        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(ReadError::NotLeader { leader: forward.leader_id })
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ReadError::NoQuorum),
+            Err(RaftError::Fatal(_)) => Err(ReadError::Stopped),
+        }
+    }
+
+    /// One reading of the gauges and counters.
+    pub fn metrics(&self) -> Figures {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let role = match (&metrics.running_state, metrics.state) {
+            (Err(_), _) | (Ok(()), ServerState::Shutdown) => Role::Stopped,
+            (Ok(()), ServerState::Leader) => Role::Leader,
+            (Ok(()), ServerState::Candidate) => Role::Candidate,
+            (Ok(()), ServerState::Follower) => Role::Follower,
+            (Ok(()), ServerState::Learner) => Role::Learner,
+        };
+        Figures {
+            role,
+            term: metrics.current_term,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            committed_index: index(&metrics.local_committed),
+            applied_index: index(&metrics.last_applied),
+            snapshot_index: index(&metrics.snapshot),
+            purged_index: index(&metrics.purged),
+            log_bytes: self.log_bytes.get(),
+            busy_total: self.busy.get(),
+            proposals_bytes: (PROPOSALS_BYTES_MAX - self.waiting.available_permits()) as u64,
+        }
+    }
+
+    /// Histograms that fill while the member runs.
+    pub fn instruments(&self) -> &Instruments {
+        &self.instruments
+    }
+
+    /// Made at the first start of the first member, and the same on all.
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    pub fn member_id(&self) -> MemberId {
+        self.member_id
+    }
+
+    /// Asks for a snapshot now; it is taken in the background.
+    pub async fn snapshot(&self) -> Result<(), ReadError> {
+        self.raft.trigger().snapshot().await.map_err(|_| ReadError::Stopped)
+    }
+
+    /// Stops the member, and returns when its files are closed. Needs [`Raft::run`] to be polled.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        let mut ended = self.ended.clone();
+        // An error means that the actor is gone, and its files with it.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    fn admit(&self, commands: &[Vec<u8>]) -> Result<OwnedSemaphorePermit, ProposeError> {
+        if self.stop.is_cancelled() || self.raft.metrics().borrow_watched().running_state.is_err() {
+            return Err(ProposeError::Stopped);
+        }
+        let mut weight = 0;
+        for command in commands {
+            if command.len() > COMMAND_BYTES_MAX {
+                return Err(ProposeError::TooLarge { bytes: command.len(), max: COMMAND_BYTES_MAX });
+            }
+            weight += command.len() + PROPOSAL_BYTES_OVERHEAD;
+        }
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        self.waiting.clone().try_acquire_many_owned(weight).map_err(|_| {
+            self.busy.increment();
+            ProposeError::Busy
+        })
+    }
+}
+
+/// Locks, checks and reads everything that is on disk. Blocks.
+fn open_files(
+    config: &RaftConfig,
+    machine: Box<dyn Machine>,
+    term: watch::Sender<u64>,
+    instruments: Instruments,
+) -> Result<(Directory, log::Opened, Applier), OpenError> {
+    let directory = Directory::open(&config.data_dir)?;
+    let opened = log::open(&directory, config.cluster_id.as_deref(), config.member_id, instruments.clone())?;
+    let snapshots = Snapshots::open(directory.snapshot())?;
+    let covered = snapshots.current().and_then(|current| current.meta.last_log_id);
+    check_covered(directory.path(), opened.purged, covered)?;
+    let path = snapshots.path().to_owned();
+    let applier =
+        Applier::restore(machine, Arc::new(snapshots), term, instruments).map_err(|error| match error {
+            RestoreError::Read(source) => OpenError::Snapshot { path, source },
+            RestoreError::Machine(source) => OpenError::Machine { path, source },
+        })?;
+    Ok((directory, opened, applier))
+}
+
+fn check_covered(path: &Path, purged: Option<LogId>, covered: Option<LogId>) -> Result<(), OpenError> {
+    match purged {
+        Some(purged) if covered < Some(purged) => {
+            Err(OpenError::SnapshotMissing { path: path.to_owned(), purged: purged.index() })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The only voter has nobody to wait for: it stands at once, not after an election timeout.
+async fn stand_if_alone(raft: &Openraft, member_id: MemberId) -> Result<(), Fatal<Types>> {
+    let voters: Vec<MemberId> =
+        raft.with_raft_state(|state| state.membership_state.effective().voter_ids().collect()).await?;
+    if voters == [member_id] {
+        raft.trigger().elect(false).await?;
+    }
+    Ok(())
+}
+
+fn refused(refusal: ClientWriteError<Types>) -> ProposeError {
+    match refusal {
+        ClientWriteError::ForwardToLeader(forward) => ProposeError::NotLeader { leader: forward.leader_id },
+        ClientWriteError::LogEntryDiscarded(_)
+        | ClientWriteError::ChangeMembershipError(_)
+        | ClientWriteError::PreconditionFailed(_) => ProposeError::Unknown,
+    }
+}
+
+fn term(vote: &VoteOf<Types>) -> u64 {
+    vote.leader_id.term
+}
+
+fn index(id: &Option<LogId>) -> u64 {
+    id.map_or(0, |id| id.index())
+}
