@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The agreed state of a cluster, and [`apply`], the only function that changes it.
+//!
+//! Every member applies the same entries in the same order and has the same state.
+//! Never reads a clock, draws a random number, or fails: what can't be honoured is a refusal.
+//! Start at [`Command`] for what can be asked, at [`ClusterState`] for what is kept.
+
+mod answers;
+mod apply;
+mod command;
+mod events;
+mod index;
+mod outcome;
+mod parts;
+mod state;
+
+pub use answers::{Answers, Asked};
+pub use apply::apply;
+pub use command::{AgentFacts, Command, Entry, FrameworkInfo, KillBy, KnownTask};
+pub use events::EventsAfter;
+pub use index::Share;
+pub use outcome::{Answer, Change, Outcome};
+pub use parts::{AgentPart, AnswerPart, EndedPart, FrameworkPart, Parts, PartsError, RolePart, WaitingPart};
+pub use state::{
+    Agent, ClusterState, Framework, FrameworkState, RUN_FRAMEWORK, Role, Task, VERSION_SUPPORTED,
+    WEIGHT_MILLI_DEFAULT, Waiting,
+};

@@ -3,6 +3,7 @@
 //! Plain data that can't be wrong once it exists; bounds stand in [`limits`].
 //! Nothing here decides, reads a clock or knows a wire format.
 
+mod amounts;
 mod attribute;
 mod event;
 mod ids;
@@ -12,6 +13,7 @@ mod resources;
 mod task;
 mod time;
 
+pub use amounts::Amounts;
 pub use attribute::{Attribute, Attributes};
 pub use event::{Cursor, FrameworkEvent};
 pub use ids::{

@@ -15,6 +15,9 @@ pub const ATTRIBUTES_MAX: usize = 64;
 /// A status message is one sentence.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 
+/// What an agent can't do, one line each.
+pub const LIMITATIONS_MAX: usize = 64;
+
 /// One agent has at most 2^20 cores: 2^30 thousandths.
 pub const CPUS_MILLI_MAX: u64 = 1 << 30;
 /// One agent has at most 2^36 MiB (64 PiB) of memory or disk.
@@ -66,8 +69,14 @@ pub const RUN_QUEUE_MAX: usize = 100_000;
 pub const STATUSES_PER_ENTRY_MAX: usize = 512;
 /// Answers that are kept for repeats, per framework; a client has far fewer requests in flight.
 pub const ANSWERS_KEPT_MAX: usize = 1024;
+/// Results inside the kept answers of one window: a `run` of many tasks has many in one answer.
+pub const ANSWER_ITEMS_KEPT_MAX: usize = 65_536;
 /// Durable events kept per framework that are not final statuses.
 pub const EVENTS_KEPT_MAX: usize = 100_000;
+/// Final statuses that a framework may leave unacknowledged before it can't launch more: they are never dropped.
+pub const FINALS_UNACKNOWLEDGED_MAX: usize = 100_000;
+/// Tasks dropped by one Prune, so that no entry holds the log up for long.
+pub const PRUNED_PER_ENTRY_MAX: usize = 10_000;
 /// Final tasks that are kept for people to look at.
 pub const FINISHED_TASKS_KEPT_MAX: usize = 10_000;
 /// Frameworks, disconnected ones included.
@@ -82,3 +91,7 @@ pub const DEMANDS_MAX: usize = 64;
 pub const FILTERS_PER_FRAMEWORK_MAX: usize = 100_000;
 /// A year: longer filters and timeouts are cut to it.
 pub const TIMEOUT_MS_MAX: u64 = 365 * 24 * 3600 * 1000;
+
+// The largest answer fits into the window alone.
+const _: () = assert!(RUN_COUNT_MAX as usize <= ANSWER_ITEMS_KEPT_MAX);
+const _: () = assert!(TASKS_PER_ACCEPT_MAX <= ANSWER_ITEMS_KEPT_MAX);

@@ -150,7 +150,7 @@ impl fmt::Display for Resources {
 }
 
 /// Shows thousandths as a decimal without trailing zeros.
-struct Thousandths(u64);
+pub(crate) struct Thousandths(pub(crate) u64);
 
 impl fmt::Display for Thousandths {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -346,7 +346,8 @@ mod tests {
             error       -> 
             dropped     -> 
             gone        -> 
-        "#]].assert_eq(&table);
+        "#]]
+        .assert_eq(&table);
     }
 
     #[test]

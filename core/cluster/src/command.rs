@@ -1,0 +1,145 @@
+//! What can be asked of the agreed state.
+
+use std::sync::Arc;
+
+use model::{
+    AgentId, Attributes, ClusterId, Cursor, Duration, FrameworkId, RequestId, Resources, RoleName, TaskId,
+    TaskSpec, TaskState, TaskStatus, Timestamp,
+};
+
+/// One entry of the log: a command, and the time that its proposer saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub at: Timestamp,
+    pub command: Command,
+}
+
+/// Something that the leader proposes.
+///
+/// A command with a request id may be proposed again: the repeat gets the first answer and changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Begins the cluster: its id, its first version and the built-in framework `run`.
+    Initialize { cluster: ClusterId },
+    /// Lets all members use what a newer version brings. All of them must support it already.
+    RaiseVersion { version: u32 },
+
+    /// Makes a framework known. The id is the proposer's choice and must be new.
+    RegisterFramework { framework: FrameworkId, info: FrameworkInfo, request: Option<RequestId> },
+    /// Changes what a framework says of itself; tasks that run already keep their role.
+    UpdateFramework { framework: FrameworkId, info: FrameworkInfo, request: Option<RequestId> },
+    /// A framework has a subscription.
+    ConnectFramework { framework: FrameworkId },
+    /// A framework lost its subscription; its failover timeout counts from the entry's time.
+    DisconnectFramework { framework: FrameworkId },
+    /// Ends a framework: live tasks get a kill order and the id is never used again.
+    TearDownFramework { framework: FrameworkId, request: Option<RequestId> },
+    /// All durable events up to the cursor were handled.
+    AcknowledgeEvents { framework: FrameworkId, cursor: Cursor },
+
+    /// An agent said hello. Answers its new epoch.
+    ///
+    /// A new boot id ends every task of the agent that isn't known to have ended otherwise.
+    /// `tasks` are all that the agent has a record of.
+    RegisterAgent { agent: AgentId, facts: AgentFacts, tasks: Vec<KnownTask> },
+    /// An agent was silent for too long in this epoch; its tasks become UNREACHABLE.
+    MarkAgentUnreachable { agent: AgentId, epoch: u64 },
+
+    /// Launches tasks on what was offered, judged one by one.
+    Launch {
+        framework: FrameworkId,
+        request: Option<RequestId>,
+        agent: AgentId,
+        /// Of the agent when the offer was made.
+        epoch: u64,
+        /// Which the tasks count against.
+        role: RoleName,
+        /// What all the offers hold together.
+        offered: Resources,
+        tasks: Vec<Arc<TaskSpec>>,
+    },
+    /// Wishes the end of a task; one that waits ends at once.
+    Kill {
+        by: KillBy,
+        task: TaskId,
+        /// Absent: the task's own.
+        grace: Option<Duration>,
+        request: Option<RequestId>,
+    },
+    /// What an agent reported in this epoch.
+    RecordStatuses { agent: AgentId, epoch: u64, statuses: Vec<TaskStatus> },
+
+    /// Lets tasks wait for an offer to the built-in framework `run`: all of them or none.
+    SubmitRun { request: Option<RequestId>, tasks: Vec<Arc<TaskSpec>> },
+    /// Sets the weight of a role, in thousandths.
+    SetRole { role: RoleName, weight_milli: u64, request: Option<RequestId> },
+    /// Drops finished tasks, oldest first: those above `keep`, and those that ended before `before`.
+    Prune { keep: u64, before: Option<Timestamp> },
+}
+
+impl Command {
+    /// The cluster version from which on the command may stand in the log.
+    pub fn version_needed(&self) -> u32 {
+        match self {
+            Self::Initialize { .. } => 0,
+            Self::RaiseVersion { .. }
+            | Self::RegisterFramework { .. }
+            | Self::UpdateFramework { .. }
+            | Self::ConnectFramework { .. }
+            | Self::DisconnectFramework { .. }
+            | Self::TearDownFramework { .. }
+            | Self::AcknowledgeEvents { .. }
+            | Self::RegisterAgent { .. }
+            | Self::MarkAgentUnreachable { .. }
+            | Self::Launch { .. }
+            | Self::Kill { .. }
+            | Self::RecordStatuses { .. }
+            | Self::SubmitRun { .. }
+            | Self::SetRole { .. }
+            | Self::Prune { .. } => 1,
+        }
+    }
+}
+
+/// What a framework says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameworkInfo {
+    /// For people.
+    pub name: String,
+    /// Which its tasks count against.
+    pub role: RoleName,
+    /// How long its tasks outlive a lost subscription.
+    pub failover_timeout: Duration,
+}
+
+/// What an agent says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentFacts {
+    pub hostname: String,
+    /// The kernel's boot id: a change means that no process survived.
+    pub boot_id: String,
+    /// Where its metrics are, host:port.
+    pub address: String,
+    pub version: String,
+    pub total: Resources,
+    pub attributes: Attributes,
+    /// What the host can't do, one line each.
+    pub limitations: Vec<String>,
+}
+
+/// A task that an agent has a record of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownTask {
+    pub task: TaskId,
+    /// Of its latest status; 0 before the first.
+    pub sequence: u64,
+    pub state: TaskState,
+}
+
+/// Who wishes the end of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KillBy {
+    /// May only kill its own.
+    Framework(FrameworkId),
+    Operator,
+}
