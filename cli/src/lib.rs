@@ -1,1 +1,13 @@
-//! Placeholder.
+//! The typed client: what the `muster` command, tests and frameworks in Rust share.
+//!
+//! Finds the cluster and the credential, keeps a connection, turns refusals into [`ClientError`].
+//! Start at [`Connection::open`], then [`Connection::operator`] or [`Framework::subscribe`].
+
+mod connection;
+mod error;
+mod framework;
+
+pub use connection::{Address, Connection, Credential, Locator, OperatorClient, new_request_id};
+pub use error::{ClientError, ErrorKind};
+pub use framework::{Event, Framework, FrameworkOptions, Launched, is_final};
+pub use proto::{operator::v1 as operator, scheduler::v1 as scheduler, types::v1 as types};

@@ -1,0 +1,328 @@
+//! What can be typed: nouns, verbs and flags.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::units;
+
+/// One pool out of many Linux hosts: run tasks, look at them, end them.
+#[derive(Debug, Parser)]
+#[command(name = "muster", version, propagate_version = true, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  muster run --cpus 0.5 --mem 64MiB --name hello -- sh -c 'echo hi; sleep 2; exit 3'
+  muster task list";
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The coordinator: http://HOST:PORT or unix:PATH [default: http://127.0.0.1:5050]
+    #[arg(
+        long,
+        global = true,
+        env = "MUSTER_SERVER",
+        hide_env_values = true,
+        value_name = "ADDRESS",
+        help_heading = "Cluster"
+    )]
+    pub server: Option<String>,
+    /// File with the token that proves who calls [default: where the coordinator put it]
+    #[arg(
+        long,
+        global = true,
+        env = "MUSTER_TOKEN_FILE",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Cluster"
+    )]
+    pub token_file: Option<PathBuf>,
+    /// What stdout gets: tables for people, stable JSON for scripts
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table, help_heading = "Output")]
+    pub output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs a command in the cluster and shows its output
+    Run(Box<Run>),
+    /// Shows the cluster in one look
+    #[command(after_help = "Examples:\n  muster status\n  muster status --output json")]
+    Status,
+    /// Looks at tasks and ends them
+    #[command(subcommand)]
+    Task(Task),
+    /// Looks at agents, the machines of the cluster
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Looks at frameworks and ends them
+    #[command(subcommand)]
+    Framework(Framework),
+    /// Looks at outstanding offers
+    #[command(subcommand)]
+    Offer(Offer),
+    /// Looks at roles and sets their weights
+    #[command(subcommand)]
+    Role(Role),
+    /// Starts a whole cluster on this machine: one coordinator, one agent, loopback only
+    Dev(Dev),
+    /// Prints what a shell needs to complete `muster` commands
+    #[command(
+        after_help = "Examples:\n  muster completion bash > /etc/bash_completion.d/muster\n  source <(muster completion zsh)"
+    )]
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::aot::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  muster run --cpus 0.5 --mem 64MiB --name hello -- sh -c 'echo hi; sleep 2; exit 3'
+  muster run --count 20 --name batch --env STEP=1 -- ./work
+
+Ends with the exit code of the command (128 + the signal's number when a signal ended it),
+or with 1 when any of several tasks failed. Ctrl-C kills what runs.")]
+pub struct Run {
+    /// CPU cores, for example 0.5
+    #[arg(long, default_value = "0.1", value_parser = units::thousandths, value_name = "CORES", help_heading = "Resources")]
+    pub cpus: u64,
+    /// Memory, for example 64MiB or 1.5GiB; a hard limit
+    #[arg(long, default_value = "64MiB", value_parser = units::mebibytes, value_name = "SIZE", help_heading = "Resources")]
+    pub mem: u64,
+    /// Disk, for example 1GiB
+    #[arg(long, value_parser = units::mebibytes, value_name = "SIZE", help_heading = "Resources")]
+    pub disk: Option<u64>,
+    /// Whole GPUs
+    #[arg(long, default_value_t = 0, help_heading = "Resources")]
+    pub gpus: u32,
+    /// Hard limit on CPU, at least --cpus [default: the same]
+    #[arg(long, value_parser = units::thousandths, value_name = "CORES", help_heading = "Resources")]
+    pub cpu_limit: Option<u64>,
+    /// Most processes and threads at once
+    #[arg(long, value_name = "NUMBER", help_heading = "Resources")]
+    pub pids_limit: Option<u32>,
+    /// Name for people; ids are made from it [default: the program's name]
+    #[arg(long, help_heading = "Task")]
+    pub name: Option<String>,
+    /// Variable for the task's environment; may be repeated
+    #[arg(long, value_parser = units::key_value, value_name = "NAME=VALUE", help_heading = "Task")]
+    pub env: Vec<(String, String)>,
+    /// User to run as, by name or number [default: the agent's, usually nobody]
+    #[arg(long, help_heading = "Task")]
+    pub user: Option<String>,
+    /// Working directory [default: the task's sandbox]
+    #[arg(long, value_name = "DIR", help_heading = "Task")]
+    pub cwd: Option<String>,
+    /// Label for people and tools; may be repeated
+    #[arg(long, value_parser = units::key_value, value_name = "NAME=VALUE", help_heading = "Task")]
+    pub label: Vec<(String, String)>,
+    /// How long SIGTERM may take before SIGKILL [default: 10s]
+    #[arg(long, value_parser = units::duration, value_name = "TIME", help_heading = "Task")]
+    pub kill_grace: Option<Duration>,
+    /// How many tasks of this kind to run
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "How")]
+    pub count: u32,
+    /// Prints the ids of the tasks and leaves them running
+    #[arg(long, help_heading = "How")]
+    pub detach: bool,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Lists tasks, live ones first
+    #[command(after_help = "Examples:\n  muster task list --live\n  muster task list --output json")]
+    List {
+        /// Leaves out tasks that are over
+        #[arg(long)]
+        live: bool,
+        /// Only tasks of this framework
+        #[arg(long, value_name = "ID")]
+        framework: Option<String>,
+        /// Only tasks on this agent
+        #[arg(long, value_name = "ID")]
+        agent: Option<String>,
+    },
+    /// Shows everything about one task
+    #[command(
+        after_help = "Examples:\n  muster task show hello.7f3c91ab\n  muster task show hello.7f3c91ab --output json"
+    )]
+    Show { id: String },
+    /// Prints what a task has written
+    #[command(
+        after_help = "Examples:\n  muster task logs hello.7f3c91ab -f\n  muster task logs hello.7f3c91ab --stderr --tail 4KiB"
+    )]
+    Logs {
+        id: String,
+        /// Goes on until the task is over
+        #[arg(short, long)]
+        follow: bool,
+        /// Its stderr instead of its stdout
+        #[arg(long)]
+        stderr: bool,
+        /// Only the last part, for example 4KiB
+        #[arg(long, value_parser = tail_bytes, value_name = "SIZE")]
+        tail: Option<u64>,
+    },
+    /// Ends tasks: SIGTERM, then SIGKILL when the grace is over
+    #[command(
+        after_help = "Examples:\n  muster task kill hello.7f3c91ab\n  muster task kill hello.7f3c91ab --grace 1s"
+    )]
+    Kill {
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// How long SIGTERM may take [default: the task's own]
+        #[arg(long, value_parser = units::duration, value_name = "TIME")]
+        grace: Option<Duration>,
+    },
+    /// Shows what live tasks really use, as the kernel measures it
+    #[command(after_help = "Examples:\n  muster task usage\n  muster task usage --watch")]
+    Usage {
+        /// Only these tasks
+        ids: Vec<String>,
+        /// Again every second, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
+}
+
+/// A size in bytes, of which part of a MiB makes sense.
+fn tail_bytes(text: &str) -> Result<u64, String> {
+    if let Some(number) = text.strip_suffix("KiB") {
+        return number
+            .parse::<u64>()
+            .map(|kib| kib * 1024)
+            .map_err(|_| format!("`{text}` is not a size like 4KiB"));
+    }
+    if let Ok(bytes) = text.parse::<u64>() {
+        return Ok(bytes);
+    }
+    units::mebibytes(text).map(|mib| mib << 20)
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Agent {
+    /// Lists agents with what they have and what is taken
+    #[command(after_help = "Examples:\n  muster agent list\n  muster agent list --output json")]
+    List,
+    /// Shows everything about one agent
+    #[command(
+        after_help = "Examples:\n  muster agent show AGENT-ID\n  muster agent show AGENT-ID --output json"
+    )]
+    Show { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Framework {
+    /// Lists frameworks
+    #[command(after_help = "Examples:\n  muster framework list\n  muster framework list --output json")]
+    List,
+    /// Ends a framework: kills its tasks; its id is never used again
+    #[command(
+        after_help = "Examples:\n  muster framework teardown FRAMEWORK-ID\n  muster framework teardown FRAMEWORK-ID --yes"
+    )]
+    Teardown {
+        id: String,
+        /// Does not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Offer {
+    /// Lists outstanding offers, and says why others got none
+    #[command(after_help = "Examples:\n  muster offer list\n  muster offer list --output json")]
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Role {
+    /// Lists roles with their weights and what they use
+    #[command(after_help = "Examples:\n  muster role list\n  muster role list --output json")]
+    List,
+    /// Sets the weight of a role: its share beside the others
+    #[command(
+        after_help = "Examples:\n  muster role set web --weight 2\n  muster role set batch --weight 0.5"
+    )]
+    Set {
+        role: String,
+        #[arg(long, value_parser = units::thousandths, value_name = "NUMBER")]
+        weight: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sudo muster dev
+  sudo muster dev --keep --data-dir /var/lib/muster-dev
+
+Ctrl-C ends the tasks, the agent and the coordinator, and leaves nothing behind but the data directory.")]
+pub struct Dev {
+    /// Where state is kept; a second start goes on from it
+    #[arg(long, default_value = "/var/lib/muster-dev", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Leaves the tasks running at the end
+    #[arg(long)]
+    pub keep: bool,
+    /// The coordinator's address, on loopback
+    #[arg(long, default_value = "127.0.0.1:5050", value_name = "HOST:PORT")]
+    pub listen: String,
+    /// The agent's address, on loopback
+    #[arg(long, default_value = "127.0.0.1:5051", value_name = "HOST:PORT")]
+    pub agent_listen: String,
+    /// The agent's cgroup
+    #[arg(long, default_value = "muster", value_name = "NAME")]
+    pub cgroup_parent: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use expect_test::expect_file;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn help_says_what_it_always_said() {
+        let mut help = String::new();
+        let mut command = Arguments::command();
+        command.build();
+        collect(&mut command, &mut help);
+        expect_file!["../tests/help.txt"].assert_eq(&help);
+    }
+
+    fn collect(command: &mut clap::Command, help: &mut String) {
+        let text = command.render_help();
+        *help += &format!("---- {}\n{text}\n", command.get_bin_name().unwrap_or("muster"));
+        for child in command.get_subcommands_mut().filter(|child| child.get_name() != "help") {
+            collect(child, help);
+        }
+    }
+
+    #[test]
+    fn a_command_stands_behind_two_dashes() {
+        let arguments =
+            Arguments::try_parse_from(["muster", "run", "--cpus", "0.5", "--", "sh", "-c", "x"]).unwrap();
+        let Command::Run(run) = arguments.command else { panic!("not a run") };
+        assert_eq!((run.cpus, run.mem, run.command), (500, 64, ["sh", "-c", "x"].map(String::from).to_vec()));
+    }
+}

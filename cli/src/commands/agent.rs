@@ -1,0 +1,91 @@
+//! Agents: the machines of the cluster.
+
+use muster_client::operator::{AgentView, GetAgentRequest, ListAgentsRequest};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::{
+    output::{json_resources, json_time, print_facts, print_rows, show_resources, show_time},
+    report::{Attempted, Failure},
+};
+
+pub async fn list(context: &Context) -> Result<(), Failure> {
+    let agents = context
+        .connection
+        .call(async |mut operator| operator.list_agents(ListAgentsRequest {}).await)
+        .await
+        .attempted("list agents")?
+        .agents;
+    let rows = agents.iter().map(|agent| {
+        vec![
+            agent.agent_id.clone(),
+            agent.hostname.clone(),
+            reachable(agent).to_owned(),
+            agent.tasks_live.to_string(),
+            show_resources(&without_ports(agent.allocated.clone())),
+            show_resources(&without_ports(agent.total.clone())),
+        ]
+    });
+    let json = Value::Array(agents.iter().map(view).collect());
+    print_rows(
+        context.format,
+        &["AGENT", "HOST", "STATE", "TASKS", "ALLOCATED", "TOTAL"],
+        rows.collect(),
+        &json,
+    )
+}
+
+pub async fn show(context: &Context, id: String) -> Result<(), Failure> {
+    let request = GetAgentRequest { agent_id: id.clone() };
+    let agent = context
+        .connection
+        .call(async |mut operator| operator.get_agent(request.clone()).await)
+        .await
+        .attempted(&format!("show agent `{id}`"))?;
+    let attributes: Vec<_> =
+        agent.attributes.iter().map(|fact| format!("{}={}", fact.name, fact.value)).collect();
+    let mut facts = vec![
+        ("agent", agent.agent_id.clone()),
+        ("host", agent.hostname.clone()),
+        ("state", reachable(&agent).to_owned()),
+        ("version", agent.version.clone()),
+        ("metrics", format!("http://{}/metrics", agent.address)),
+        ("registered", format!("{} (epoch {})", show_time(agent.registered_at_us), agent.epoch)),
+        ("tasks", format!("{} live", agent.tasks_live)),
+        ("total", show_resources(&agent.total.clone().unwrap_or_default())),
+        ("allocated", show_resources(&agent.allocated.clone().unwrap_or_default())),
+        ("offered", show_resources(&agent.offered.clone().unwrap_or_default())),
+        ("attributes", if attributes.is_empty() { "none".to_owned() } else { attributes.join(" ") }),
+    ];
+    facts.extend(agent.limitations.iter().map(|limitation| ("can't", limitation.clone())));
+    print_facts(context.format, &facts, &view(&agent))
+}
+
+fn reachable(agent: &AgentView) -> &'static str {
+    if agent.is_reachable { "reachable" } else { "unreachable" }
+}
+
+/// Port ranges make a table too wide.
+fn without_ports(resources: Option<muster_client::types::Resources>) -> muster_client::types::Resources {
+    muster_client::types::Resources { ports: Vec::new(), ..resources.unwrap_or_default() }
+}
+
+fn view(agent: &AgentView) -> Value {
+    let attributes: serde_json::Map<_, _> =
+        agent.attributes.iter().map(|fact| (fact.name.clone(), fact.value.clone().into())).collect();
+    json!({
+        "agent_id": agent.agent_id,
+        "hostname": agent.hostname,
+        "address": agent.address,
+        "is_reachable": agent.is_reachable,
+        "epoch": agent.epoch,
+        "version": agent.version,
+        "registered_at": json_time(agent.registered_at_us),
+        "tasks_live": agent.tasks_live,
+        "total": json_resources(agent.total.as_ref()),
+        "allocated": json_resources(agent.allocated.as_ref()),
+        "offered": json_resources(agent.offered.as_ref()),
+        "attributes": attributes,
+        "limitations": agent.limitations,
+    })
+}

@@ -1,0 +1,66 @@
+//! One module for each noun; each verb is one function.
+
+mod agent;
+mod dev;
+mod framework;
+mod offer;
+mod role;
+mod run;
+mod status;
+mod task;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use muster_client::{Connection, Locator};
+
+use crate::{
+    arguments::{self, Arguments, Command, Format},
+    output,
+    report::{Attempted, Failure},
+};
+
+/// What every verb needs: the cluster, and how to print.
+pub struct Context {
+    pub connection: Connection,
+    pub format: Format,
+}
+
+/// Does what was typed.
+pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let global = arguments.global;
+    let connect = || -> Result<Context, Failure> {
+        let locator = Locator { address: global.server.clone(), token_file: global.token_file.clone() };
+        let connection = Connection::open(&locator).attempted("reach the cluster")?;
+        Ok(Context { connection, format: global.output })
+    };
+    match arguments.command {
+        Command::Run(run) => return run::run(&connect()?, *run).await,
+        Command::Status => status::show(&connect()?).await?,
+        Command::Task(arguments::Task::List { live, framework, agent }) => {
+            task::list(&connect()?, live, framework, agent).await?;
+        }
+        Command::Task(arguments::Task::Show { id }) => task::show(&connect()?, id).await?,
+        Command::Task(arguments::Task::Logs { id, follow, stderr, tail }) => {
+            task::logs(&connect()?, id, follow, stderr, tail).await?;
+        }
+        Command::Task(arguments::Task::Kill { ids, grace }) => task::kill(&connect()?, ids, grace).await?,
+        Command::Task(arguments::Task::Usage { ids, watch }) => task::usage(&connect()?, ids, watch).await?,
+        Command::Agent(arguments::Agent::List) => agent::list(&connect()?).await?,
+        Command::Agent(arguments::Agent::Show { id }) => agent::show(&connect()?, id).await?,
+        Command::Framework(arguments::Framework::List) => framework::list(&connect()?).await?,
+        Command::Framework(arguments::Framework::Teardown { id, yes }) => {
+            framework::teardown(&connect()?, id, yes).await?;
+        }
+        Command::Offer(arguments::Offer::List) => offer::list(&connect()?).await?,
+        Command::Role(arguments::Role::List) => role::list(&connect()?).await?,
+        Command::Role(arguments::Role::Set { role, weight }) => role::set(&connect()?, role, weight).await?,
+        Command::Dev(dev) => return dev::dev(dev).await,
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::aot::generate(shell, &mut Arguments::command(), "muster", &mut script);
+            output::print_text(&String::from_utf8_lossy(&script))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

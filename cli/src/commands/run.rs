@@ -1,0 +1,326 @@
+//! `muster run`: hands tasks to the cluster, shows what they write, ends as they end.
+//!
+//! One watcher follows the tasks' states; each task's output is followed once it has an agent.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use muster_client::{
+    ClientError, is_final, new_request_id,
+    operator::{OutputStream, ReadOutputRequest, RunRequest, TaskView, WatchTasksRequest},
+    types::{Resources, TaskSpec, TaskState, exit},
+};
+use tokio::sync::Semaphore;
+
+use super::{Context, task};
+use crate::{
+    arguments::Run,
+    output::{Progress, print_text, state_name, with_progress, write_all},
+    report::{Attempted, Failure},
+};
+
+/// Outputs that are followed at once; the others wait, and are read when their turn comes.
+const OUTPUTS_AT_ONCE: usize = 64;
+/// How long to wait before a broken stream is opened again.
+const REOPEN_DELAY: Duration = Duration::from_millis(200);
+
+pub async fn run(context: &Context, run: Run) -> Result<ExitCode, Failure> {
+    let count = run.count;
+    let detach = run.detach;
+    let request = RunRequest { request_id: new_request_id(), spec: Some(spec(run)), count: Some(count) };
+    let work = context.connection.call(async |mut operator| operator.run(request.clone()).await);
+    let task_ids =
+        with_progress("handing the task to the cluster", work).await.attempted("run the task")?.task_ids;
+    if detach {
+        print_text(&(task_ids.join("\n") + "\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    attend(context, task_ids).await
+}
+
+fn spec(run: Run) -> TaskSpec {
+    let program = run.command.first().map(Path::new).and_then(Path::file_name);
+    let name = run
+        .name
+        .unwrap_or_else(|| program.map_or_else(String::new, |name| name.to_string_lossy().into_owned()));
+    TaskSpec {
+        task_id: String::new(),
+        name,
+        resources: Some(Resources {
+            cpus_milli: run.cpus,
+            mem_mib: run.mem,
+            disk_mib: run.disk.unwrap_or(0),
+            gpus: run.gpus,
+            ..Resources::default()
+        }),
+        command: run.command,
+        env: run.env.into_iter().collect(),
+        user: run.user,
+        cwd: run.cwd,
+        cpu_limit_milli: run.cpu_limit,
+        pids_limit: run.pids_limit,
+        kill_grace_ms: run.kill_grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
+        labels: run.label.into_iter().collect(),
+        shared_namespaces: None,
+    }
+}
+
+/// Follows tasks to their end.
+async fn attend(context: &Context, task_ids: Vec<String>) -> Result<ExitCode, Failure> {
+    let are_many = task_ids.len() > 1;
+    let permits = Arc::new(Semaphore::new(OUTPUTS_AT_ONCE));
+    let mut views: BTreeMap<String, TaskView> = BTreeMap::new();
+    let mut outputs = FuturesUnordered::new();
+    let mut watch = Watch::new(context, task_ids.clone());
+    let mut progress = Progress::new();
+    let mut interrupts = 0;
+    let mut patience = Box::pin(tokio::time::sleep(Duration::from_secs(1)));
+    let mut is_explained = false;
+    let mut is_watching = true;
+    loop {
+        tokio::select! {
+            // Dropping a half-read message is harmless: the watch begins with the current view again.
+            view = watch.next(), if is_watching => match view? {
+                Some(view) => {
+                    let id = view.spec.as_ref().map(|spec| spec.task_id.clone()).unwrap_or_default();
+                    let was_placed = views.get(&id).is_some_and(has_output);
+                    if has_output(&view) && !was_placed {
+                        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+                            let prefix = if are_many { format!("{id} | ") } else { String::new() };
+                            outputs.push(relay(context, id.clone(), stream, prefix, Arc::clone(&permits)));
+                        }
+                        progress.clear();
+                    }
+                    views.insert(id, view);
+                    is_watching = views.len() < task_ids.len() || views.values().any(|view| !is_final(view.state()));
+                }
+                None => is_watching = false,
+            },
+            Some(done) = outputs.next(), if !outputs.is_empty() => done?,
+            () = &mut patience, if is_watching => {
+                let reason = views.values().find(|view| view.state() == TaskState::Waiting).map(task::why);
+                match reason {
+                    Some(reason) if io::IsTerminal::is_terminal(&io::stderr()) => progress.say(format!("waiting: {reason}")),
+                    Some(reason) if !is_explained => {
+                        is_explained = true;
+                        eprintln!("waiting: {reason}");
+                    }
+                    _ => {}
+                }
+                patience.as_mut().reset(tokio::time::Instant::now() + Duration::from_secs(1));
+            }
+            signal = tokio::signal::ctrl_c() => {
+                signal.attempted("wait for Ctrl-C")?;
+                interrupts += 1;
+                progress.clear();
+                if interrupts > 1 {
+                    eprintln!("left; the tasks end by themselves");
+                    return Ok(ExitCode::from(130));
+                }
+                eprintln!("killing {}; Ctrl-C again leaves at once", if are_many { "the tasks" } else { "the task" });
+                for id in task_ids.iter().filter(|id| views.get(*id).is_none_or(|view| !is_final(view.state()))) {
+                    task::kill_one(context, id, None).await?;
+                }
+            }
+        }
+        if !is_watching && outputs.is_empty() {
+            progress.clear();
+            break;
+        }
+    }
+    if are_many { Ok(sum_up(&views)) } else { Ok(views.values().next().map_or(ExitCode::FAILURE, conclude)) }
+}
+
+/// Whether the task has or had a process whose output can be read.
+fn has_output(view: &TaskView) -> bool {
+    match view.state() {
+        TaskState::Running | TaskState::Killing | TaskState::Finished | TaskState::Failed => true,
+        TaskState::Killed | TaskState::Gone | TaskState::Unreachable => !view.agent_id.is_empty(),
+        TaskState::Unspecified
+        | TaskState::Waiting
+        | TaskState::Staging
+        | TaskState::Starting
+        | TaskState::Error
+        | TaskState::Dropped => false,
+    }
+}
+
+/// Says why the task ended otherwise than well, and gives its exit code.
+fn conclude(view: &TaskView) -> ExitCode {
+    let status = view.status.clone().unwrap_or_default();
+    let how = status.exit.and_then(|exit| exit.how);
+    let code = match how {
+        Some(exit::How::Code(code)) => u8::try_from(code).unwrap_or(1),
+        Some(exit::How::Signal(signal)) => u8::try_from(128 + signal).unwrap_or(1),
+        None => u8::from(view.state() != TaskState::Finished),
+    };
+    let is_plain_exit = matches!(how, Some(exit::How::Code(_)))
+        && matches!(view.state(), TaskState::Finished | TaskState::Failed)
+        && status.reason() == muster_client::types::Reason::CommandExited;
+    if !is_plain_exit {
+        eprintln!("{}: {}", state_name(view.state()), task::why(view));
+    }
+    // A task that was killed or lost has not done its work, whatever its command said.
+    if code == 0 && view.state() != TaskState::Finished { ExitCode::FAILURE } else { ExitCode::from(code) }
+}
+
+fn sum_up(views: &BTreeMap<String, TaskView>) -> ExitCode {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for view in views.values() {
+        *counts.entry(state_name(view.state())).or_default() += 1;
+        if view.state() != TaskState::Finished {
+            let id = view.spec.as_ref().map(|spec| spec.task_id.as_str()).unwrap_or_default();
+            eprintln!("{id} {}: {}", state_name(view.state()), task::why(view));
+        }
+    }
+    let counts: Vec<_> = counts.iter().map(|(state, count)| format!("{count} {state}")).collect();
+    eprintln!("{} tasks: {}", views.len(), counts.join(", "));
+    if views.values().all(|view| view.state() == TaskState::Finished) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// The states of some tasks, over connections that may break.
+struct Watch<'a> {
+    context: &'a Context,
+    task_ids: Vec<String>,
+    stream: Option<tonic::Streaming<TaskView>>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(context: &'a Context, task_ids: Vec<String>) -> Self {
+        Self { context, task_ids, stream: None }
+    }
+
+    /// The next view, or `None` when all tasks are over.
+    async fn next(&mut self) -> Result<Option<TaskView>, Failure> {
+        let attempted = "follow the task";
+        loop {
+            let Some(stream) = &mut self.stream else {
+                let request = WatchTasksRequest { task_ids: self.task_ids.clone() };
+                let opened = self
+                    .context
+                    .connection
+                    .call(async |mut operator| operator.watch_tasks(request.clone()).await);
+                match opened.await {
+                    Ok(stream) => self.stream = Some(stream),
+                    Err(error) if error.may_pass() => tokio::time::sleep(REOPEN_DELAY).await,
+                    Err(error) => return Err(Failure::from_client(attempted, &error)),
+                }
+                continue;
+            };
+            match stream.message().await {
+                Ok(view) => return Ok(view),
+                Err(status) => {
+                    let error = self.context.connection.error(&status);
+                    if !error.may_pass() {
+                        return Err(Failure::from_client(attempted, &error));
+                    }
+                    self.stream = None;
+                }
+            }
+        }
+    }
+}
+
+/// Copies one stream of one task to ours, whole lines at a time where there is a prefix.
+async fn relay(
+    context: &Context,
+    id: String,
+    stream: OutputStream,
+    prefix: String,
+    permits: Arc<Semaphore>,
+) -> Result<(), Failure> {
+    // The semaphore is never closed, so the permit is always given.
+    let _permit = permits.acquire().await;
+    let mut partial = Vec::new();
+    let write = |bytes: &[u8]| match stream {
+        OutputStream::Stderr => write_all(&mut io::stderr().lock(), bytes),
+        OutputStream::Stdout | OutputStream::Unspecified => write_all(&mut io::stdout().lock(), bytes),
+    };
+    follow_output(context, &id, stream, true, None, |chunk| {
+        if prefix.is_empty() {
+            return write(chunk);
+        }
+        partial.extend_from_slice(chunk);
+        let Some(end) = partial.iter().rposition(|byte| *byte == b'\n') else { return Ok(()) };
+        let rest = partial.split_off(end + 1);
+        write(&prefixed(&prefix, &partial))?;
+        partial = rest;
+        Ok(())
+    })
+    .await?;
+    if !partial.is_empty() {
+        partial.push(b'\n');
+        write(&prefixed(&prefix, &partial))?;
+    }
+    Ok(())
+}
+
+fn prefixed(prefix: &str, lines: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(lines.len() + prefix.len());
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        text.extend_from_slice(prefix.as_bytes());
+        text.extend_from_slice(line);
+    }
+    text
+}
+
+/// Gives a task's output to `take`, chunk by chunk, over connections that may break.
+pub async fn follow_output(
+    context: &Context,
+    id: &str,
+    stream: OutputStream,
+    follow: bool,
+    tail: Option<u64>,
+    mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let attempted = format!("read the output of task `{id}`");
+    let mut offset = 0;
+    let mut tail = tail;
+    loop {
+        let request = ReadOutputRequest {
+            task_id: id.to_owned(),
+            stream: stream.into(),
+            offset,
+            follow,
+            tail_bytes: tail,
+        };
+        let mut chunks = context
+            .connection
+            .call(async |mut operator| operator.read_output(request.clone()).await)
+            .await
+            .attempted(&attempted)?;
+        let broken: ClientError = loop {
+            match chunks.message().await {
+                Ok(Some(chunk)) => {
+                    if chunk.offset > offset && tail.is_none() {
+                        let lost = chunk.offset - offset;
+                        write_all(
+                            &mut io::stderr().lock(),
+                            format!("[{lost} bytes of older output were dropped]\n").as_bytes(),
+                        )?;
+                    }
+                    tail = None;
+                    offset = chunk.offset + chunk.data.len() as u64;
+                    take(&chunk.data)?;
+                }
+                Ok(None) => return io::stdout().flush().attempted(&attempted),
+                Err(status) => break context.connection.error(&status),
+            }
+        };
+        if !broken.may_pass() {
+            return Err(Failure::from_client(&attempted, &broken));
+        }
+        tokio::time::sleep(REOPEN_DELAY).await;
+    }
+}

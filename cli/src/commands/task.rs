@@ -1,0 +1,214 @@
+//! Tasks: look at them, read what they write, end them.
+
+use std::{io, time::Duration};
+
+use muster_client::{
+    is_final, new_request_id,
+    operator::{GetTaskRequest, GetUsageRequest, KillTaskRequest, ListTasksRequest, OutputStream, TaskView},
+};
+use serde_json::{Value, json};
+
+use super::{Context, run::follow_output};
+use crate::{
+    arguments::Format,
+    output::{
+        json_resources, json_status, json_time, json_usage, print_facts, print_rows, print_text, reason_name,
+        show_exit, show_resources, show_time, state_name, with_progress, write_all,
+    },
+    report::{Attempted, Failure},
+    units::show_bytes,
+};
+
+pub async fn list(
+    context: &Context,
+    only_live: bool,
+    framework: Option<String>,
+    agent: Option<String>,
+) -> Result<(), Failure> {
+    let mut request = ListTasksRequest {
+        page_size: 1000,
+        page_token: String::new(),
+        framework_id: framework.unwrap_or_default(),
+        agent_id: agent.unwrap_or_default(),
+        only_live,
+    };
+    let mut tasks = Vec::new();
+    loop {
+        let page = context
+            .connection
+            .call(async |mut operator| operator.list_tasks(request.clone()).await)
+            .await
+            .attempted("list tasks")?;
+        tasks.extend(page.tasks);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    tasks.sort_by_key(|task| (is_final(task.state()), std::cmp::Reverse(task.created_at_us)));
+    let rows = tasks.iter().map(|task| {
+        let spec = task.spec.clone().unwrap_or_default();
+        vec![
+            spec.task_id,
+            state_name(task.state()).to_owned(),
+            show_exit(task.status.as_ref().and_then(|status| status.exit.as_ref())),
+            show_resources(&spec.resources.unwrap_or_default()),
+            task.framework_id.clone(),
+            show_time(task.created_at_us),
+            why(task),
+        ]
+    });
+    let json = Value::Array(tasks.iter().map(view).collect());
+    let header = ["TASK", "STATE", "EXIT", "RESOURCES", "FRAMEWORK", "CREATED", "WHY"];
+    print_rows(context.format, &header, rows.collect(), &json)
+}
+
+pub async fn show(context: &Context, id: String) -> Result<(), Failure> {
+    let request = GetTaskRequest { task_id: id.clone() };
+    let task = context
+        .connection
+        .call(async |mut operator| operator.get_task(request.clone()).await)
+        .await
+        .attempted(&format!("show task `{id}`"))?;
+    let spec = task.spec.clone().unwrap_or_default();
+    let status = task.status.clone().unwrap_or_default();
+    let mut facts = vec![
+        ("task", spec.task_id.clone()),
+        ("name", spec.name.clone()),
+        ("state", state_name(task.state()).to_owned()),
+        ("why", why(&task)),
+        ("exit", show_exit(status.exit.as_ref())),
+        ("framework", task.framework_id.clone()),
+        ("agent", task.agent_id.clone()),
+        ("command", spec.command.join(" ")),
+        ("user", spec.user.clone().unwrap_or_default()),
+        ("resources", show_resources(&spec.resources.clone().unwrap_or_default())),
+        ("created", show_time(task.created_at_us)),
+        ("changed", show_time(status.at_us)),
+        ("released", if task.is_released { "yes" } else { "no" }.to_owned()),
+    ];
+    if let Some(usage) = &status.usage {
+        let bytes = |figure: Option<u64>| figure.map_or_else(|| "unavailable".to_owned(), show_bytes);
+        let seconds = usage.cpu_ns.map_or_else(|| "unavailable".to_owned(), show_seconds);
+        facts.push(("cpu time", seconds));
+        facts.push((
+            "memory",
+            format!("{} of {}", bytes(usage.memory_bytes), bytes(usage.memory_limit_bytes)),
+        ));
+    }
+    facts.retain(|(_, fact)| !fact.is_empty());
+    print_facts(context.format, &facts, &view(&task))
+}
+
+pub async fn logs(
+    context: &Context,
+    id: String,
+    follow: bool,
+    stderr: bool,
+    tail: Option<u64>,
+) -> Result<(), Failure> {
+    let stream = if stderr { OutputStream::Stderr } else { OutputStream::Stdout };
+    follow_output(context, &id, stream, follow, tail, |chunk| write_all(&mut io::stdout().lock(), chunk))
+        .await
+}
+
+pub async fn kill(context: &Context, ids: Vec<String>, grace: Option<Duration>) -> Result<(), Failure> {
+    for task_id in ids {
+        kill_one(context, &task_id, grace).await?;
+    }
+    Ok(())
+}
+
+/// Asks for the end of one task; that it ends is its own story.
+pub async fn kill_one(context: &Context, task_id: &str, grace: Option<Duration>) -> Result<(), Failure> {
+    let request = KillTaskRequest {
+        request_id: new_request_id(),
+        task_id: task_id.to_owned(),
+        grace_ms: grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
+    };
+    let work = context.connection.call(async |mut operator| operator.kill_task(request.clone()).await);
+    with_progress("asking for the end of the task", work)
+        .await
+        .attempted(&format!("kill task `{task_id}`"))?;
+    Ok(())
+}
+
+pub async fn usage(context: &Context, ids: Vec<String>, watch: bool) -> Result<(), Failure> {
+    loop {
+        let request = GetUsageRequest { task_ids: ids.clone() };
+        let tasks = context
+            .connection
+            .call(async |mut operator| operator.get_usage(request.clone()).await)
+            .await
+            .attempted("show what tasks use")?
+            .tasks;
+        if watch && context.format == Format::Table {
+            // Home and clear: the table stays where it is.
+            print_text("\x1b[H\x1b[2J")?;
+        }
+        let missing = || "unavailable".to_owned();
+        let rows = tasks.iter().map(|task| {
+            let usage = task.usage.unwrap_or_default();
+            vec![
+                task.task_id.clone(),
+                usage.cpu_ns.map_or_else(missing, show_seconds),
+                usage.cpu_throttled_ns.map_or_else(missing, show_seconds),
+                usage.memory_bytes.map_or_else(missing, show_bytes),
+                usage.memory_working_set_bytes.map_or_else(missing, show_bytes),
+                usage.memory_limit_bytes.map_or_else(missing, show_bytes),
+                usage.oom_kills.map_or_else(missing, |kills| kills.to_string()),
+                usage.processes.map_or_else(missing, |processes| processes.to_string()),
+            ]
+        });
+        let json = tasks.iter().map(|task| {
+            json!({ "task_id": task.task_id, "agent_id": task.agent_id, "usage": json_usage(task.usage.as_ref()) })
+        });
+        let json = Value::Array(json.collect());
+        let header = ["TASK", "CPU", "THROTTLED", "MEMORY", "WORKING SET", "LIMIT", "OOM KILLS", "PROCESSES"];
+        print_rows(context.format, &header, rows.collect(), &json)?;
+        if !watch {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn show_seconds(ns: u64) -> String {
+    format!("{}.{:03}s", ns / 1_000_000_000, ns / 1_000_000 % 1000)
+}
+
+/// Why the task is in its state, in one line.
+pub fn why(task: &TaskView) -> String {
+    if let Some(first) = task.waiting_because.first() {
+        return first.clone();
+    }
+    let Some(status) = &task.status else { return String::new() };
+    if status.message.is_empty() { reason_name(status.reason()).to_owned() } else { status.message.clone() }
+}
+
+fn view(task: &TaskView) -> Value {
+    let spec = task.spec.clone().unwrap_or_default();
+    json!({
+        "task_id": spec.task_id,
+        "name": spec.name,
+        "framework_id": task.framework_id,
+        "agent_id": if task.agent_id.is_empty() { Value::Null } else { task.agent_id.clone().into() },
+        "state": state_name(task.state()),
+        "is_final": is_final(task.state()),
+        "is_released": task.is_released,
+        "waiting_because": task.waiting_because,
+        "created_at": json_time(task.created_at_us),
+        "status": json_status(task.status.as_ref()),
+        "spec": {
+            "command": spec.command,
+            "env": spec.env,
+            "user": spec.user,
+            "cwd": spec.cwd,
+            "resources": json_resources(spec.resources.as_ref()),
+            "cpu_limit_milli": spec.cpu_limit_milli,
+            "pids_limit": spec.pids_limit,
+            "kill_grace_ms": spec.kill_grace_ms,
+            "labels": spec.labels,
+        },
+    })
+}
