@@ -7,6 +7,8 @@ use model::{
     TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 
+use crate::state::VERSION_SUPPORTED;
+
 /// One entry of the log: a command, and the time that its proposer saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -78,6 +80,14 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether this program may apply the command; if not, the member must stop before it and be upgraded.
+    pub fn is_understood(&self) -> bool {
+        match self {
+            Self::RaiseVersion { version } => *version <= VERSION_SUPPORTED,
+            command => command.version_needed() <= VERSION_SUPPORTED,
+        }
+    }
+
     /// The cluster version from which on the command may stand in the log.
     pub fn version_needed(&self) -> u32 {
         match self {

@@ -87,6 +87,11 @@ impl Agent {
     pub fn free(&self) -> Resources {
         self.facts.total.minus_at_most(&self.allocated)
     }
+
+    /// Whether it registered with less than its tasks have: nothing more of that kind can be launched.
+    pub fn is_overdrawn(&self) -> bool {
+        !self.facts.total.contains(&self.allocated)
+    }
 }
 
 /// One thing running, to run, or that ran on one agent.

@@ -33,6 +33,8 @@ pub const PORT_RANGES_MAX: usize = 1024;
 
 /// Agents of one cluster.
 pub const AGENTS_MAX: u64 = 1 << 17;
+/// Roles whose weight was set.
+pub const ROLES_MAX: usize = 10_000;
 /// Thousandths of a role's weight.
 pub const WEIGHT_MILLI_MAX: u64 = 1_000_000;
 
