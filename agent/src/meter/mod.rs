@@ -4,7 +4,7 @@
 //! that the caller reads. What neither can tell stays `None`: unavailable, never zero.
 //! Start at [`Meter::sample`] for all tasks at once, and [`Meter::usage_now`] for the last reading of one.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -113,7 +113,8 @@ impl Meter {
             let cpu_ns = self.cpu_ns(target.cgroup, &figures, &mut sample.errors);
             sample.usages.push(join(target, cpu_ns, threads.as_ref(), &figures));
         }
-        self.cpu_seen.retain(|cgroup, _| targets.iter().any(|target| target.cgroup == *cgroup));
+        let live: BTreeSet<CgroupId> = targets.iter().map(|target| target.cgroup).collect();
+        self.cpu_seen.retain(|cgroup, _| live.contains(cgroup));
         self.last_took = started.elapsed();
         sample
     }

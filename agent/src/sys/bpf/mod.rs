@@ -37,7 +37,7 @@ use self::{
 };
 pub use self::{
     health::{Health, MapFill, ProgramHealth},
-    oom::{OomEvent, OomEvents},
+    oom::{OomEvent, OomEvents, OomStream},
     snapshot::{CgroupSnapshot, MemoryFigures, Snapshot},
 };
 
@@ -218,7 +218,8 @@ impl Programs {
         }
         let absent: Vec<Program> =
             Program::ALL.into_iter().filter(|program| !generation.link(*program).exists()).collect();
-        let others = folder.others(&generation)?;
+        let mut others = folder.generations()?;
+        others.retain(|other| *other != generation);
         let older = if is_whole { &[] } else { others.as_slice() };
         let failed = if absent.is_empty() { Vec::new() } else { load(&generation, &limits, &absent, older)? };
         if !is_whole {
@@ -361,14 +362,10 @@ impl Programs {
     }
 
     /// Detaches everything, removes every pin, and unmounts what we mounted: nothing of us remains.
+    ///
+    /// Somebody who holds no `Programs` does the same with [`remove`].
     pub fn remove(self) -> Result<(), BpfError> {
-        let Self { folder, generation, _links: links, .. } = self;
-        for other in folder.others(&generation)? {
-            other.remove()?;
-        }
-        generation.remove()?;
-        drop(links);
-        folder.remove()
+        self.folder.remove()
     }
 
     fn check_insert(
@@ -386,6 +383,11 @@ impl Programs {
             Err(source) => Err(map_error(map, source)),
         }
     }
+}
+
+/// Removes what any agent pinned in a folder, attached or not. Nothing there is no error.
+pub fn remove(folder: &Path) -> Result<(), BpfError> {
+    PinFolder::find(folder).remove()
 }
 
 const CPU_TIME: &str = "CPU_TIME";
@@ -464,6 +466,8 @@ fn attach(
     program: Program,
     generation: &Generation,
 ) -> Result<(), Box<dyn std::error::Error>> {
+    // Left by an agent that ended between the two pins.
+    generation.forget(program)?;
     let loaded = object.program_mut(program.name()).ok_or(ProgramError::NotLoaded)?;
     let link: FdLink = if program == Program::Snap {
         let iter: &mut Iter = loaded.try_into()?;

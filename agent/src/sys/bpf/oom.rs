@@ -1,11 +1,9 @@
 //! Victims of the OOM killer, as they come.
-use std::{
-    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
-    time::Duration,
-};
+use std::{fmt, io, time::Duration};
 
 use agent_ebpf_common::{OomRecord, UNKNOWN};
 use aya::maps::{MapData, RingBuf};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::page_bytes;
 use crate::sys::CgroupId;
@@ -26,10 +24,7 @@ pub struct OomEvent {
     pub at: Duration,
 }
 
-/// Reads victims from the kernel's ring buffer.
-///
-/// Its descriptor is readable when there is one, so it can be awaited as `AsyncFd<OomEvents>`. After each wake,
-/// call [`OomEvents::next`] until it returns `None`.
+/// Reads victims from the kernel's ring buffer, without waiting.
 pub struct OomEvents {
     ring: RingBuf<MapData>,
 }
@@ -39,34 +34,57 @@ impl OomEvents {
         Self { ring }
     }
 
-    /// The next victim, if one is waiting. Doesn't block.
-    #[expect(clippy::should_implement_trait, reason = "it isn't an iterator: `None` means not yet")]
-    pub fn next(&mut self) -> Option<OomEvent> {
+    /// The next victim, if one is there.
+    pub fn take(&mut self) -> Option<OomEvent> {
+        take(&mut self.ring)
+    }
+
+    /// The same, to be awaited. Must be called on a tokio runtime.
+    pub fn stream(self) -> io::Result<OomStream> {
+        // SAFETY: the ring owns its map's descriptor, gives no other, and keeps it open until it is dropped.
+        let ring = unsafe { AsyncFd::register_with_interest(self.ring, Interest::READABLE) }?;
+        Ok(OomStream { ring })
+    }
+}
+
+/// Waits for victims.
+pub struct OomStream {
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+impl OomStream {
+    /// The next victim. May be dropped while it waits: no event is lost.
+    pub async fn next(&mut self) -> io::Result<OomEvent> {
         loop {
-            let item = self.ring.next()?;
-            // A record of another length comes from no program of ours; pass it over.
-            if let Some(event) = decode(&item) {
-                return Some(event);
+            let mut ready = self.ring.readable_mut().await?;
+            if let Some(event) = take(ready.get_inner_mut()) {
+                return Ok(event);
             }
+            // Empty. What comes between the look and this line makes the descriptor ready anew.
+            ready.clear_ready();
         }
     }
 }
 
-impl AsFd for OomEvents {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ring.as_fd()
-    }
-}
-
-impl AsRawFd for OomEvents {
-    fn as_raw_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
-    }
-}
-
-impl std::fmt::Debug for OomEvents {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for OomEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OomEvents").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for OomStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OomStream").finish_non_exhaustive()
+    }
+}
+
+fn take(ring: &mut RingBuf<MapData>) -> Option<OomEvent> {
+    loop {
+        let item = ring.next()?;
+        // A record of another length comes from no program of ours; pass it over.
+        if let Some(event) = decode(&item) {
+            return Some(event);
+        }
     }
 }
 

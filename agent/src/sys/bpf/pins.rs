@@ -38,27 +38,38 @@ impl PinFolder {
         Ok(Self { path: path.to_owned() })
     }
 
+    /// The folder as it is, for removal.
+    pub fn find(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     /// The folder of a generation.
     pub fn generation(&self, object: &[u8], limits: &Limits) -> Generation {
         Generation { path: self.path.join(generation_name(object, limits)) }
     }
 
-    /// Every other generation that is here, whole or not.
-    pub fn others(&self, than: &Generation) -> Result<Vec<Generation>, BpfError> {
+    /// Every generation that is here, whole or not.
+    pub fn generations(&self) -> Result<Vec<Generation>, BpfError> {
         let fail = |source| BpfError::Pins { path: self.path.clone(), source };
-        let mut others = Vec::new();
+        let mut found = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
-            if path != than.path && path.is_dir() && is_generation_name(&path) {
-                others.push(Generation { path });
+            if path.is_dir() && is_generation_name(&path) {
+                found.push(Generation { path });
             }
         }
-        Ok(others)
+        Ok(found)
     }
 
-    /// Unmounts what we mounted, and removes the folder. All generations must be gone.
+    /// Removes every generation, unmounts what we mounted, and removes the folder.
     pub fn remove(&self) -> Result<(), BpfError> {
         let fail = |source| BpfError::Pins { path: self.path.clone(), source };
+        if !self.path.exists() {
+            return Ok(());
+        }
+        for generation in self.generations()? {
+            generation.remove()?;
+        }
         if is_our_mount(&self.path).map_err(fail)? {
             rustix::mount::unmount(&self.path, UnmountFlags::empty()).map_err(|errno| fail(errno.into()))?;
         }
@@ -67,7 +78,7 @@ impl PinFolder {
 }
 
 /// One build of the programs with one choice of map sizes, pinned.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Generation {
     path: PathBuf,
 }
@@ -89,6 +100,11 @@ impl Generation {
 
     pub fn link(&self, program: Program) -> PathBuf {
         self.path.join(format!("{}_link", program.name()))
+    }
+
+    /// Removes the pin of a program that has no link.
+    pub fn forget(&self, program: Program) -> Result<(), BpfError> {
+        remove_file(&self.program(program)).map_err(|source| self.fail(source))
     }
 
     /// Detaches its programs: from here on nothing counts into its maps.
@@ -164,7 +180,7 @@ fn is_our_mount(path: &Path) -> io::Result<bool> {
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     // The last mount on a folder is the one that is seen.
-    let source = mounts.lines().filter_map(parse_mount).filter(|mount| mount.on == path).next_back();
+    let source = mounts.lines().filter_map(parse_mount).rfind(|mount| mount.on == path);
     Ok(source.is_some_and(|mount| mount.kind == "bpf" && mount.source == MOUNT_SOURCE))
 }
 
