@@ -47,7 +47,12 @@ pub fn program(name: impl AsRef<OsStr>) -> Command {
 
 /// The cargo that runs us.
 pub fn cargo() -> Command {
-    program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What is built once gains nothing from being prepared for the next build.
+    if std::env::var_os("CI").is_some() && std::env::var_os("CARGO_INCREMENTAL").is_none() {
+        command.env("CARGO_INCREMENTAL", "0");
+    }
+    command
 }
 
 /// The search path of our children: our tools, cargo's, what the caller has, and the system's.

@@ -66,7 +66,13 @@ pub fn run(args: &Args) -> Result<()> {
             total
         }
     };
+    for reason in &tally.skipped {
+        println!("skipped: {reason}");
+    }
     println!("{} passed, {} failed", tally.passed, tally.failed);
+    if let (Some(name), 0) = (filter, tally.passed + tally.failed) {
+        anyhow::bail!("no test has `{name}` in its name");
+    }
     anyhow::ensure!(tally.failed == 0, "not all tests passed");
     Ok(())
 }

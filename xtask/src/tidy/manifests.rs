@@ -1,6 +1,11 @@
 //! Every manifest says the same about licence, compiler, publishing and lints.
 
+use std::path::Path;
+
 use super::{Complaint, Source};
+
+/// The kernel lends some of its helpers only to programs that are also offered under the GPL.
+const KERNEL_LICENCE: (&str, &str) = ("agent-ebpf/Cargo.toml", "Apache-2.0 OR GPL-2.0-only");
 
 /// Complains of manifests that leave out what all have, or say otherwise.
 pub fn check(sources: &[Source]) -> Vec<Complaint> {
@@ -27,7 +32,8 @@ fn check_manifest(source: &Source) -> Vec<Complaint> {
     let says = |key: &str, wanted: &str| {
         package.get(key).and_then(toml::Value::as_str).is_some_and(|value| value == wanted)
     };
-    if !inherits("license") && !says("license", "Apache-2.0") {
+    let is_kernels = source.path == Path::new(KERNEL_LICENCE.0) && says("license", KERNEL_LICENCE.1);
+    if !inherits("license") && !says("license", "Apache-2.0") && !is_kernels {
         complaints.push(format!("{path}: the licence must be the workspace's, or Apache-2.0"));
     }
     let is_private =
