@@ -1,0 +1,326 @@
+//! One coordinator and some agents, each with everything of its own.
+
+use std::{
+    env, fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use muster_client::{
+    Connection, Locator, OperatorClient, is_final, new_request_id,
+    operator::{GetTaskRequest, ListAgentsRequest, ListTasksRequest, RunRequest, TaskView},
+    types::{Resources, TaskSpec, TaskState},
+};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::{Daemon, Residue, wait_until};
+
+/// What differs between clusters.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    pub agents: usize,
+    /// More flags for every agent.
+    pub agent_flags: Vec<String>,
+    /// More flags for the coordinator.
+    pub coordinator_flags: Vec<String>,
+}
+
+impl Default for ClusterOptions {
+    fn default() -> Self {
+        Self { agents: 1, agent_flags: Vec::new(), coordinator_flags: Vec::new() }
+    }
+}
+
+/// Where a binary of ours is: in `MUSTER_BIN_DIR`, or beside the running test's folder.
+pub fn program(name: &str) -> PathBuf {
+    if let Some(directory) = env::var_os("MUSTER_BIN_DIR") {
+        return Path::new(&directory).join(name);
+    }
+    // target/PROFILE/deps/e2e-HASH
+    let test = env::current_exe().expect("a test knows its path");
+    let folder = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
+    folder.join(name)
+}
+
+/// A spec with little of everything.
+pub fn run_spec(command: &[&str]) -> TaskSpec {
+    TaskSpec {
+        name: "test".to_owned(),
+        resources: Some(Resources { cpus_milli: 10, mem_mib: 32, ..Resources::default() }),
+        command: command.iter().map(|part| (*part).to_owned()).collect(),
+        ..TaskSpec::default()
+    }
+}
+
+/// A running cluster.
+pub struct Cluster {
+    directory: TempDir,
+    options: ClusterOptions,
+    cgroup_parent: String,
+    address: String,
+    pub coordinator: Daemon,
+    pub agents: Vec<Daemon>,
+    agent_addresses: Vec<String>,
+    is_finished: bool,
+}
+
+static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    listener.local_addr().expect("a bound socket has an address").to_string()
+}
+
+impl Cluster {
+    /// Starts everything and waits until every agent is registered.
+    pub async fn start(options: ClusterOptions) -> Self {
+        let directory =
+            tempfile::Builder::new().prefix("muster-test-").tempdir().expect("a directory can be made");
+        // Tasks of other users walk through it to their sandboxes.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).expect("it is ours");
+        let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+        let cgroup_parent = format!("muster-test-{}-{number}", std::process::id());
+        let address = free_address();
+        let coordinator = start_coordinator(directory.path(), &address, &options);
+        let mut cluster = Self {
+            agent_addresses: (0..options.agents).map(|_| free_address()).collect(),
+            directory,
+            cgroup_parent,
+            address,
+            coordinator,
+            agents: Vec::new(),
+            options,
+            is_finished: false,
+        };
+        cluster.until_coordinator().await;
+        for number in 0..cluster.options.agents {
+            let agent = cluster.spawn_agent(number);
+            cluster.agents.push(agent);
+        }
+        cluster.until_agents().await;
+        cluster
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// `host:port` of the coordinator.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// `host:port` of an agent's metrics.
+    pub fn agent_address(&self, number: usize) -> &str {
+        &self.agent_addresses[number]
+    }
+
+    pub fn token_file(&self) -> PathBuf {
+        self.directory.path().join("coordinator/token")
+    }
+
+    pub fn agent_dir(&self, number: usize) -> PathBuf {
+        self.directory.path().join(format!("agent-{number}"))
+    }
+
+    pub fn connection(&self) -> Connection {
+        let locator = Locator {
+            address: Some(format!("http://{}", self.address)),
+            token_file: Some(self.token_file()),
+        };
+        Connection::open(&locator).expect("the token is there")
+    }
+
+    pub fn operator(&self) -> OperatorClient {
+        self.connection().operator()
+    }
+
+    /// The `muster` command, told where this cluster is.
+    pub fn muster(&self) -> Command {
+        let mut command = Command::new(program("muster"));
+        command.env("MUSTER_SERVER", format!("http://{}", self.address));
+        command.env("MUSTER_TOKEN_FILE", self.token_file());
+        command
+    }
+
+    /// Runs `muster` to its end, off the runtime's threads.
+    pub async fn muster_output(&self, arguments: &[&str]) -> Output {
+        let mut command = self.muster();
+        command.args(arguments);
+        tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("muster starts")
+    }
+
+    /// Hands tasks to the `run` framework.
+    pub async fn run(&self, spec: TaskSpec, count: u32) -> Vec<String> {
+        let request = RunRequest { request_id: new_request_id(), spec: Some(spec), count: Some(count) };
+        let answer = self.connection().call(async |mut operator| operator.run(request.clone()).await).await;
+        answer.expect("the run is taken").task_ids
+    }
+
+    pub async fn task(&self, id: &str) -> TaskView {
+        let request = GetTaskRequest { task_id: id.to_owned() };
+        let answer =
+            self.connection().call(async |mut operator| operator.get_task(request.clone()).await).await;
+        answer.expect("the task is known")
+    }
+
+    pub async fn tasks(&self, only_live: bool) -> Vec<TaskView> {
+        let mut request = ListTasksRequest { page_size: 1000, only_live, ..ListTasksRequest::default() };
+        let mut tasks = Vec::new();
+        loop {
+            let page =
+                self.connection().call(async |mut operator| operator.list_tasks(request.clone()).await).await;
+            let page = page.expect("tasks can be listed");
+            tasks.extend(page.tasks);
+            if page.next_page_token.is_empty() {
+                return tasks;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    pub async fn until_state(&self, id: &str, state: TaskState) {
+        wait_until(&format!("task {id} is {state:?}"), async || {
+            let view = self.task(id).await;
+            assert!(
+                view.state() == state || !is_final(view.state()),
+                "task {id} became {:?}, not {state:?}: {:?}",
+                view.state(),
+                view.status
+            );
+            view.state() == state
+        })
+        .await;
+    }
+
+    /// Waits for the end and the release of a task; gives its last view.
+    pub async fn until_released(&self, id: &str) -> TaskView {
+        wait_until(&format!("task {id} is over"), async || {
+            let view = self.task(id).await;
+            is_final(view.state()) && view.is_released
+        })
+        .await;
+        self.task(id).await
+    }
+
+    /// Starts the coordinator again, after it was killed or ended.
+    pub async fn restart_coordinator(&mut self) {
+        self.coordinator = start_coordinator(self.directory.path(), &self.address, &self.options);
+        self.until_coordinator().await;
+    }
+
+    /// Starts an agent again, after it was killed or ended.
+    pub fn restart_agent(&mut self, number: usize) {
+        self.agents[number] = self.spawn_agent(number);
+    }
+
+    /// Waits until every agent is registered and reachable.
+    pub async fn until_agents(&mut self) {
+        let count = self.agents.len();
+        let connection = self.connection();
+        let agents = &mut self.agents;
+        wait_until("every agent is registered", async || {
+            agents.iter_mut().for_each(Daemon::assert_alive);
+            let answer = connection.operator().list_agents(ListAgentsRequest {}).await;
+            answer.is_ok_and(|answer| {
+                answer.into_inner().agents.iter().filter(|agent| agent.is_reachable).count() == count
+            })
+        })
+        .await;
+    }
+
+    /// Ends tasks, agents and coordinator, and panics about anything that is left.
+    pub async fn finish(mut self) {
+        for agent in &mut self.agents {
+            // SIGINT: the agent ends its tasks and leaves nothing behind.
+            let status = agent.end(Signal::SIGINT).await;
+            assert!(status.success(), "the agent ended with {status}:\n{}", agent.log_tail());
+        }
+        let status = self.coordinator.end(Signal::SIGTERM).await;
+        assert!(status.success(), "the coordinator ended with {status}:\n{}", self.coordinator.log_tail());
+        let left = self.residue().find();
+        assert!(left.is_empty(), "the cluster left behind:\n{}", left.join("\n"));
+        self.is_finished = true;
+    }
+
+    pub fn residue(&self) -> Residue {
+        Residue { cgroup_parent: self.cgroup_parent.clone(), directory: self.directory.path().to_owned() }
+    }
+
+    pub fn cgroup_parent(&self) -> &str {
+        &self.cgroup_parent
+    }
+
+    async fn until_coordinator(&mut self) {
+        let locator = Locator {
+            address: Some(format!("http://{}", self.address)),
+            token_file: Some(self.token_file()),
+        };
+        let coordinator = &mut self.coordinator;
+        wait_until("the coordinator leads", async || {
+            coordinator.assert_alive();
+            let Ok(connection) = Connection::open(&locator) else { return false };
+            let answer = connection.operator().get_status(muster_client::operator::GetStatusRequest {}).await;
+            answer.is_ok_and(|status| status.into_inner().leader_id != 0)
+        })
+        .await;
+    }
+
+    fn spawn_agent(&self, number: usize) -> Daemon {
+        let directory = self.agent_dir(number);
+        let parent =
+            if number == 0 { self.cgroup_parent.clone() } else { format!("{}-{number}", self.cgroup_parent) };
+        let mut arguments = vec![
+            "--coordinator".to_owned(),
+            format!("http://{}", self.address),
+            "--token-file".to_owned(),
+            self.token_file().display().to_string(),
+            "--data-dir".to_owned(),
+            directory.display().to_string(),
+            "--listen".to_owned(),
+            self.agent_addresses[number].clone(),
+            "--cgroup-parent".to_owned(),
+            parent,
+            "--bpf-dir".to_owned(),
+            self.directory.path().join(format!("bpf-{number}")).display().to_string(),
+        ];
+        arguments.extend(self.options.agent_flags.iter().cloned());
+        let log = self.directory.path().join(format!("agent-{number}.log"));
+        Daemon::start(&format!("agent {number}"), &program("muster-agent"), &arguments, &log)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        // The test failed: show what the daemons said, then clean up after them.
+        eprintln!("---- coordinator\n{}", self.coordinator.log_tail());
+        for (number, agent) in self.agents.iter().enumerate() {
+            eprintln!("---- agent {number}\n{}", agent.log_tail());
+        }
+        self.agents.clear();
+        self.residue().sweep();
+    }
+}
+
+fn start_coordinator(directory: &Path, address: &str, options: &ClusterOptions) -> Daemon {
+    let mut arguments = vec![
+        "--listen".to_owned(),
+        address.to_owned(),
+        "--data-dir".to_owned(),
+        directory.join("coordinator").display().to_string(),
+    ];
+    arguments.extend(options.coordinator_flags.iter().cloned());
+    Daemon::start(
+        "coordinator",
+        &program("muster-coordinator"),
+        &arguments,
+        &directory.join("coordinator.log"),
+    )
+}
