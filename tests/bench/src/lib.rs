@@ -1,1 +1,7 @@
-//! Placeholder.
+//! The numbers that we promise, each beside its peer in one run.
+//!
+//! One module for each; what they print goes into `docs/benchmarks.md` with the command that made it.
+//! Absolute times on a shared machine prove nothing: look at ratios and their spread.
+#![allow(clippy::print_stdout, reason = "what benchmarks print is their result")]
+
+pub mod meter;

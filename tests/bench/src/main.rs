@@ -1,0 +1,18 @@
+//! Runs one benchmark by name.
+
+use anyhow::Result;
+use clap::Parser;
+
+/// The numbers that we promise, each beside its peer in one run.
+#[derive(Parser)]
+#[command(name = "bench")]
+enum Bench {
+    /// What metering costs: time per event, on a pipe ping-pong and on a realistic load
+    Meter(bench::meter::Args),
+}
+
+fn main() -> Result<()> {
+    match Bench::parse() {
+        Bench::Meter(args) => bench::meter::run(&args),
+    }
+}
