@@ -1,0 +1,51 @@
+//! What the supervisor is told.
+
+use std::sync::Arc;
+
+use model::{Duration, Exit, FrameworkId, KillOrder, Reason, TaskId, TaskSpec, Usage};
+
+use crate::ProcessId;
+
+/// What the leader wants of this agent: one task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assignment {
+    pub framework_id: FrameworkId,
+    pub spec: Arc<TaskSpec>,
+    /// Present: the task shall end.
+    pub kill: Option<KillOrder>,
+    /// Highest sequence in the log.
+    pub recorded_sequence: u64,
+}
+
+/// Something that happened, from the leader or from this host.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A session began; these are all tasks that are not both final and released.
+    Welcomed { assignments: Vec<Assignment> },
+    /// Tasks were launched on this agent.
+    Assigned { assignments: Vec<Assignment> },
+    /// A task shall end. Without a grace: that of its spec.
+    KillOrdered { task_id: TaskId, grace: Option<Duration> },
+    /// Statuses up to here are in the log.
+    Acknowledged { task_id: TaskId, sequence: u64 },
+    /// Everything is there and the process waits.
+    Prepared { task_id: TaskId, process: ProcessId },
+    /// Something could not be prepared; what had been is undone.
+    LaunchFailed { task_id: TaskId, reason: Reason, message: String },
+    /// The command runs (or was found running after a restart).
+    Launched { task_id: TaskId },
+    /// The process could not become the command, and is gone.
+    ExecFailed { task_id: TaskId, message: String },
+    /// The main process is over. `exit` is absent when the host doesn't know how it ended.
+    Exited { task_id: TaskId, exit: Option<Exit>, usage: Option<Usage> },
+    /// The kernel killed a process of the task for memory; the figures of that moment.
+    OutOfMemory { task_id: TaskId, usage: Usage },
+    /// No process is left in the task's cgroup.
+    Emptied { task_id: TaskId },
+    /// The sandbox of an ended task is gone.
+    SandboxRemoved { task_id: TaskId },
+    /// The agent ends and takes its tasks along.
+    EndAll,
+    /// Time has passed; due at [`crate::Supervisor::next_wake`].
+    Tick,
+}

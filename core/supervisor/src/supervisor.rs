@@ -1,0 +1,683 @@
+//! The task table and how every event changes it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use model::{AgentId, Duration, Exit, Reason, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, Usage};
+
+use crate::{Action, Assignment, Event, Kill, KillCause, KnownTask, Phase, ProcessId, Row, Verdict, limits};
+
+/// The tasks of one agent and what is to be done about them.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    agent_id: AgentId,
+    pub(crate) entries: BTreeMap<TaskId, Entry>,
+    /// Tasks whose record can't be read; they are never launched, and told as gone once the leader asks.
+    pub(crate) damaged: BTreeSet<TaskId>,
+    /// Index over `entries`: when each wants to be looked at.
+    timers: BTreeSet<(Timestamp, TaskId)>,
+    /// Index over `entries`: ended and acknowledged, by the time of the end.
+    ended: BTreeSet<(Timestamp, TaskId)>,
+    is_ending: bool,
+}
+
+/// A row and what needs not survive the agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) row: Row,
+    /// When its cgroup was last killed.
+    pub(crate) killed_at: Option<Timestamp>,
+    /// Figures of the moment in which the kernel ran out of memory for it.
+    oom: Option<Usage>,
+    /// As it stands in the index of timers.
+    timer: Option<Timestamp>,
+    /// As it stands in the index of ended tasks.
+    ended: Option<Timestamp>,
+}
+
+impl Entry {
+    pub(crate) fn new(row: Row) -> Self {
+        Self { row, killed_at: None, oom: None, timer: None, ended: None }
+    }
+
+    /// When time alone asks for an action.
+    fn deadline(&self) -> Option<Timestamp> {
+        let kill_again = self.killed_at.map(|at| at + limits::KILL_AGAIN_AFTER);
+        match &self.row.phase {
+            Phase::Preparing | Phase::Releasing { .. } | Phase::Removing => None,
+            Phase::Running { .. } => kill_again.or(self.row.kill.map(|kill| kill.deadline)),
+            Phase::Ending { since, .. } => {
+                let release = *since + limits::RELEASE_WAIT;
+                Some(kill_again.map_or(release, |again| again.min(release)))
+            }
+            Phase::Lingering { since, .. } => Some(kill_again.unwrap_or(*since)),
+            Phase::Ended { at } => self.row.is_acknowledged().then_some(*at + limits::ENDED_KEPT_FOR),
+        }
+    }
+
+    fn ended_at(&self) -> Option<Timestamp> {
+        match self.row.phase {
+            Phase::Ended { at } if self.row.is_acknowledged() => Some(at),
+            Phase::Ended { .. }
+            | Phase::Preparing
+            | Phase::Releasing { .. }
+            | Phase::Running { .. }
+            | Phase::Ending { .. }
+            | Phase::Lingering { .. }
+            | Phase::Removing => None,
+        }
+    }
+}
+
+impl Supervisor {
+    /// One without tasks; see [`Supervisor::restore`] for one with a past.
+    pub fn new(agent_id: AgentId) -> Self {
+        Self {
+            agent_id,
+            entries: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            is_ending: false,
+        }
+    }
+
+    /// Changes the table as the event asks, and says what has to be done now, in order.
+    pub fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Welcomed { assignments } => self.welcomed(assignments, now, &mut actions),
+            Event::Assigned { assignments } => {
+                for assignment in assignments {
+                    self.assigned(assignment, now, &mut actions);
+                }
+            }
+            Event::KillOrdered { task_id, grace } => {
+                self.order_kill(&task_id, KillCause::Ordered, grace, now, &mut actions);
+            }
+            Event::Acknowledged { task_id, sequence } => {
+                self.acknowledged(&task_id, sequence, &mut actions);
+            }
+            Event::Prepared { task_id, process } => self.prepared(&task_id, process, now, &mut actions),
+            Event::LaunchFailed { task_id, reason, message } => {
+                self.launch_failed(&task_id, reason, message, now, &mut actions);
+            }
+            Event::Launched { task_id } => self.launched(&task_id, now, &mut actions),
+            Event::ExecFailed { task_id, message } => {
+                self.exec_failed(&task_id, Reason::CommandNotExecutable, message, now, &mut actions);
+            }
+            Event::Exited { task_id, exit, usage } => {
+                self.exited(&task_id, exit, usage, now, &mut actions);
+            }
+            Event::OutOfMemory { task_id, usage } => {
+                if let Some(entry) = self.entries.get_mut(&task_id) {
+                    entry.oom = Some(usage);
+                }
+            }
+            Event::Emptied { task_id } => self.emptied(&task_id, now, &mut actions),
+            Event::SandboxRemoved { task_id } => {
+                if self.entries.get(&task_id).is_some_and(|entry| entry.row.phase == Phase::Removing) {
+                    self.entries.remove(&task_id);
+                    actions.push(Action::Forget { task_id });
+                }
+            }
+            Event::EndAll => {
+                self.is_ending = true;
+                for task_id in self.live() {
+                    self.order_kill(&task_id, KillCause::AgentEnds, None, now, &mut actions);
+                }
+            }
+            Event::Tick => self.tick(now, &mut actions),
+        }
+        self.collect_ended(now, &mut actions);
+        actions
+    }
+
+    /// When the next [`Event::Tick`] is due.
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Every row, by task id.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.entries.values().map(|entry| &entry.row)
+    }
+
+    pub fn row(&self, task_id: &TaskId) -> Option<&Row> {
+        self.entries.get(task_id).map(|entry| &entry.row)
+    }
+
+    /// Whether no task holds a process or a cgroup.
+    pub fn is_idle(&self) -> bool {
+        self.rows().all(|row| !row.holds_resources())
+    }
+
+    /// For Hello: every task whose end the leader may not know yet.
+    pub fn known(&self) -> Vec<KnownTask> {
+        self.rows()
+            .filter(|row| row.holds_resources() || !row.is_acknowledged())
+            .map(|row| KnownTask { task_id: row.task_id.clone(), sequence: row.sequence, state: row.state() })
+            .collect()
+    }
+
+    fn live(&self) -> Vec<TaskId> {
+        self.rows().filter(|row| row.is_live()).map(|row| row.task_id.clone()).collect()
+    }
+
+    fn welcomed(&mut self, assignments: Vec<Assignment>, now: Timestamp, actions: &mut Vec<Action>) {
+        let listed: BTreeSet<TaskId> =
+            assignments.iter().map(|assignment| assignment.spec.task_id.clone()).collect();
+        for task_id in std::mem::take(&mut self.damaged) {
+            match listed.contains(&task_id) {
+                true => drop(self.damaged.insert(task_id)),
+                // Nobody asks for it any more.
+                false => actions.push(Action::Forget { task_id }),
+            }
+        }
+        // What ended unheard is told before anything new begins.
+        for assignment in &assignments {
+            self.catch_up(assignment, now, actions);
+        }
+        for entry in self.entries.values() {
+            actions.extend(entry.row.unacknowledged().map(|status| Action::Report(Box::new(status.clone()))));
+        }
+        for task_id in self.live() {
+            if !listed.contains(&task_id) {
+                self.order_kill(&task_id, KillCause::NotAssigned, None, now, actions);
+            }
+        }
+        for assignment in assignments {
+            self.assigned(assignment, now, actions);
+        }
+    }
+
+    /// Compares what the log has of a task with its row, so that what is repeated is what it lacks.
+    fn catch_up(&mut self, assignment: &Assignment, now: Timestamp, actions: &mut Vec<Action>) {
+        let task_id = &assignment.spec.task_id;
+        let agent_id = self.agent_id.clone();
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        let row = &mut entry.row;
+        let recorded = assignment.recorded_sequence;
+        let is_over = matches!(row.phase, Phase::Ended { .. } | Phase::Removing);
+        if is_over && row.is_acknowledged() && recorded == 0 {
+            return; // An old id for a new task: `assigned` refuses it.
+        }
+        if recorded > row.sequence || is_over && recorded == row.sequence {
+            // The log has a status that isn't ours (the agent was thought unreachable), or doesn't
+            // believe ours: say again what is true, above it.
+            if let Some(latest) = row.statuses.last().cloned() {
+                row.sequence = recorded;
+                row.acknowledged = recorded;
+                row.statuses.clear();
+                let verdict = Verdict {
+                    state: latest.state,
+                    reason: latest.reason,
+                    message: latest.message,
+                    exit: latest.exit,
+                    usage: latest.usage,
+                };
+                push_status(row, &agent_id, verdict, latest.is_released, now);
+                actions.push(Action::WriteRecord(Box::new(row.clone())));
+            }
+        } else {
+            // Also backwards: a log that lost our last status hears it again.
+            row.acknowledged = recorded;
+            row.trim_statuses();
+        }
+        self.settle(task_id);
+    }
+
+    fn assigned(&mut self, assignment: Assignment, now: Timestamp, actions: &mut Vec<Action>) {
+        let task_id = assignment.spec.task_id.clone();
+        if let Some(entry) = self.entries.get_mut(&task_id) {
+            let is_over = matches!(entry.row.phase, Phase::Ended { .. });
+            if is_over && entry.row.is_acknowledged() && assignment.recorded_sequence == 0 {
+                entry.row.framework_id = assignment.framework_id;
+                let message =
+                    "this agent still keeps the output of an ended task with the same id; choose another";
+                let verdict = Verdict::without_exit(TaskState::Dropped, Reason::LaunchFailed, message);
+                self.tell(&task_id, verdict, true, now, actions);
+            } else if let Some(kill) = assignment.kill {
+                self.order_kill(&task_id, KillCause::Ordered, Some(kill.grace), now, actions);
+            }
+            return;
+        }
+        let held = self.entries.len() - self.ended.len();
+        let verdict = if self.damaged.remove(&task_id) {
+            let message = "the agent's record of it can't be read; whatever was left of it was ended";
+            Some(Verdict::without_exit(TaskState::Gone, Reason::AgentLostTask, message))
+        } else if assignment.recorded_sequence > 0 {
+            // It began here once, and its record is lost (an old data directory, say).
+            let message = "the agent has no record of it any more";
+            Some(Verdict::without_exit(TaskState::Gone, Reason::AgentLostTask, message))
+        } else if let Some(order) = assignment.kill {
+            let kill = Kill { cause: KillCause::Ordered, deadline: now + order.grace };
+            Some(Verdict::killed(kill, None, None))
+        } else if self.is_ending {
+            let message = "the agent is being stopped together with its tasks";
+            Some(Verdict::without_exit(TaskState::Dropped, Reason::LaunchFailed, message))
+        } else if held >= model::limits::TASKS_PER_AGENT_MAX {
+            let message = format!("the agent has {held} tasks already, and can't have more");
+            Some(Verdict::without_exit(TaskState::Dropped, Reason::LaunchFailed, message))
+        } else {
+            None
+        };
+        let row = Row {
+            task_id: task_id.clone(),
+            framework_id: assignment.framework_id,
+            attempt: attempt_name(&task_id, now),
+            spec: assignment.spec.clone(),
+            phase: Phase::Preparing,
+            kill: None,
+            statuses: Vec::new(),
+            sequence: assignment.recorded_sequence,
+            acknowledged: assignment.recorded_sequence,
+            assigned_at: now,
+        };
+        let attempt = row.attempt.clone();
+        self.entries.insert(task_id.clone(), Entry::new(row));
+        if let Some(verdict) = verdict {
+            self.end_at_once(&task_id, verdict, now, actions);
+            return;
+        }
+        let starting = Verdict::without_exit(TaskState::Starting, Reason::None, "");
+        self.tell(&task_id, starting, false, now, actions);
+        let spec = assignment.spec;
+        actions.extend([
+            Action::MakeSandbox { task_id: task_id.clone(), attempt: attempt.clone(), spec: spec.clone() },
+            Action::MakeCgroups { task_id: task_id.clone(), attempt: attempt.clone(), spec: spec.clone() },
+            Action::RegisterMeter { task_id: task_id.clone(), attempt: attempt.clone() },
+            Action::Spawn { task_id, attempt, spec },
+        ]);
+    }
+
+    fn order_kill(
+        &mut self,
+        task_id: &TaskId,
+        cause: KillCause,
+        grace: Option<Duration>,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        if !entry.row.is_live() {
+            return;
+        }
+        let grace = grace.unwrap_or(entry.row.spec.kill_grace);
+        let grace = grace.min(Duration::from_millis(model::limits::KILL_GRACE_MS_MAX));
+        let kill = Kill { cause, deadline: now + grace };
+        if let Some(before) = &mut entry.row.kill {
+            // A second order can only hasten the end.
+            if kill.deadline < before.deadline {
+                before.deadline = kill.deadline;
+                actions.push(Action::WriteRecord(Box::new(entry.row.clone())));
+                self.settle(task_id);
+            }
+            return;
+        }
+        entry.row.kill = Some(kill);
+        match entry.row.phase {
+            Phase::Running { process } => self.begin_kill(task_id, process, now, actions),
+            // The launch is under way on another thread; its answer will find the order.
+            _ => actions.push(Action::WriteRecord(Box::new(entry.row.clone()))),
+        }
+    }
+
+    /// Tells that the task is being ended, and sends the first signal.
+    fn begin_kill(
+        &mut self,
+        task_id: &TaskId,
+        process: ProcessId,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let killing = Verdict::without_exit(TaskState::Killing, Reason::KillRequested, "");
+        self.tell(task_id, killing, false, now, actions);
+        let Some(kill) = self.entries.get(task_id).and_then(|entry| entry.row.kill) else { return };
+        if kill.deadline > now {
+            actions.push(Action::Terminate { task_id: task_id.clone(), process });
+        } else {
+            self.kill_all(task_id, now, actions);
+        }
+    }
+
+    pub(crate) fn kill_all(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        entry.killed_at = Some(now);
+        let attempt = entry.row.attempt.clone();
+        actions.push(Action::KillAll { task_id: task_id.clone(), attempt });
+        self.settle(task_id);
+    }
+
+    fn acknowledged(&mut self, task_id: &TaskId, sequence: u64, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        let row = &mut entry.row;
+        let sequence = sequence.min(row.sequence);
+        if sequence <= row.acknowledged {
+            return;
+        }
+        row.acknowledged = sequence;
+        row.trim_statuses();
+        if matches!(row.phase, Phase::Ended { .. }) && row.is_acknowledged() {
+            actions.push(Action::WriteRecord(Box::new(row.clone())));
+        }
+        self.settle(task_id);
+    }
+
+    fn prepared(&mut self, task_id: &TaskId, process: ProcessId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        if entry.row.phase != Phase::Preparing {
+            return;
+        }
+        if let Some(kill) = entry.row.kill {
+            self.end(task_id, Some(process), Verdict::killed(kill, None, None), now, actions);
+            return;
+        }
+        entry.row.phase = Phase::Releasing { process };
+        actions.extend([
+            Action::WriteRecord(Box::new(entry.row.clone())),
+            Action::RegisterProcess { task_id: task_id.clone(), process },
+            Action::Release { task_id: task_id.clone() },
+        ]);
+    }
+
+    fn launched(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        let Phase::Releasing { process } = entry.row.phase else { return };
+        entry.row.phase = Phase::Running { process };
+        let is_to_end = entry.row.kill.is_some();
+        self.tell(task_id, Verdict::without_exit(TaskState::Running, Reason::None, ""), false, now, actions);
+        if is_to_end {
+            self.begin_kill(task_id, process, now, actions);
+        }
+    }
+
+    fn launch_failed(
+        &mut self,
+        task_id: &TaskId,
+        reason: Reason,
+        message: String,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.entries.get(task_id) else { return };
+        match entry.row.phase {
+            Phase::Preparing => {
+                let verdict = match entry.row.kill {
+                    Some(kill) => Verdict::killed(kill, None, None),
+                    None => Verdict::without_exit(TaskState::Failed, reason, message),
+                };
+                self.end_at_once(task_id, verdict, now, actions);
+            }
+            Phase::Releasing { .. } => self.exec_failed(task_id, reason, message, now, actions),
+            Phase::Running { .. }
+            | Phase::Ending { .. }
+            | Phase::Lingering { .. }
+            | Phase::Ended { .. }
+            | Phase::Removing => {}
+        }
+    }
+
+    fn exec_failed(
+        &mut self,
+        task_id: &TaskId,
+        reason: Reason,
+        message: String,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.entries.get(task_id) else { return };
+        let Phase::Releasing { process } = entry.row.phase else { return };
+        let verdict = match entry.row.kill {
+            Some(kill) => Verdict::killed(kill, None, None),
+            None => Verdict::without_exit(TaskState::Failed, reason, message),
+        };
+        self.end(task_id, Some(process), verdict, now, actions);
+    }
+
+    fn exited(
+        &mut self,
+        task_id: &TaskId,
+        exit: Option<Exit>,
+        usage: Option<Usage>,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        let (Phase::Releasing { process } | Phase::Running { process }) = entry.row.phase else { return };
+        let usage = with_oom_figures(usage, entry.oom.take());
+        let verdict = match entry.row.kill {
+            Some(kill) => Verdict::killed(kill, exit, usage),
+            None => Verdict::of_exit(exit, usage),
+        };
+        self.end(task_id, Some(process), verdict, now, actions);
+    }
+
+    /// The main process is over: the rest follows it, then the end is told.
+    pub(crate) fn end(
+        &mut self,
+        task_id: &TaskId,
+        process: Option<ProcessId>,
+        verdict: Verdict,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        entry.row.phase = Phase::Ending { process, verdict, since: now };
+        actions.push(Action::WriteRecord(Box::new(entry.row.clone())));
+        self.kill_all(task_id, now, actions);
+    }
+
+    /// Nothing of the task is on this host: it ends with one status.
+    pub(crate) fn end_at_once(
+        &mut self,
+        task_id: &TaskId,
+        verdict: Verdict,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        entry.row.phase = Phase::Ended { at: now };
+        entry.row.spec = slim(&entry.row.spec);
+        self.tell(task_id, verdict, true, now, actions);
+    }
+
+    fn emptied(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get(task_id) else { return };
+        let row = &entry.row;
+        let (process, verdict) = match &row.phase {
+            Phase::Ending { process, verdict, .. } => (*process, verdict.clone()),
+            Phase::Lingering { process, .. } => {
+                // The final status again, now with nothing left.
+                let Some(status) = row.statuses.last().cloned() else { return };
+                let TaskStatus { state, reason, message, exit, usage, .. } = status;
+                (*process, Verdict { state, reason, message, exit, usage })
+            }
+            // Too early: it is seen again after the next kill of the cgroup.
+            Phase::Preparing
+            | Phase::Releasing { .. }
+            | Phase::Running { .. }
+            | Phase::Ended { .. }
+            | Phase::Removing => return,
+        };
+        let attempt = row.attempt.clone();
+        self.end_at_once(task_id, verdict, now, actions);
+        actions.push(Action::UnregisterMeter { task_id: task_id.clone(), attempt: attempt.clone() });
+        actions
+            .extend(process.map(|process| Action::UnregisterProcess { task_id: task_id.clone(), process }));
+        actions.push(Action::RemoveCgroups { task_id: task_id.clone(), attempt });
+    }
+
+    fn tick(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        let due: Vec<TaskId> =
+            self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, task_id)| task_id.clone()).collect();
+        for task_id in due {
+            self.tick_one(&task_id, now, actions);
+        }
+    }
+
+    fn tick_one(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        match &entry.row.phase {
+            Phase::Running { .. } => self.kill_all(task_id, now, actions),
+            Phase::Ending { process, verdict, since } if *since + limits::RELEASE_WAIT <= now => {
+                let verdict = verdict.clone();
+                entry.row.phase = Phase::Lingering { process: *process, since: *since };
+                self.tell(task_id, verdict, false, now, actions);
+                self.kill_all(task_id, now, actions);
+            }
+            Phase::Ending { .. } | Phase::Lingering { .. } => self.kill_all(task_id, now, actions),
+            // `collect_ended` sees to it.
+            Phase::Ended { .. } => {}
+            Phase::Preparing | Phase::Releasing { .. } | Phase::Removing => {}
+        }
+    }
+
+    /// Lets go of the oldest ended tasks: too many, or too old.
+    fn collect_ended(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        while let Some((at, task_id)) = self.ended.first().cloned() {
+            if self.ended.len() <= limits::ENDED_KEPT_MAX && at + limits::ENDED_KEPT_FOR > now {
+                return;
+            }
+            let Some(entry) = self.entries.get_mut(&task_id) else { return };
+            entry.row.phase = Phase::Removing;
+            let attempt = entry.row.attempt.clone();
+            actions.push(Action::RemoveSandbox { task_id: task_id.clone(), attempt });
+            self.settle(&task_id);
+        }
+    }
+
+    /// Adds a status to the row, stores it and reports it.
+    fn tell(
+        &mut self,
+        task_id: &TaskId,
+        verdict: Verdict,
+        is_released: bool,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        let status = push_status(&mut entry.row, &self.agent_id, verdict, is_released, now);
+        actions.push(Action::WriteRecord(Box::new(entry.row.clone())));
+        actions.push(Action::Report(Box::new(status)));
+        self.settle(task_id);
+    }
+
+    /// Brings the indices up to date with one row.
+    pub(crate) fn settle(&mut self, task_id: &TaskId) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        let (timer, ended) = (entry.deadline(), entry.ended_at());
+        replace(&mut self.timers, task_id, std::mem::replace(&mut entry.timer, timer), timer);
+        replace(&mut self.ended, task_id, std::mem::replace(&mut entry.ended, ended), ended);
+    }
+
+    /// Whether the indices are what the rows say; for tests.
+    #[cfg(test)]
+    pub fn indices_are_right(&self) -> bool {
+        let of = |when: fn(&Entry) -> Option<Timestamp>| -> BTreeSet<(Timestamp, TaskId)> {
+            self.entries.iter().filter_map(|(id, entry)| when(entry).map(|at| (at, id.clone()))).collect()
+        };
+        self.timers == of(Entry::deadline) && self.ended == of(Entry::ended_at)
+    }
+}
+
+fn replace(
+    index: &mut BTreeSet<(Timestamp, TaskId)>,
+    task_id: &TaskId,
+    before: Option<Timestamp>,
+    after: Option<Timestamp>,
+) {
+    if before == after {
+        return;
+    }
+    if let Some(before) = before {
+        index.remove(&(before, task_id.clone()));
+    }
+    if let Some(after) = after {
+        index.insert((after, task_id.clone()));
+    }
+}
+
+fn push_status(
+    row: &mut Row,
+    agent_id: &AgentId,
+    verdict: Verdict,
+    is_released: bool,
+    now: Timestamp,
+) -> TaskStatus {
+    let Verdict { state, reason, message, exit, usage } = verdict;
+    row.sequence += 1;
+    let status = TaskStatus {
+        task_id: row.task_id.clone(),
+        framework_id: row.framework_id.clone(),
+        agent_id: Some(agent_id.clone()),
+        state,
+        reason,
+        message: cut(message),
+        exit,
+        at: now,
+        sequence: row.sequence,
+        is_released,
+        usage,
+    };
+    row.statuses.push(status.clone());
+    row.trim_statuses();
+    status
+}
+
+/// Cuts a message to what a status may hold.
+fn cut(mut message: String) -> String {
+    if message.len() > model::limits::MESSAGE_BYTES_MAX {
+        let end = (0..=model::limits::MESSAGE_BYTES_MAX).rev().find(|at| message.is_char_boundary(*at));
+        message.truncate(end.unwrap_or(0));
+    }
+    message
+}
+
+/// What an ended task still needs of its spec: up to 256 KiB of arguments and environment are not among it.
+fn slim(spec: &TaskSpec) -> Arc<TaskSpec> {
+    Arc::new(TaskSpec { command: Vec::new(), env: BTreeMap::new(), labels: BTreeMap::new(), ..spec.clone() })
+}
+
+/// The kernel's figures of the moment of an OOM kill replace those read after the exit.
+fn with_oom_figures(usage: Option<Usage>, oom: Option<Usage>) -> Option<Usage> {
+    let Some(oom) = oom else { return usage };
+    let after = usage.unwrap_or_default();
+    Some(Usage {
+        at: oom.at,
+        cpu_ns: after.cpu_ns.or(oom.cpu_ns),
+        cpu_throttled_ns: after.cpu_throttled_ns.or(oom.cpu_throttled_ns),
+        memory_bytes: oom.memory_bytes.or(after.memory_bytes),
+        memory_working_set_bytes: oom.memory_working_set_bytes.or(after.memory_working_set_bytes),
+        memory_limit_bytes: oom.memory_limit_bytes.or(after.memory_limit_bytes),
+        // The counter in the cgroup is the judge; the event alone proves at least one.
+        oom_kills: after.oom_kills.or(oom.oom_kills),
+        processes: after.processes.or(oom.processes),
+    })
+}
+
+/// Names cgroups and sandbox. The first word keeps a task called `cpu` apart from the kernel's own files.
+fn attempt_name(task_id: &TaskId, now: Timestamp) -> String {
+    format!("task-{task_id}.{}", Base36(now.0.unsigned_abs()))
+}
+
+/// Short, and fit for a file name.
+struct Base36(u64);
+
+impl std::fmt::Display for Base36 {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut digits = Vec::new();
+        let mut left = self.0;
+        loop {
+            // A remainder of 36 always is a digit of base 36.
+            digits.extend(u32::try_from(left % 36).ok().and_then(|digit| char::from_digit(digit, 36)));
+            left /= 36;
+            if left == 0 {
+                break;
+            }
+        }
+        formatter.write_str(&digits.iter().rev().collect::<String>())
+    }
+}

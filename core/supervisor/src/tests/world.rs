@@ -1,0 +1,482 @@
+//! A host and a leader in memory, as hostile as they may be.
+//!
+//! Judges while it plays: every action is checked against the laws when it is done.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use model::{Duration, Exit, Reason, TaskId, TaskState, TaskStatus, Timestamp};
+
+use super::{agent, assignment, task};
+use crate::{Action, Assignment, Event, Found, ProcessId, Row, Supervisor};
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Process {
+    Held,
+    Running,
+    Dead(Option<Exit>),
+}
+
+#[derive(Debug, Default)]
+struct Logged {
+    recorded: u64,
+    state: Option<TaskState>,
+    is_released: bool,
+    finals: usize,
+    is_killed: bool,
+    process: Option<(ProcessId, Process)>,
+    spawned: usize,
+    released: usize,
+    is_unknown_exit: bool,
+}
+
+pub(super) struct World {
+    supervisor: Supervisor,
+    now: Timestamp,
+    next_pid: u32,
+    // The host.
+    store: BTreeMap<TaskId, Row>,
+    sandboxes: BTreeSet<String>,
+    /// With whether a stubborn process keeps it from being empty.
+    cgroups: BTreeMap<String, bool>,
+    meters: BTreeSet<String>,
+    registered: BTreeSet<ProcessId>,
+    // The agent's memory.
+    todo: VecDeque<Action>,
+    lanes: BTreeMap<TaskId, VecDeque<Action>>,
+    events: VecDeque<Event>,
+    watched: BTreeSet<TaskId>,
+    awaiting_empty: BTreeSet<TaskId>,
+    fail_next: bool,
+    // The leader and the stream.
+    tasks: BTreeMap<TaskId, Logged>,
+    is_connected: bool,
+    /// Whether the agent has seen the session's Welcome; before that it says nothing.
+    is_welcomed: bool,
+    up: VecDeque<TaskStatus>,
+    down: VecDeque<Event>,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self {
+            supervisor: Supervisor::new(agent()),
+            now: Timestamp(1_000_000),
+            next_pid: 100,
+            store: BTreeMap::new(),
+            sandboxes: BTreeSet::new(),
+            cgroups: BTreeMap::new(),
+            meters: BTreeSet::new(),
+            registered: BTreeSet::new(),
+            todo: VecDeque::new(),
+            lanes: BTreeMap::new(),
+            events: VecDeque::new(),
+            watched: BTreeSet::new(),
+            awaiting_empty: BTreeSet::new(),
+            fail_next: false,
+            tasks: BTreeMap::new(),
+            is_connected: false,
+            is_welcomed: false,
+            up: VecDeque::new(),
+            down: VecDeque::new(),
+        }
+    }
+
+    /// One step, drawn by two numbers.
+    pub(super) fn step(&mut self, what: u8, which: u8) {
+        self.now = self.now + Duration::from_millis(1);
+        let name = task(["t", "u", "v", "w"][usize::from(which % 4)]);
+        match what % 24 {
+            0..=4 => self.do_one(),
+            5..=8 => self.do_lane(&name),
+            9..=11 => self.hear(),
+            12 | 13 => self.leader_records(),
+            14 | 15 => self.agent_receives(),
+            16 => self.leader_launches(&name),
+            17 => self.leader_kills(&name),
+            18 => self.process_ends(&name, which),
+            19 => self.connect(),
+            20 => self.disconnect(),
+            21 if which < 128 => self.restart(true),
+            21 if which < 144 => self.restart(false),
+            21 => self.fail_next = true,
+            22 => self.pass(Duration::from_millis(u64::from(which) * 50)),
+            _ => self.be_stubborn(&name, !which.is_multiple_of(3)),
+        }
+        assert!(self.supervisor.indices_are_right());
+    }
+
+    /// No more faults: everything must come to its end.
+    pub(super) fn calm(&mut self) {
+        self.fail_next = false;
+        if !self.is_connected {
+            self.connect();
+        }
+        for round in 0..200 {
+            let names: Vec<TaskId> = self.tasks.keys().cloned().collect();
+            for name in &names {
+                self.be_stubborn(name, false);
+                self.process_ends(name, 0);
+                while self.lanes.get(name).is_some_and(|lane| !lane.is_empty()) {
+                    self.do_lane(name);
+                }
+            }
+            while !self.todo.is_empty() {
+                self.do_one();
+            }
+            self.leader_records();
+            self.agent_receives();
+            self.hear();
+            if round % 10 == 9 {
+                self.pass(Duration::from_secs(2));
+            }
+        }
+        for (name, logged) in &self.tasks {
+            assert!(logged.state.is_some_and(TaskState::is_final), "{name} has no end: {logged:?}");
+            assert!(logged.is_released, "{name} was never released");
+            assert_eq!(logged.finals, 1, "{name} ended {} times", logged.finals);
+            if logged.is_unknown_exit && !logged.is_killed {
+                assert_ne!(logged.state, Some(TaskState::Finished), "{name}");
+            }
+        }
+        assert!(self.cgroups.is_empty(), "left: {:?}", self.cgroups);
+        assert!(self.meters.is_empty(), "left: {:?}", self.meters);
+        assert!(self.registered.is_empty(), "left: {:?}", self.registered);
+        assert!(self.supervisor.is_idle());
+        assert!(self.supervisor.rows().all(Row::is_acknowledged));
+    }
+
+    fn feed(&mut self, event: Event) {
+        assert!(self.todo.is_empty());
+        self.todo.extend(self.supervisor.handle(event, self.now));
+    }
+
+    fn hear(&mut self) {
+        if self.todo.is_empty()
+            && let Some(event) = self.events.pop_front()
+        {
+            self.feed(event);
+        }
+    }
+
+    fn pass(&mut self, span: Duration) {
+        self.now = self.now + span;
+        if self.todo.is_empty() && self.supervisor.next_wake().is_some_and(|at| at <= self.now) {
+            self.feed(Event::Tick);
+        }
+    }
+
+    /// The actor does records and reports itself and hands the rest to the lane of the task.
+    fn do_one(&mut self) {
+        let Some(action) = self.todo.pop_front() else { return };
+        match action {
+            Action::WriteRecord(row) => drop(self.store.insert(row.task_id.clone(), *row)),
+            Action::Forget { task_id } => drop(self.store.remove(&task_id)),
+            Action::Report(status) => {
+                let stored = self.store.get(&status.task_id).expect("a report without a record");
+                assert!(stored.sequence >= status.sequence, "(b) a report came before its record");
+                if self.is_welcomed {
+                    self.up.push_back(*status);
+                }
+            }
+            Action::RemoveStrayCgroups { attempt } => {
+                self.cgroups.remove(&attempt);
+                self.meters.remove(&attempt);
+            }
+            Action::RemoveStraySandbox { attempt } => drop(self.sandboxes.remove(&attempt)),
+            other => {
+                // What follows for the same task is one plan.
+                let task_id = other.task_id().unwrap().clone();
+                let lane = self.lanes.entry(task_id.clone()).or_default();
+                lane.push_back(other);
+                let is_more = |next: &&Action| next.task_id() == Some(&task_id) && !next.is_immediate();
+                while self.todo.front().filter(is_more).is_some() {
+                    lane.extend(self.todo.pop_front());
+                }
+            }
+        }
+    }
+
+    /// One action of one task, on some thread. A launch that fails undoes what it had done.
+    fn do_lane(&mut self, name: &TaskId) {
+        let Some(action) = self.lanes.get_mut(name).and_then(VecDeque::pop_front) else { return };
+        let row = self.store.get(name).expect("(b) an effect without a record").clone();
+        let is_launch =
+            matches!(action, Action::MakeSandbox { .. } | Action::MakeCgroups { .. } | Action::Spawn { .. });
+        if is_launch && std::mem::take(&mut self.fail_next) {
+            let attempt = row.attempt;
+            self.sandboxes.remove(&attempt);
+            self.cgroups.remove(&attempt);
+            self.meters.remove(&attempt);
+            let lane = self.lanes.get_mut(name).unwrap();
+            while lane.front().is_some_and(|action| action.undo().is_some()) {
+                lane.pop_front();
+            }
+            let message = "no space left".to_owned();
+            self.events.push_back(Event::LaunchFailed {
+                task_id: name.clone(),
+                reason: Reason::LaunchFailed,
+                message,
+            });
+            return;
+        }
+        self.perform(name, action);
+    }
+
+    fn perform(&mut self, name: &TaskId, action: Action) {
+        let logged = self.tasks.get_mut(name).unwrap();
+        match action {
+            Action::MakeSandbox { attempt, .. } => {
+                assert!(self.sandboxes.insert(attempt), "a sandbox was made twice");
+            }
+            Action::RemoveSandbox { attempt, task_id } => {
+                self.sandboxes.remove(&attempt);
+                self.events.push_back(Event::SandboxRemoved { task_id });
+            }
+            Action::MakeCgroups { attempt, .. } => {
+                assert!(self.cgroups.insert(attempt, false).is_none(), "a cgroup was made twice");
+            }
+            Action::RemoveCgroups { attempt, .. } => drop(self.cgroups.remove(&attempt)),
+            Action::RegisterMeter { attempt, .. } => drop(self.meters.insert(attempt)),
+            Action::UnregisterMeter { attempt, .. } => drop(self.meters.remove(&attempt)),
+            Action::Spawn { task_id, attempt, .. } => {
+                assert!(self.cgroups.contains_key(&attempt));
+                logged.spawned += 1;
+                assert_eq!(logged.spawned, 1, "(a) {name} was spawned again");
+                self.next_pid += 1;
+                let process = ProcessId { pid: self.next_pid, start_ticks: 1 };
+                logged.process = Some((process, Process::Held));
+                self.events.push_back(Event::Prepared { task_id, process });
+            }
+            Action::RegisterProcess { process, .. } => drop(self.registered.insert(process)),
+            Action::UnregisterProcess { process, .. } => drop(self.registered.remove(&process)),
+            Action::Release { task_id } => {
+                logged.released += 1;
+                assert_eq!(logged.released, 1, "(a) {name} was released again");
+                assert!(self.store[name].process().is_some(), "(b) released without a record");
+                match &mut logged.process {
+                    Some((_, process)) if *process == Process::Held && !self.fail_next => {
+                        *process = Process::Running;
+                        self.watched.insert(task_id.clone());
+                        self.events.push_back(Event::Launched { task_id });
+                    }
+                    other => {
+                        self.fail_next = false;
+                        if let Some((_, process)) = other {
+                            *process = Process::Dead(None);
+                        }
+                        let message = "can't run `sleep`".to_owned();
+                        self.events.push_back(Event::ExecFailed { task_id, message });
+                    }
+                }
+            }
+            Action::Adopt { task_id, process, .. } => {
+                let (known, state) = logged.process.unwrap();
+                assert_eq!(known, process);
+                match state {
+                    Process::Held | Process::Running => {
+                        self.watched.insert(task_id.clone());
+                        self.events.push_back(Event::Launched { task_id });
+                    }
+                    Process::Dead(exit) => {
+                        logged.is_unknown_exit |= exit.is_none();
+                        self.events.push_back(Event::Exited { task_id, exit, usage: None });
+                    }
+                }
+            }
+            Action::Terminate { task_id, .. } => {
+                let is_deaf = self.store[name].attempt.len().is_multiple_of(2);
+                if !is_deaf {
+                    self.die(&task_id, Some(Exit::Signal(15)));
+                }
+            }
+            Action::KillAll { task_id, .. } => {
+                self.die(&task_id, Some(Exit::Signal(9)));
+                self.awaiting_empty.insert(task_id.clone());
+                self.look_whether_empty(&task_id);
+            }
+            Action::WriteRecord(_)
+            | Action::Forget { .. }
+            | Action::RemoveStrayCgroups { .. }
+            | Action::RemoveStraySandbox { .. }
+            | Action::Report(_) => unreachable!("the actor does these itself"),
+        }
+    }
+
+    fn look_whether_empty(&mut self, name: &TaskId) {
+        let Some(row) = self.store.get(name) else { return };
+        if self.cgroups.get(&row.attempt) != Some(&true) && self.awaiting_empty.remove(name) {
+            self.events.push_back(Event::Emptied { task_id: name.clone() });
+        }
+    }
+
+    fn be_stubborn(&mut self, name: &TaskId, is_stubborn: bool) {
+        let Some(row) = self.store.get(name) else { return };
+        if let Some(cgroup) = self.cgroups.get_mut(&row.attempt) {
+            *cgroup = is_stubborn;
+        }
+        self.look_whether_empty(name);
+    }
+
+    fn process_ends(&mut self, name: &TaskId, which: u8) {
+        let Some(logged) = self.tasks.get(name) else { return };
+        if matches!(logged.process, Some((_, Process::Running))) {
+            let exit = match which % 3 {
+                0 => Some(Exit::Code(which % 2)),
+                1 => Some(Exit::Signal(11)),
+                _ => None,
+            };
+            self.die(name, exit);
+        }
+    }
+
+    fn die(&mut self, name: &TaskId, exit: Option<Exit>) {
+        let Some(Logged { process: Some((_, process)), is_unknown_exit, .. }) = self.tasks.get_mut(name)
+        else {
+            return;
+        };
+        if matches!(process, Process::Dead(_)) {
+            return;
+        }
+        *process = Process::Dead(exit);
+        if self.watched.remove(name) {
+            *is_unknown_exit |= exit.is_none();
+            self.events.push_back(Event::Exited { task_id: name.clone(), exit, usage: None });
+        }
+    }
+
+    fn leader_launches(&mut self, name: &TaskId) {
+        if self.tasks.contains_key(name) {
+            // A duplicate, now and then.
+            if self.is_connected && !self.tasks[name].is_released {
+                let assignments = vec![self.assignment(name)];
+                self.down.push_back(Event::Assigned { assignments });
+            }
+            return;
+        }
+        self.tasks.insert(name.clone(), Logged::default());
+        if self.is_connected {
+            let assignments = vec![self.assignment(name)];
+            self.down.push_back(Event::Assigned { assignments });
+        }
+    }
+
+    fn leader_kills(&mut self, name: &TaskId) {
+        let Some(logged) = self.tasks.get_mut(name) else { return };
+        logged.is_killed = true;
+        if self.is_connected {
+            self.down.push_back(Event::KillOrdered { task_id: name.clone(), grace: None });
+        }
+    }
+
+    fn assignment(&self, name: &TaskId) -> Assignment {
+        let logged = &self.tasks[name];
+        Assignment {
+            kill: logged.is_killed.then_some(model::KillOrder { grace: Duration::from_secs(1) }),
+            recorded_sequence: logged.recorded,
+            ..assignment(name.as_str())
+        }
+    }
+
+    fn leader_records(&mut self) {
+        let Some(status) = self.up.pop_front() else { return };
+        let name = status.task_id.clone();
+        let logged = self.tasks.get_mut(&name).unwrap();
+        if status.sequence > logged.recorded {
+            assert_eq!(status.sequence, logged.recorded + 1, "(c) a status of {name} is missing");
+            logged.recorded = status.sequence;
+            let is_over = logged.state.is_some_and(TaskState::is_final);
+            if is_over {
+                // Once more, released; or an agent that came back after a reboot.
+                if logged.state == Some(status.state) {
+                    assert!(status.is_released, "(c) {name} ended twice");
+                }
+            } else {
+                let from = logged.state.unwrap_or(TaskState::Staging);
+                assert!(from.can_become(status.state), "{name}: {from:?} became {:?}", status.state);
+                logged.state = Some(status.state);
+                logged.finals += usize::from(status.state.is_final());
+            }
+            logged.is_released |= status.is_released;
+        }
+        if self.is_connected {
+            self.down.push_back(Event::Acknowledged { task_id: name, sequence: status.sequence });
+        }
+    }
+
+    fn agent_receives(&mut self) {
+        if self.todo.is_empty()
+            && let Some(event) = self.down.pop_front()
+        {
+            self.is_welcomed |= matches!(event, Event::Welcomed { .. });
+            self.feed(event);
+        }
+    }
+
+    fn connect(&mut self) {
+        self.disconnect();
+        self.is_connected = true;
+        let open: Vec<TaskId> = self
+            .tasks
+            .iter()
+            .filter(|(_, logged)| !(logged.state.is_some_and(TaskState::is_final) && logged.is_released))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let assignments = open.iter().map(|name| self.assignment(name)).collect();
+        self.down.push_back(Event::Welcomed { assignments });
+    }
+
+    fn disconnect(&mut self) {
+        self.is_connected = false;
+        self.is_welcomed = false;
+        self.up.clear();
+        self.down.clear();
+    }
+
+    fn restart(&mut self, is_same_boot: bool) {
+        self.disconnect();
+        self.todo.clear();
+        self.lanes.clear();
+        self.events.clear();
+        self.watched.clear();
+        self.awaiting_empty.clear();
+        for logged in self.tasks.values_mut() {
+            let Some((_, process)) = &mut logged.process else { continue };
+            match process {
+                // A held process ends with its agent.
+                Process::Held => *process = Process::Dead(None),
+                Process::Running if !is_same_boot => *process = Process::Dead(None),
+                Process::Running | Process::Dead(_) => {}
+            }
+        }
+        if !is_same_boot {
+            self.cgroups.clear();
+            self.meters.clear();
+            self.registered.clear();
+            // The leader hears of the boot before it hears of any task.
+            for logged in self.tasks.values_mut() {
+                let was_here = self.store.values().any(|row| logged.recorded > 0 || row.sequence > 0);
+                if was_here && !logged.state.is_some_and(TaskState::is_final) {
+                    logged.state = Some(TaskState::Gone);
+                    logged.finals += 1;
+                }
+                logged.is_released |= logged.state.is_some_and(TaskState::is_final);
+            }
+        }
+        let found = Found {
+            is_same_boot,
+            damaged: BTreeSet::new(),
+            cgroups: self.cgroups.keys().cloned().collect(),
+            sandboxes: self.sandboxes.clone(),
+        };
+        // The agent takes what the kernel still counts for nobody out at its start.
+        let rows: Vec<Row> = self.store.values().cloned().collect();
+        let held: BTreeSet<&str> =
+            rows.iter().filter(|row| row.holds_resources()).map(|row| row.attempt.as_str()).collect();
+        self.meters.retain(|attempt| held.contains(attempt.as_str()));
+        let processes: BTreeSet<ProcessId> = rows.iter().filter_map(Row::process).collect();
+        self.registered.retain(|process| processes.contains(process));
+        let (supervisor, actions) = Supervisor::restore(agent(), rows, found, self.now);
+        self.supervisor = supervisor;
+        self.todo.extend(actions);
+    }
+}

@@ -1,0 +1,73 @@
+//! How a task ended, in one place.
+
+use model::{Exit, Reason, TaskState, Usage};
+
+use crate::{Kill, KillCause};
+
+/// The end of a task, before it is told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    pub state: TaskState,
+    pub reason: Reason,
+    pub message: String,
+    pub exit: Option<Exit>,
+    pub usage: Option<Usage>,
+}
+
+impl Verdict {
+    /// Nothing began, or it is not this agent's to tell how it ended.
+    pub fn without_exit(state: TaskState, reason: Reason, message: impl Into<String>) -> Self {
+        Self { state, reason, message: message.into(), exit: None, usage: None }
+    }
+
+    /// A kill was ordered: whatever happened then, that is why.
+    pub fn killed(kill: Kill, exit: Option<Exit>, usage: Option<Usage>) -> Self {
+        let message = match kill.cause {
+            KillCause::Ordered => "ended because somebody asked for it",
+            KillCause::NotAssigned => "ended because the leader does not know the task",
+            KillCause::AgentEnds => "ended because its agent was stopped together with its tasks",
+        };
+        Self {
+            state: TaskState::Killed,
+            reason: Reason::KillRequested,
+            message: message.to_owned(),
+            exit,
+            usage,
+        }
+    }
+
+    /// The main process is over and nobody had asked for it.
+    pub fn of_exit(exit: Option<Exit>, usage: Option<Usage>) -> Self {
+        let oom_kills = usage.as_ref().and_then(|usage| usage.oom_kills).unwrap_or(0);
+        let (state, reason, message) = match exit {
+            None => (
+                TaskState::Failed,
+                Reason::ExitStatusUnknown,
+                "ended while the agent was away, and this host kept no exit status".to_owned(),
+            ),
+            Some(Exit::Code(0)) => (TaskState::Finished, Reason::CommandExited, String::new()),
+            Some(Exit::Code(_) | Exit::Signal(_)) if oom_kills > 0 => {
+                (TaskState::Failed, Reason::MemoryLimit, describe_memory(usage.as_ref(), oom_kills))
+            }
+            Some(Exit::Code(code)) => {
+                (TaskState::Failed, Reason::CommandExited, format!("exited with code {code}"))
+            }
+            Some(Exit::Signal(signal)) => {
+                (TaskState::Failed, Reason::CommandSignaled, format!("killed by signal {signal}"))
+            }
+        };
+        Self { state, reason, message, exit, usage }
+    }
+}
+
+fn describe_memory(usage: Option<&Usage>, oom_kills: u64) -> String {
+    let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20);
+    let used = usage.and_then(|usage| usage.memory_bytes).map(|bytes| format!(", {} in use", mib(bytes)));
+    let limit = usage.and_then(|usage| usage.memory_limit_bytes).map(|bytes| format!(" of {}", mib(bytes)));
+    let processes = if oom_kills == 1 { "1 process".to_owned() } else { format!("{oom_kills} processes") };
+    format!(
+        "reached its memory limit{}{}; the kernel killed {processes}",
+        limit.unwrap_or_default(),
+        used.unwrap_or_default()
+    )
+}
