@@ -20,4 +20,5 @@ package!(types, "muster.types.v1.rs");
 package!(scheduler, "muster.scheduler.v1.rs");
 package!(operator, "muster.operator.v1.rs");
 package!(agent, "muster.agent.v1.rs");
+package!(log, "muster.log.v1.rs");
 package!(raft, "muster.raft.v1.rs");
