@@ -35,7 +35,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The operator API over a [`Connection`].
 pub type OperatorClient = RawOperator<InterceptedService<Channel, Credential>>;
-pub(crate) type SchedulerClient = RawScheduler<InterceptedService<Channel, Credential>>;
+/// The scheduler API over a [`Connection`].
+pub type SchedulerClient = RawScheduler<InterceptedService<Channel, Credential>>;
 
 /// Where a coordinator is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +138,8 @@ impl Connection {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
-    pub(crate) fn scheduler(&self) -> SchedulerClient {
+    /// The scheduler API, call by call; [`crate::Framework`] is the way that heals by itself.
+    pub fn scheduler(&self) -> SchedulerClient {
         RawScheduler::with_interceptor(self.channel.clone(), self.credential.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
     }

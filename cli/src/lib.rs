@@ -7,7 +7,9 @@ mod connection;
 mod error;
 mod framework;
 
-pub use connection::{Address, Connection, Credential, Locator, OperatorClient, new_request_id};
+pub use connection::{
+    Address, Connection, Credential, Locator, OperatorClient, SchedulerClient, new_request_id,
+};
 pub use error::{ClientError, ErrorKind};
 pub use framework::{Event, Framework, FrameworkOptions, Launched, is_final};
 pub use proto::{operator::v1 as operator, scheduler::v1 as scheduler, types::v1 as types};

@@ -1,0 +1,1 @@
+//! Scenarios told on the harness; they stand in `tests/e2e/`.

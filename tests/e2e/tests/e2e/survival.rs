@@ -1,0 +1,231 @@
+//! Daemons that die, and tasks that don't notice.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use harness::{Cluster, ClusterOptions, wait_until};
+use muster_client::{
+    Connection, Event, Framework, FrameworkOptions, is_final,
+    operator::{OutputStream, ReadOutputRequest},
+    scheduler::{Demand, FrameworkInfo},
+    types::{Resources, TaskSpec, TaskState, TaskStatus, exit},
+};
+
+use crate::{cluster, running::find_sandbox, script};
+
+/// Little enough for hundreds beside each other on two cores.
+fn shape() -> Resources {
+    Resources { cpus_milli: 10, mem_mib: 8, ..Resources::default() }
+}
+
+/// Agents that claim more CPUs than this machine has, so that many small tasks fit.
+fn roomy() -> ClusterOptions {
+    let flags = ["--cpus", "64", "--mem", "16GiB"];
+    ClusterOptions { agent_flags: flags.map(String::from).to_vec(), ..ClusterOptions::default() }
+}
+
+/// What a framework of this test has heard: every status, as it came.
+struct Heard {
+    statuses: BTreeMap<String, Vec<TaskStatus>>,
+}
+
+impl Heard {
+    fn finals(&self) -> usize {
+        self.statuses.values().flatten().filter(|status| is_final(status.state())).count()
+    }
+}
+
+/// Launches `specs` through offers and listens until every task is over.
+async fn run_to_the_end(connection: Connection, specs: Vec<TaskSpec>) -> Heard {
+    let info = FrameworkInfo { name: "survival".to_owned(), ..FrameworkInfo::default() };
+    let options = FrameworkOptions { info, ..FrameworkOptions::default() };
+    let mut framework = Framework::subscribe(&connection, options).await.unwrap();
+    let count = specs.len();
+    let mut unlaunched = specs;
+    let mut heard = Heard { statuses: BTreeMap::new() };
+    demand(&mut framework, unlaunched.len()).await;
+    while heard.finals() < count {
+        match framework.next().await.unwrap() {
+            Event::Subscribed => demand(&mut framework, unlaunched.len()).await,
+            Event::Offers(offers) => {
+                for offer in offers {
+                    let held = offer.resources.clone().unwrap_or_default();
+                    let fitting = usize::try_from((held.cpus_milli / 10).min(held.mem_mib / 8)).unwrap();
+                    let some = unlaunched.split_off(unlaunched.len() - fitting.min(unlaunched.len()));
+                    let accepted = framework.accept(vec![offer.offer_id.clone()], some.clone(), None).await;
+                    // A refused or lost accept: the log knows which tasks it launched.
+                    let known =
+                        framework.reconcile(some.iter().map(|spec| spec.task_id.clone()).collect()).await;
+                    let known = known.unwrap_or_default();
+                    if accepted.is_err()
+                        || accepted.is_ok_and(|all| all.iter().any(|one| one.refusal.is_some()))
+                    {
+                        unlaunched.extend(some.into_iter().filter(|spec| {
+                            !known.iter().any(|status| {
+                                status.task_id == spec.task_id
+                                    && status.reason() != muster_client::types::Reason::TaskUnknown
+                            })
+                        }));
+                    }
+                }
+                demand(&mut framework, unlaunched.len()).await;
+            }
+            Event::Status(status) => {
+                heard.statuses.entry(status.task_id.clone()).or_default().push(*status);
+                // Failing is harmless: what is not acknowledged is only kept longer.
+                let _ = framework.acknowledge().await;
+            }
+            Event::Rescinded { .. } | Event::AgentLost { .. } | Event::AgentBack { .. } => {}
+        }
+    }
+    framework.teardown().await.unwrap();
+    heard
+}
+
+async fn demand(framework: &mut Framework, count: usize) {
+    let count = u32::try_from(count).unwrap();
+    // Failing is harmless: the next subscription says it again.
+    let demands =
+        if count == 0 { vec![] } else { vec![Demand { shape: Some(shape()), count, constraints: vec![] }] };
+    let _ = framework.set_demand(demands).await;
+}
+
+async fn output(connection: &Connection, id: &str) -> String {
+    let request = ReadOutputRequest {
+        task_id: id.to_owned(),
+        stream: OutputStream::Stdout.into(),
+        ..Default::default()
+    };
+    let mut chunks =
+        connection.call(async |mut operator| operator.read_output(request.clone()).await).await.unwrap();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.message().await.unwrap() {
+        bytes.extend_from_slice(&chunk.data);
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adopt_after_restart() {
+    let count = if harness::is_guest() { 20 } else { 200 };
+    let mut cluster = cluster!(roomy());
+    let specs = (0..count).map(|number| {
+        let naps = number % 20;
+        let code = number % 7;
+        let text = format!(
+            "echo begin {number}; sleep 0.{naps:02}; sleep {}; echo end {number}; exit {code}",
+            naps % 3
+        );
+        TaskSpec { task_id: format!("loop-{number}"), resources: Some(shape()), ..script(&text) }
+    });
+    let framework = tokio::spawn(run_to_the_end(cluster.connection(), specs.collect()));
+    let mut kills = 0;
+    while !framework.is_finished() {
+        tokio::time::sleep(Duration::from_millis(150 + 70 * (kills % 7))).await;
+        cluster.agents[0].kill();
+        kills += 1;
+        cluster.restart_agent(0);
+        if kills % 3 == 0 {
+            // Now and then it may come all the way up.
+            cluster.until_agents().await;
+        }
+        assert!(kills < 1000, "the tasks never end");
+    }
+    let heard = framework.await.unwrap();
+    cluster.until_agents().await;
+    println!("{count} tasks, the agent was killed {kills} times");
+    assert_eq!(heard.statuses.len(), count);
+    for (id, statuses) in &heard.statuses {
+        let number: i32 = id.trim_start_matches("loop-").parse().unwrap();
+        let finals: Vec<_> = statuses.iter().filter(|status| is_final(status.state())).collect();
+        assert_eq!(finals.len(), 1, "{id}: {statuses:?}");
+        let exit = finals[0].exit.and_then(|exit| exit.how);
+        assert_eq!(exit, Some(exit::How::Code(number % 7)), "{id}: {statuses:?}");
+        assert!(statuses.is_sorted_by_key(|status| status.sequence), "{id}: {statuses:?}");
+        let text = output(&cluster.connection(), id).await;
+        assert_eq!(text, format!("begin {number}\nend {number}\n"), "{id}");
+    }
+    cluster.finish().await;
+}
+
+/// Pids on the host of the processes of a cluster's tasks.
+fn pids(cluster: &Cluster) -> Vec<String> {
+    let lines = cluster.residue().find().into_iter();
+    let mut pids: Vec<_> = lines.filter(|line| line.starts_with("process: ")).collect();
+    pids.sort();
+    pids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_tasks_are_adopted_at_once() {
+    let count = if harness::is_guest() { 50 } else { 1000 };
+    let mut cluster = cluster!(roomy());
+    let mut spec = script("exec sleep 100000");
+    spec.resources = Some(shape());
+    let ids = cluster.run(spec, count).await;
+    wait_until("all tasks run", async || {
+        cluster.agents[0].assert_alive();
+        cluster.tasks(true).await.iter().filter(|task| task.state() == TaskState::Running).count()
+            == ids.len()
+    })
+    .await;
+    let before = pids(&cluster);
+    cluster.agents[0].kill();
+    cluster.restart_agent(0);
+    cluster.until_agents().await;
+    let mut page = String::new();
+    wait_until("the agent tells how long it took", async || {
+        page = crate::metrics::get(cluster.agent_address(0), "/metrics").1;
+        figure(&page, "muster_agent_adopted_tasks").is_some_and(|tasks| tasks >= f64::from(count))
+    })
+    .await;
+    let seconds = figure(&page, "muster_agent_adoption_seconds").expect("the agent measures its adoption");
+    println!("{count} tasks adopted in {seconds:.3} s after the agent's start");
+    assert!(harness::is_guest() || seconds < 1.0, "took {seconds} s");
+    assert_eq!(pids(&cluster), before, "a task's process changed");
+    assert!(cluster.tasks(true).await.iter().all(|task| task.state() == TaskState::Running));
+    cluster.finish().await;
+}
+
+/// The value of the first sample of a metric.
+fn figure(page: &str, name: &str) -> Option<f64> {
+    let line =
+        page.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_coordinator_dies_and_tasks_do_not_notice() {
+    let mut cluster = cluster!(roomy());
+    let specs = (0..40).map(|number| TaskSpec {
+        task_id: format!("steady-{number}"),
+        resources: Some(shape()),
+        ..script(&format!("sleep {}.{}; exit {}", number % 6, number % 10, number % 3))
+    });
+    let framework = tokio::spawn(run_to_the_end(cluster.connection(), specs.collect()));
+    let witness = cluster.run(script("exec sleep 100000"), 1).await.remove(0);
+    cluster.until_state(&witness, TaskState::Running).await;
+    let sandbox = find_sandbox(&cluster, &witness);
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        cluster.coordinator.kill();
+        cluster.restart_coordinator().await;
+    }
+    let heard = framework.await.unwrap();
+    for (id, statuses) in &heard.statuses {
+        let number: i32 = id.trim_start_matches("steady-").parse().unwrap();
+        let mut sequences: Vec<_> = statuses.iter().map(|status| status.sequence).collect();
+        assert!(sequences.is_sorted(), "{id}: {statuses:?}");
+        sequences.dedup();
+        assert_eq!(sequences.len(), statuses.len(), "{id} heard a status twice: {statuses:?}");
+        let last = statuses.last().unwrap();
+        assert_eq!(
+            last.exit.and_then(|exit| exit.how),
+            Some(exit::How::Code(number % 3)),
+            "{id}: {statuses:?}"
+        );
+    }
+    assert_eq!(heard.statuses.len(), 40);
+    assert_eq!(cluster.task(&witness).await.state(), TaskState::Running);
+    assert!(sandbox.exists());
+    cluster.finish().await;
+}
