@@ -50,7 +50,8 @@ impl RaftConfig {
             allow_log_reversion: Some(false),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries.max(1)),
             max_in_snapshot_log_to_keep: self.kept_entries,
-            purge_batch_size: 256,
+            // One record of what was purged for many entries.
+            purge_batch_size: (self.snapshot_entries / 4).clamp(1, 256),
             // A follower further behind than this gets a snapshot. Must exceed the distance of two
             // snapshots, or snapshots would be sent to followers that keep up.
             replication_lag_threshold: self.snapshot_entries.saturating_mul(2).max(1),

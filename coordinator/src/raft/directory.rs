@@ -1,8 +1,9 @@
 //! The data directory: what lies where, and whose it is.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +19,8 @@ impl Directory {
     /// Makes the directory if need be, and locks it.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Directory { path: path.to_owned(), source };
-        fs::create_dir_all(path).map_err(failed)?;
+        // Commands and state are nobody else's to read.
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         let lock = OpenOptions::new()
             .read(true)
             .write(true)

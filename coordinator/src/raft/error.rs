@@ -2,10 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::{
-    machine::MachineError,
-    types::{LogId, MemberId},
-};
+use super::{machine::MachineError, types::MemberId};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -32,8 +29,8 @@ pub enum OpenError {
         #[source]
         source: Cause,
     },
-    #[error("the log in {path} is shorter than it was: it {}, but {durable} was on disk", ends(last))]
-    Shortened { path: PathBuf, last: Option<LogId>, durable: LogId },
+    #[error("the log in {path} is shorter than it was: it {}, but entry {durable} was on disk", ends(*last))]
+    Shortened { path: PathBuf, last: Option<u64>, durable: u64 },
     #[error("the log in {path} is damaged at entry {index}: {what}")]
     Damaged { path: PathBuf, index: u64, what: String },
     #[error("{what} in {path} is missing or damaged")]
@@ -103,9 +100,9 @@ fn holder(pid: Option<u32>) -> String {
     }
 }
 
-fn ends(last: &Option<LogId>) -> String {
+fn ends(last: Option<u64>) -> String {
     match last {
-        Some(last) => format!("ends with {last}"),
+        Some(last) => format!("ends with entry {last}"),
         None => "is empty".to_owned(),
     }
 }
@@ -123,7 +120,7 @@ pub enum ProposeError {
     #[error("too many commands wait for their answers")]
     Busy,
     /// Nothing was written.
-    #[error("the command has {bytes} bytes, more than {max}")]
+    #[error("a command of {bytes} bytes is too large; {max} are the most")]
     TooLarge { bytes: usize, max: usize },
     /// Nothing was written; this member is stopping, or stopped on a failure.
     #[error("this member has stopped")]
@@ -153,11 +150,12 @@ pub enum InitializeError {
 /// Why a running member ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {
-    #[error("Raft stopped on a failure")]
-    Failed {
+    #[error("the log or a snapshot can't be written or read")]
+    Storage {
         #[source]
         source: Cause,
     },
-    #[error("the log's writer ended with a panic")]
-    Writer,
+    /// The panic's message went to stderr.
+    #[error("the state machine or a part of Raft panicked")]
+    Panicked,
 }

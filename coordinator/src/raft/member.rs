@@ -86,7 +86,9 @@ impl Raft {
             tokio::task::spawn_blocking(move || open_files(&config, machine, term, instruments)).await
         };
         let failed = |source| OpenError::Start { path: config.data_dir.clone(), source };
-        let (directory, opened, applier) = opening.map_err(|source| failed(source.into()))??;
+        // fjall panics on some kinds of damage.
+        let (directory, opened, applier) = opening
+            .map_err(|source| OpenError::Store { path: config.data_dir.clone(), source: source.into() })??;
         let log::Opened { cluster_id, store, writer, purged: _ } = opened;
         let log_bytes = store.bytes();
         let writer = writer.spawn().map_err(|source| OpenError::Thread { source })?;
@@ -126,8 +128,9 @@ impl Raft {
             tokio::select! {
                 () = stop.cancelled() => break None,
                 () = self.stop.cancelled() => break None,
-                changed = server.changed() => if changed.is_err() { break self.failure() },
-                changed = self.applied_term.changed() => if changed.is_err() { break self.failure() },
+                changed = server.changed() => if changed.is_err() { break Some(self.failure()) },
+                // Whoever applies is gone, and openraft would wait for it forever.
+                changed = self.applied_term.changed() => if changed.is_err() { break Some(self.failure()) },
             }
         };
         self.leadership.send_modify(|leadership| leadership.is_leader = false);
@@ -139,9 +142,9 @@ impl Raft {
         drop(self.directory);
         self.ended.send_replace(true);
         match (failure, written) {
-            (Some(failure), _) => Err(StopError::Failed { source: failure.into() }),
+            (Some(failure), _) => Err(failure),
             (None, Ok(Ok(()))) => Ok(()),
-            (None, Ok(Err(_)) | Err(_)) => Err(StopError::Writer),
+            (None, Ok(Err(_)) | Err(_)) => Err(StopError::Panicked),
         }
     }
 
@@ -166,10 +169,10 @@ impl Raft {
     }
 
     /// Why Raft ended by itself.
-    fn failure(&self) -> Option<Fatal<Types>> {
+    fn failure(&self) -> StopError {
         match self.raft.metrics().borrow_watched().running_state.clone() {
-            Ok(()) | Err(Fatal::Stopped) => Some(Fatal::Stopped),
-            Err(failure) => Some(failure),
+            Ok(()) | Err(Fatal::Stopped | Fatal::Panicked) => StopError::Panicked,
+            Err(failure @ Fatal::StorageError(_)) => StopError::Storage { source: failure.into() },
         }
     }
 }
@@ -305,6 +308,10 @@ impl RaftHandle {
                 return Err(ProposeError::TooLarge { bytes: command.len(), max: COMMAND_BYTES_MAX });
             }
             weight += command.len() + PROPOSAL_BYTES_OVERHEAD;
+        }
+        if weight > PROPOSALS_BYTES_MAX {
+            // It would find no place even if nothing else waited.
+            return Err(ProposeError::TooLarge { bytes: weight, max: PROPOSALS_BYTES_MAX });
         }
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         self.waiting.clone().try_acquire_many_owned(weight).map_err(|_| {

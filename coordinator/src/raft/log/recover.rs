@@ -240,7 +240,8 @@ impl Open<'_> {
         }
         let path = self.directory.path().to_owned();
         if durable.index() >= marks.end() {
-            return Err(OpenError::Shortened { path, last: marks.last().or(purged), durable });
+            let last = marks.last().or(purged).map(|last| last.index());
+            return Err(OpenError::Shortened { path, last, durable: durable.index() });
         }
         let offset = usize::try_from(durable.index() - marks.first).unwrap_or(usize::MAX);
         match marks.marks.get(offset) {

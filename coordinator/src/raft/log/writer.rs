@@ -197,7 +197,7 @@ impl Writer {
                 if upto.index() >= self.marks.end() {
                     // A snapshot from elsewhere took the log's place: the next entry starts anew.
                     self.commit(mem::take(group));
-                    while self.purging.is_some() && self.failure.is_none() {
+                    while self.purging.is_some() {
                         self.purge_some();
                     }
                 }
@@ -317,7 +317,10 @@ impl Writer {
         result
     }
 
-    fn close(self) {
+    fn close(mut self) {
+        while self.purging.is_some() {
+            self.purge_some();
+        }
         // Readers that are still about would keep the store open.
         self.shared.tail().stored = None;
         if let Err(failure) = self.mark_file.sync() {

@@ -18,11 +18,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Figures, InitializeError, Machine, MachineError, OpenError, ProposeError, Raft, RaftConfig, RaftHandle,
-    StopError, limits::COMMAND_BYTES_MAX,
+    StopError,
+    limits::{COMMAND_BYTES_MAX, PROPOSALS_BYTES_MAX},
 };
 
 /// One patience for the whole suite.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A command that the machine can't stand.
+const PANIC: &[u8] = b"panic";
 
 /// What a machine did, seen from outside.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -52,6 +56,7 @@ impl Machine for Recorder {
         assert!(journal.commands.last().is_none_or(|(last, _)| *last < index), "in order, each once");
         journal.commands.push((index, command.to_vec()));
         journal.applied += 1;
+        assert!(command != PANIC, "as the test wanted");
         [journal.commands.len().to_string().as_bytes(), b" ", command].concat()
     }
 
@@ -260,8 +265,12 @@ async fn what_can_not_be_proposed_is_refused() {
     );
     member.handle.propose(vec![7; COMMAND_BYTES_MAX]).await.unwrap();
     let nine = vec![vec![0; COMMAND_BYTES_MAX]; 9];
-    assert_eq!(member.handle.propose_many(nine).await, Err(ProposeError::Busy));
-    assert_eq!(member.handle.metrics().busy_total, 1);
+    let error = member.handle.propose_many(nine.clone()).await.unwrap_err();
+    assert!(matches!(error, ProposeError::TooLarge { max: PROPOSALS_BYTES_MAX, .. }), "{error}");
+    let answers = futures::future::join_all(nine.into_iter().map(|one| member.handle.propose(one))).await;
+    assert!(answers[..7].iter().all(Result::is_ok));
+    assert_eq!(answers[7..], [Err(ProposeError::Busy), Err(ProposeError::Busy)]);
+    assert_eq!(member.handle.metrics().busy_total, 2);
     assert_eq!(member.handle.metrics().proposals_bytes, 0);
 
     let handle = member.handle.clone();
@@ -302,6 +311,18 @@ async fn a_directory_of_another_cluster_or_member_is_refused() {
     assert_eq!(member.handle.cluster_id(), "ours");
     assert_eq!(member.propose("b").await, "2 b");
     member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_panics_stops_the_member_and_leaves_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let member = Member::lead(config(folder.path())).await;
+    member.propose("a").await;
+    let answer = tokio::time::timeout(PATIENCE, member.handle.propose(PANIC.to_vec())).await.unwrap();
+    assert_eq!(answer, Err(ProposeError::Unknown));
+    let error = tokio::time::timeout(PATIENCE, member.task).await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(error, StopError::Panicked), "{error}");
+    assert_eq!(member.handle.propose(b"b".to_vec()).await, Err(ProposeError::Stopped));
 }
 
 #[tokio::test(flavor = "multi_thread")]
