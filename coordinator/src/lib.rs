@@ -1,5 +1,10 @@
 //! The daemon that agrees and allocates.
 //!
 //! The binary in `main.rs` puts the parts together; they are a library so that tests can.
+//! Start at `daemon.rs`, whose start-up list names every part in order.
 
+pub mod auth;
+pub mod config;
+pub mod convert;
+pub mod leader;
 pub mod raft;

@@ -1,0 +1,381 @@
+//! `muster.operator.v1`: what people ask for, and how the cluster looks to them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use cluster::{Agent, ClusterState, Framework, FrameworkState, Task, Waiting};
+use leader::{OutputChunk, OutputStream};
+use model::{
+    AgentId, Amounts, FrameworkId, RequestId, Resources, RoleName, TaskId, TaskSpec, Timestamp, Usage,
+    limits,
+};
+use proto::{operator::v1 as wire, types::v1 as types};
+use prost::Message as _;
+
+use super::{
+    Invalid, Within as _, grace, id, ids, millis, optional_id, required, text_of,
+    types::{
+        task_spec_named, to_amounts, to_attributes, to_resources, to_task_spec, to_task_state,
+        to_task_status, to_usage,
+    },
+};
+use crate::leader::messages::OfferView;
+
+/// Tasks on a page where the call doesn't say, and at most.
+const PAGE_SIZE_DEFAULT: u32 = 1_000;
+const PAGE_SIZE_MAX: u32 = 10_000;
+/// Ids in one question about tasks.
+const TASKS_ASKED_MAX: usize = 10_000;
+/// All copies of one Run together: what one message, and one entry of the log, may hold.
+const RUN_BYTES_MAX: usize = 4 << 20;
+
+/// Tasks of one Run, ready to be handed to the framework `run`.
+///
+/// Where the spec has no id it is made of its name and the request id, so that a repeat makes the
+/// same ids.
+pub fn run(request: wire::RunRequest) -> Result<(RequestId, Vec<TaskSpec>), Invalid> {
+    let wire::RunRequest { request_id, spec, count } = request;
+    let request: RequestId = id("request_id", &request_id)?;
+    let spec = required("spec", spec)?;
+    let count = count.unwrap_or(1);
+    if count == 0 || count > limits::RUN_COUNT_MAX {
+        let max = limits::RUN_COUNT_MAX;
+        return Err(Invalid::new("count", format_args!("of {count} is not 1 to {max}")));
+    }
+    let size = spec.encoded_len().saturating_mul(count as usize);
+    if size > RUN_BYTES_MAX {
+        return Err(Invalid::new(
+            "count",
+            format_args!("of {count} makes {size} bytes of specs; at most {RUN_BYTES_MAX} fit into one request"),
+        ));
+    }
+    let base =
+        if spec.task_id.is_empty() { made_id(&spec.name, request.as_str()) } else { spec.task_id.clone() };
+    let named = |text: &str| id::<TaskId>("task_id", text).within("spec");
+    // Checked alone first, so that the message shows what the caller wrote.
+    let first = named(&base)?;
+    let spec = task_spec_named(spec, first).within("spec")?;
+    spec.check().map_err(|error| Invalid::new("spec", format_args!("can't be run: {}", chain(&error))))?;
+    if count == 1 {
+        return Ok((request, vec![spec]));
+    }
+    let copies = (1..=count)
+        .map(|number| Ok(TaskSpec { task_id: named(&format!("{base}-{number}"))?, ..spec.clone() }))
+        .collect::<Result<_, Invalid>>()?;
+    Ok((request, copies))
+}
+
+/// `name.request`, of what the name has that an id may have.
+fn made_id(name: &str, request: &str) -> String {
+    let kept: String = name
+        .chars()
+        .map(|letter| {
+            let is_fine = letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-');
+            if is_fine { letter } else { '-' }
+        })
+        .collect();
+    let kept = kept.trim_start_matches(['.', '_', '-']);
+    let kept = if kept.is_empty() { "task" } else { kept };
+    // Room for the dot, the request id's tail and a copy's number.
+    let kept: String = kept.chars().take(limits::ID_BYTES_MAX - REQUEST_TAIL - 8).collect();
+    let tail = request.len().saturating_sub(REQUEST_TAIL);
+    format!("{kept}.{}", &request[tail..])
+}
+
+/// Characters of the request id that stand in a made id: 96 bits of a UUID without dashes.
+const REQUEST_TAIL: usize = 24;
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Which tasks to list, and from where on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskFilter {
+    pub page_size: usize,
+    /// Only those with a greater id.
+    pub after: Option<TaskId>,
+    pub framework: Option<FrameworkId>,
+    pub agent: Option<AgentId>,
+    pub only_live: bool,
+}
+
+pub fn list_tasks(request: wire::ListTasksRequest) -> Result<TaskFilter, Invalid> {
+    let wire::ListTasksRequest { page_size, page_token, framework_id, agent_id, only_live } = request;
+    let page_size = match page_size {
+        0 => PAGE_SIZE_DEFAULT,
+        1..=PAGE_SIZE_MAX => page_size,
+        more => return Err(Invalid::new("page_size", format_args!("of {more} is above {PAGE_SIZE_MAX}"))),
+    };
+    Ok(TaskFilter {
+        page_size: page_size as usize,
+        after: optional_id("page_token", &page_token)?,
+        framework: optional_id("framework_id", &framework_id)?,
+        agent: optional_id("agent_id", &agent_id)?,
+        only_live,
+    })
+}
+
+pub fn get_task(request: wire::GetTaskRequest) -> Result<TaskId, Invalid> {
+    let wire::GetTaskRequest { task_id } = request;
+    id("task_id", &task_id)
+}
+
+pub fn watch_tasks(request: wire::WatchTasksRequest) -> Result<Vec<TaskId>, Invalid> {
+    let wire::WatchTasksRequest { task_ids } = request;
+    if task_ids.is_empty() {
+        return Err(Invalid::missing("task_ids"));
+    }
+    ids("task_ids", &task_ids, TASKS_ASKED_MAX)
+}
+
+pub fn kill_task(request: wire::KillTaskRequest) -> Result<(RequestId, TaskId, Option<Duration>), Invalid> {
+    let wire::KillTaskRequest { request_id, task_id, grace_ms } = request;
+    let grace = grace_ms.map(|ms| grace("grace_ms", ms)).transpose()?;
+    Ok((id("request_id", &request_id)?, id("task_id", &task_id)?, grace))
+}
+
+/// What to read of a task's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputWish {
+    pub task: TaskId,
+    pub stream: OutputStream,
+    pub offset: u64,
+    pub follow: bool,
+    pub tail: Option<u64>,
+}
+
+pub fn read_output(request: wire::ReadOutputRequest) -> Result<OutputWish, Invalid> {
+    let wire::ReadOutputRequest { task_id, stream, offset, follow, tail_bytes } = request;
+    let stream = match wire::OutputStream::try_from(stream) {
+        Ok(wire::OutputStream::Stdout) => OutputStream::Stdout,
+        Ok(wire::OutputStream::Stderr) => OutputStream::Stderr,
+        Ok(wire::OutputStream::Unspecified) => return Err(Invalid::missing("stream")),
+        Err(_) => return Err(Invalid::new("stream", format_args!("of {stream} is neither 1 nor 2"))),
+    };
+    Ok(OutputWish { task: id("task_id", &task_id)?, stream, offset, follow, tail: tail_bytes })
+}
+
+pub fn to_output_chunk(chunk: OutputChunk) -> wire::OutputChunk {
+    let OutputChunk { offset, data, is_end: _the_stream_ends } = chunk;
+    wire::OutputChunk { offset, data: data.into() }
+}
+
+pub fn get_usage(request: wire::GetUsageRequest) -> Result<Vec<TaskId>, Invalid> {
+    let wire::GetUsageRequest { task_ids } = request;
+    ids("task_ids", &task_ids, TASKS_ASKED_MAX)
+}
+
+pub fn get_agent(request: wire::GetAgentRequest) -> Result<AgentId, Invalid> {
+    let wire::GetAgentRequest { agent_id } = request;
+    id("agent_id", &agent_id)
+}
+
+pub fn teardown_framework(
+    request: wire::TeardownFrameworkRequest,
+) -> Result<(RequestId, FrameworkId), Invalid> {
+    let wire::TeardownFrameworkRequest { request_id, framework_id } = request;
+    Ok((id("request_id", &request_id)?, id("framework_id", &framework_id)?))
+}
+
+pub fn set_role(request: wire::SetRoleRequest) -> Result<(RequestId, RoleName, u64), Invalid> {
+    let wire::SetRoleRequest { request_id, role, weight_milli } = request;
+    if weight_milli == 0 || weight_milli > limits::WEIGHT_MILLI_MAX {
+        let max = limits::WEIGHT_MILLI_MAX;
+        return Err(Invalid::new("weight_milli", format_args!("of {weight_milli} is not 1 to {max}")));
+    }
+    Ok((id("request_id", &request_id)?, id("role", &role)?, weight_milli))
+}
+
+pub fn to_task_view(task: &Task) -> wire::TaskView {
+    let Task {
+        spec,
+        framework,
+        role: _of_the_framework,
+        agent,
+        epoch: _of_the_agent,
+        state,
+        kill: _shows_as_killing,
+        is_released,
+        status,
+        recorded_sequence: _between_agent_and_leader,
+        created_at,
+        changed_at: _in_the_status,
+    } = task;
+    wire::TaskView {
+        spec: Some(to_task_spec(spec)),
+        framework_id: framework.to_string(),
+        agent_id: text_of(agent.as_ref()),
+        state: to_task_state(*state).into(),
+        status: status.as_ref().map(to_task_status),
+        created_at_us: created_at.0,
+        waiting_because: Vec::new(),
+        is_released: *is_released,
+    }
+}
+
+pub fn to_waiting_view(waiting: &Waiting, because: Vec<String>) -> wire::TaskView {
+    let Waiting { spec, submitted_at } = waiting;
+    wire::TaskView {
+        spec: Some(to_task_spec(spec)),
+        framework_id: cluster::RUN_FRAMEWORK.to_owned(),
+        agent_id: String::new(),
+        state: types::TaskState::Waiting.into(),
+        status: None,
+        created_at_us: submitted_at.0,
+        waiting_because: because,
+        is_released: false,
+    }
+}
+
+pub fn to_task_usage(task: &TaskId, agent: Option<&AgentId>, usage: &Usage) -> wire::TaskUsage {
+    wire::TaskUsage {
+        task_id: task.to_string(),
+        agent_id: text_of(agent),
+        usage: Some(to_usage(usage)),
+    }
+}
+
+pub fn to_agent_view(agent: &AgentId, record: &Agent, offered: &Resources) -> wire::AgentView {
+    let Agent { facts, epoch, is_reachable, registered_at, changed_at: _not_shown, allocated, tasks } = record;
+    let cluster::AgentFacts {
+        hostname,
+        boot_id: _not_shown,
+        address,
+        version,
+        total,
+        attributes,
+        limitations,
+    } = facts;
+    wire::AgentView {
+        agent_id: agent.to_string(),
+        hostname: hostname.clone(),
+        address: address.clone(),
+        is_reachable: *is_reachable,
+        epoch: *epoch,
+        version: version.clone(),
+        total: Some(to_resources(total)),
+        allocated: Some(to_resources(allocated)),
+        offered: Some(to_resources(offered)),
+        attributes: to_attributes(attributes),
+        registered_at_us: registered_at.0,
+        tasks_live: count(tasks.len()),
+        limitations: limitations.clone(),
+    }
+}
+
+pub fn to_framework_view(
+    state: &ClusterState,
+    framework: &FrameworkId,
+    record: &Framework,
+    offers_outstanding: u32,
+) -> wire::FrameworkView {
+    let (is_connected, disconnected_at_us) = match record.state {
+        FrameworkState::Connected => (true, 0),
+        FrameworkState::Disconnected { at: Timestamp(at) } => (false, at),
+    };
+    let share = state.share_of_framework(framework);
+    wire::FrameworkView {
+        framework_id: framework.to_string(),
+        name: record.info.name.clone(),
+        role: record.info.role.to_string(),
+        is_connected: is_connected || record.is_built_in,
+        is_built_in: record.is_built_in,
+        failover_timeout_ms: millis(record.info.failover_timeout),
+        disconnected_at_us: if record.is_built_in { 0 } else { disconnected_at_us },
+        tasks_live: count(share.map_or(0, |share| share.tasks.len())),
+        allocated: Some(share.map(|share| to_amounts(&share.allocated)).unwrap_or_default()),
+        offers_outstanding,
+        events_pending: record.events.len() as u64,
+    }
+}
+
+pub fn to_offer_view(offer: &OfferView, now: Timestamp) -> wire::OfferView {
+    let OfferView { offer, framework, agent, role, resources, expires_at } = offer;
+    wire::OfferView {
+        offer_id: offer.to_string(),
+        framework_id: framework.to_string(),
+        agent_id: agent.to_string(),
+        role: role.to_string(),
+        resources: Some(to_resources(resources)),
+        lease_left_ms: millis(expires_at.since(now)),
+    }
+}
+
+/// Roles that have a framework, a task that isn't released, or a weight of their own.
+pub fn to_roles(state: &ClusterState) -> wire::ListRolesResponse {
+    let mut frameworks: BTreeMap<&RoleName, u32> = BTreeMap::new();
+    for record in state.frameworks().values() {
+        *frameworks.entry(&record.info.role).or_default() += 1;
+    }
+    for role in state.roles().keys().chain(state.allocated_roles().keys()) {
+        frameworks.entry(role).or_default();
+    }
+    let roles = frameworks
+        .into_iter()
+        .map(|(role, frameworks)| wire::RoleView {
+            role: role.to_string(),
+            weight_milli: state.weight_milli(role),
+            allocated: Some(state.allocated_by_role(role).map(to_amounts).unwrap_or_default()),
+            frameworks,
+        })
+        .collect();
+    wire::ListRolesResponse { roles }
+}
+
+/// What the answering member knows beside the agreed state.
+#[derive(Debug, Clone, Copy)]
+pub struct MemberFacts {
+    pub member: u64,
+    /// 0 while there is no leader.
+    pub leader: u64,
+    pub term: u64,
+    pub offers_outstanding: usize,
+}
+
+pub fn to_status(state: &ClusterState, facts: MemberFacts) -> wire::GetStatusResponse {
+    let MemberFacts { member, leader, term, offers_outstanding } = facts;
+    let mut tasks: BTreeMap<i32, u64> = BTreeMap::new();
+    for task in state.tasks().values() {
+        *tasks.entry(to_task_state(task.state).into()).or_default() += 1;
+    }
+    if !state.queue().is_empty() {
+        tasks.insert(types::TaskState::Waiting.into(), state.queue().len() as u64);
+    }
+    let mut total = Amounts::default();
+    let mut allocated = Amounts::default();
+    let mut reachable = 0;
+    for agent in state.agents().values() {
+        if agent.is_reachable {
+            reachable += 1;
+            total.add(&agent.facts.total);
+        }
+        allocated.add(&agent.allocated);
+    }
+    wire::GetStatusResponse {
+        cluster_id: text_of(state.cluster()),
+        cluster_version: state.version(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        member_id: member,
+        leader_id: leader,
+        term,
+        last_applied: state.applied(),
+        agents_total: count(state.agents().len()),
+        agents_reachable: reachable,
+        frameworks: count(state.frameworks().len()),
+        offers_outstanding: count(offers_outstanding),
+        tasks: tasks.into_iter().map(|(state, count)| wire::StateCount { state, count }).collect(),
+        total: Some(to_amounts(&total)),
+        allocated: Some(to_amounts(&allocated)),
+    }
+}
+
+/// A count whose bound in `model::limits` is far below.
+pub fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

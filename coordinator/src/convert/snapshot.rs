@@ -1,0 +1,331 @@
+//! The whole state as bytes, for Raft's snapshots.
+//!
+//! What is derived is left out and built again. A snapshot of a newer cluster version is refused
+//! before anything else of it is read.
+
+use std::sync::Arc;
+
+use cluster::{
+    AgentPart, AnswerPart, Asked, ClusterState, EndedPart, FrameworkPart, FrameworkState, Parts, PartsError,
+    RolePart, Task, VERSION_SUPPORTED, WaitingPart,
+};
+use model::{Cursor, FrameworkEvent, KillOrder, Timestamp};
+use proto::log::v1 as wire;
+use prost::Message as _;
+
+use super::{
+    Invalid, Within as _, each, grace, id, millis, optional_id, required, text_of,
+    log::{
+        agent_facts, answer, cursor, framework_info, to_agent_facts, to_answer, to_cursor,
+        to_framework_info,
+    },
+    types::{task_spec, task_state, task_status, to_task_spec, to_task_state, to_task_status},
+};
+
+/// Why bytes are no state for this program.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("the bytes are no snapshot")]
+    Decode(#[source] prost::DecodeError),
+    #[error("the snapshot holds what can't be")]
+    Invalid(#[source] Invalid),
+    #[error("the snapshot has cluster version {version}, and this program knows none above {VERSION_SUPPORTED}")]
+    TooNew { version: u32 },
+    #[error("the parts of the snapshot make no state")]
+    Parts(#[source] PartsError),
+}
+
+pub fn encode_snapshot(state: &ClusterState) -> Vec<u8> {
+    to_snapshot(&state.parts()).encode_to_vec()
+}
+
+pub fn decode_snapshot(bytes: &[u8]) -> Result<ClusterState, SnapshotError> {
+    let snapshot = wire::Snapshot::decode(bytes).map_err(SnapshotError::Decode)?;
+    if snapshot.version > VERSION_SUPPORTED {
+        return Err(SnapshotError::TooNew { version: snapshot.version });
+    }
+    let parts = parts(snapshot).map_err(SnapshotError::Invalid)?;
+    ClusterState::from_parts(parts).map_err(SnapshotError::Parts)
+}
+
+fn to_snapshot(parts: &Parts) -> wire::Snapshot {
+    let Parts { cluster, version, applied, frameworks, ended, agents, tasks, roles, queue, answers } = parts;
+    wire::Snapshot {
+        version: *version,
+        cluster_id: text_of(cluster.as_ref()),
+        applied: *applied,
+        frameworks: frameworks.iter().map(to_framework).collect(),
+        ended: ended.iter().map(to_ended).collect(),
+        agents: agents.iter().map(to_agent).collect(),
+        tasks: tasks.iter().map(|task| to_task(task)).collect(),
+        roles: roles.iter().map(to_role).collect(),
+        queue: queue.iter().map(to_waiting).collect(),
+        answers: answers.iter().map(to_kept).collect(),
+    }
+}
+
+fn parts(snapshot: wire::Snapshot) -> Result<Parts, Invalid> {
+    let wire::Snapshot {
+        version,
+        cluster_id,
+        applied,
+        frameworks,
+        ended: gone,
+        agents,
+        tasks,
+        roles,
+        queue,
+        answers,
+    } = snapshot;
+    Ok(Parts {
+        cluster: optional_id("cluster_id", &cluster_id)?,
+        version,
+        applied,
+        frameworks: each("frameworks", frameworks, framework)?,
+        ended: each("ended", gone, ended)?,
+        agents: each("agents", agents, agent)?,
+        tasks: each("tasks", tasks, |record| task(record).map(Arc::new))?,
+        roles: each("roles", roles, role)?,
+        queue: each("queue", queue, waiting)?,
+        answers: each("answers", answers, kept)?,
+    })
+}
+
+fn to_framework(part: &FrameworkPart) -> wire::FrameworkRecord {
+    let FrameworkPart {
+        framework,
+        info,
+        state,
+        is_built_in,
+        events,
+        acknowledged,
+        compacted_to,
+        answers,
+    } = part;
+    wire::FrameworkRecord {
+        framework_id: framework.to_string(),
+        info: Some(to_framework_info(info)),
+        disconnected_at_us: match state {
+            FrameworkState::Connected => None,
+            FrameworkState::Disconnected { at } => Some(at.0),
+        },
+        is_built_in: *is_built_in,
+        events: events.iter().map(|(place, event)| to_event(*place, event)).collect(),
+        acknowledged: Some(to_cursor(*acknowledged)),
+        compacted_to: compacted_to.map(to_cursor),
+        answers: answers.iter().map(to_kept).collect(),
+    }
+}
+
+fn framework(record: wire::FrameworkRecord) -> Result<FrameworkPart, Invalid> {
+    let wire::FrameworkRecord {
+        framework_id,
+        info,
+        disconnected_at_us,
+        is_built_in,
+        events,
+        acknowledged,
+        compacted_to,
+        answers,
+    } = record;
+    Ok(FrameworkPart {
+        framework: id("framework_id", &framework_id)?,
+        info: framework_info(required("info", info)?).within("info")?,
+        state: match disconnected_at_us {
+            None => FrameworkState::Connected,
+            Some(at) => FrameworkState::Disconnected { at: Timestamp(at) },
+        },
+        is_built_in,
+        events: each("events", events, event)?,
+        acknowledged: cursor(required("acknowledged", acknowledged)?),
+        compacted_to: compacted_to.map(cursor),
+        answers: each("answers", answers, kept)?,
+    })
+}
+
+fn to_event(place: Cursor, event: &FrameworkEvent) -> wire::DurableEvent {
+    use wire::durable_event::Event;
+    let event = match event {
+        FrameworkEvent::Status(status) => Event::Status(to_task_status(status)),
+        FrameworkEvent::AgentLost(agent) => Event::AgentLost(agent.to_string()),
+        FrameworkEvent::AgentBack(agent) => Event::AgentBack(agent.to_string()),
+    };
+    wire::DurableEvent { cursor: Some(to_cursor(place)), event: Some(event) }
+}
+
+fn event(record: wire::DurableEvent) -> Result<(Cursor, Arc<FrameworkEvent>), Invalid> {
+    use wire::durable_event::Event;
+    let wire::DurableEvent { cursor: place, event } = record;
+    let event = match required("event", event)? {
+        Event::Status(status) => FrameworkEvent::Status(task_status(status).within("status")?),
+        Event::AgentLost(agent) => FrameworkEvent::AgentLost(id("agent_lost", &agent)?),
+        Event::AgentBack(agent) => FrameworkEvent::AgentBack(id("agent_back", &agent)?),
+    };
+    Ok((cursor(required("cursor", place)?), Arc::new(event)))
+}
+
+fn to_ended(part: &EndedPart) -> wire::EndedFramework {
+    let EndedPart { framework, index, at } = part;
+    wire::EndedFramework { framework_id: framework.to_string(), index: *index, at_us: at.0 }
+}
+
+fn ended(record: wire::EndedFramework) -> Result<EndedPart, Invalid> {
+    let wire::EndedFramework { framework_id, index, at_us } = record;
+    Ok(EndedPart { framework: id("framework_id", &framework_id)?, index, at: Timestamp(at_us) })
+}
+
+fn to_agent(part: &AgentPart) -> wire::AgentRecord {
+    let AgentPart { agent, facts, epoch, is_reachable, registered_at, changed_at } = part;
+    wire::AgentRecord {
+        agent_id: agent.to_string(),
+        facts: Some(to_agent_facts(facts)),
+        epoch: *epoch,
+        is_reachable: *is_reachable,
+        registered_at_us: registered_at.0,
+        changed_at_us: changed_at.0,
+    }
+}
+
+fn agent(record: wire::AgentRecord) -> Result<AgentPart, Invalid> {
+    let wire::AgentRecord { agent_id, facts, epoch, is_reachable, registered_at_us, changed_at_us } = record;
+    Ok(AgentPart {
+        agent: id("agent_id", &agent_id)?,
+        facts: agent_facts(required("facts", facts)?).within("facts")?,
+        epoch,
+        is_reachable,
+        registered_at: Timestamp(registered_at_us),
+        changed_at: Timestamp(changed_at_us),
+    })
+}
+
+fn to_task(task: &Task) -> wire::TaskRecord {
+    let Task {
+        spec,
+        framework,
+        role,
+        agent,
+        epoch,
+        state,
+        kill,
+        is_released,
+        status,
+        recorded_sequence,
+        created_at,
+        changed_at,
+    } = task;
+    wire::TaskRecord {
+        spec: Some(to_task_spec(spec)),
+        framework_id: framework.to_string(),
+        role: role.to_string(),
+        agent_id: text_of(agent.as_ref()),
+        epoch: *epoch,
+        state: to_task_state(*state).into(),
+        kill: kill.map(|KillOrder { grace }| wire::KillOrder { grace_ms: millis(grace) }),
+        is_released: *is_released,
+        status: status.as_ref().map(to_task_status),
+        recorded_sequence: *recorded_sequence,
+        created_at_us: created_at.0,
+        changed_at_us: changed_at.0,
+    }
+}
+
+fn task(record: wire::TaskRecord) -> Result<Task, Invalid> {
+    let wire::TaskRecord {
+        spec,
+        framework_id,
+        role,
+        agent_id,
+        epoch,
+        state,
+        kill,
+        is_released,
+        status,
+        recorded_sequence,
+        created_at_us,
+        changed_at_us,
+    } = record;
+    let order = |wire::KillOrder { grace_ms }| Ok(KillOrder { grace: grace("grace_ms", grace_ms)? });
+    Ok(Task {
+        spec: Arc::new(task_spec(required("spec", spec)?).within("spec")?),
+        framework: id("framework_id", &framework_id)?,
+        role: id("role", &role)?,
+        agent: optional_id("agent_id", &agent_id)?,
+        epoch,
+        state: task_state("state", state)?,
+        kill: kill.map(order).transpose().within("kill")?,
+        is_released,
+        status: status.map(task_status).transpose().within("status")?,
+        recorded_sequence,
+        created_at: Timestamp(created_at_us),
+        changed_at: Timestamp(changed_at_us),
+    })
+}
+
+fn to_role(part: &RolePart) -> wire::RoleRecord {
+    let RolePart { role, weight_milli } = part;
+    wire::RoleRecord { role: role.to_string(), weight_milli: *weight_milli }
+}
+
+fn role(record: wire::RoleRecord) -> Result<RolePart, Invalid> {
+    let wire::RoleRecord { role, weight_milli } = record;
+    Ok(RolePart { role: id("role", &role)?, weight_milli })
+}
+
+fn to_waiting(part: &WaitingPart) -> wire::WaitingTask {
+    let WaitingPart { place, spec, submitted_at } = part;
+    wire::WaitingTask {
+        place: Some(to_cursor(*place)),
+        spec: Some(to_task_spec(spec)),
+        submitted_at_us: submitted_at.0,
+    }
+}
+
+fn waiting(record: wire::WaitingTask) -> Result<WaitingPart, Invalid> {
+    let wire::WaitingTask { place, spec, submitted_at_us } = record;
+    Ok(WaitingPart {
+        place: cursor(required("place", place)?),
+        spec: Arc::new(task_spec(required("spec", spec)?).within("spec")?),
+        submitted_at: Timestamp(submitted_at_us),
+    })
+}
+
+fn to_kept(part: &AnswerPart) -> wire::KeptAnswer {
+    use wire::kept_answer::Asked as Wire;
+    let AnswerPart { index, request, asked, answer } = part;
+    let asked = match asked {
+        Asked::RegisterFramework { name } => Wire::RegisterFramework(name.clone()),
+        Asked::UpdateFramework => Wire::UpdateFramework(wire::Done {}),
+        Asked::TearDownFramework(framework) => Wire::TearDownFramework(framework.to_string()),
+        Asked::Launch => Wire::Launch(wire::Done {}),
+        Asked::Kill(task) => Wire::Kill(task.to_string()),
+        Asked::SubmitRun => Wire::SubmitRun(wire::Done {}),
+        Asked::SetRole(role) => Wire::SetRole(role.to_string()),
+    };
+    wire::KeptAnswer {
+        index: *index,
+        request_id: request.to_string(),
+        asked: Some(asked),
+        answer: Some(to_answer(&Ok(answer.clone()))),
+    }
+}
+
+fn kept(record: wire::KeptAnswer) -> Result<AnswerPart, Invalid> {
+    use wire::kept_answer::Asked as Wire;
+    let wire::KeptAnswer { index, request_id, asked, answer: given } = record;
+    let asked = match required("asked", asked)? {
+        Wire::RegisterFramework(name) => Asked::RegisterFramework { name },
+        Wire::UpdateFramework(wire::Done {}) => Asked::UpdateFramework,
+        Wire::TearDownFramework(framework) => {
+            Asked::TearDownFramework(id("tear_down_framework", &framework)?)
+        }
+        Wire::Launch(wire::Done {}) => Asked::Launch,
+        Wire::Kill(task) => Asked::Kill(id("kill", &task)?),
+        Wire::SubmitRun(wire::Done {}) => Asked::SubmitRun,
+        Wire::SetRole(role) => Asked::SetRole(id("set_role", &role)?),
+    };
+    let answer = match answer(required("answer", given)?).within("answer")? {
+        Ok(answer) => answer,
+        Err(_refusal) => return Err(Invalid::new("answer", "is a refusal, and those are not kept")),
+    };
+    Ok(AnswerPart { index, request: id("request_id", &request_id)?, asked, answer })
+}
