@@ -14,6 +14,7 @@ mod access;
 mod bad_input;
 mod containment;
 mod dev;
+mod frameworks;
 mod limits;
 mod metering;
 mod metrics;

@@ -1,0 +1,46 @@
+//! The examples that show how to write a framework of one's own.
+
+use std::{path::Path, process::Command};
+
+use harness::program;
+
+use crate::cluster;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_example_hears_each_fate_once() {
+    let Some(python) = std::env::var_os("MUSTER_PYTHON") else {
+        println!(
+            "skipped: MUSTER_PYTHON names no interpreter with grpcio-tools (`cargo xtask test` makes one)"
+        );
+        return;
+    };
+    let cluster = cluster!();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cli/examples/python/framework.py");
+    let mut command = Command::new(python);
+    command.arg(example).arg("--server").arg(cluster.address()).arg("--token-file").arg(cluster.token_file());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{complained}");
+    assert!(complained.contains("the stream broke; resuming"), "it never lost its connection: {complained}");
+    assert_eq!(said, "100 tasks finished, each heard of exactly once, over a dropped connection\n");
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rust_example_runs_its_tasks() {
+    let example = program("examples").join("framework");
+    if !example.exists() {
+        println!("skipped: {} is not built (`cargo xtask test` builds it)", example.display());
+        return;
+    }
+    let cluster = cluster!();
+    let mut command = Command::new(example);
+    command.arg("10").env("MUSTER_SERVER", format!("http://{}", cluster.address()));
+    command.env("MUSTER_TOKEN_FILE", cluster.token_file());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.ends_with("10 tasks ended\n"), "{said}");
+    cluster.finish().await;
+}
