@@ -3,7 +3,13 @@
 //! Every call goes through a bounded queue: when it is full the answer is `Busy`, when this member
 //! does not lead it is `NoLeader`, and when the answer takes too long it is `OutcomeUnknown`.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use cluster::{ClusterState, FrameworkInfo};
 use model::{
@@ -11,9 +17,12 @@ use model::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::messages::{
-    Attachment, Call, Caller, Demand, FromAgent, Hello, OutputChunk, OutputRequest, Reply, SessionId,
-    SoftView, SubscribeParams, Subscription,
+use super::{
+    actor::Figures,
+    messages::{
+        Attachment, Call, Caller, Demand, FromAgent, Hello, OutputChunk, OutputRequest, Reply, SessionId,
+        SoftView, SubscribeParams, Subscription,
+    },
 };
 
 /// Longest wait for an answer that needs the log.
@@ -42,6 +51,18 @@ pub struct LeaderHandle {
     pub(super) heard: mpsc::Sender<Heard>,
     pub(super) state: watch::Receiver<(u64, ClusterState)>,
     pub(super) changed: watch::Receiver<u64>,
+    pub(super) figures: watch::Receiver<Figures>,
+    pub(super) busy: Arc<Busy>,
+}
+
+/// How many calls were told *busy*.
+#[derive(Debug, Default)]
+pub(super) struct Busy(AtomicU64);
+
+impl Busy {
+    pub(super) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl LeaderHandle {
@@ -188,6 +209,13 @@ impl LeaderHandle {
         self.ask("look into the leader's memory", Request::Soft { reply }, answer, ANSWER_TIME_MAX).await
     }
 
+    /// Gauges and counters of the loop.
+    pub fn figures(&self) -> Figures {
+        let mut figures = *self.figures.borrow();
+        figures.calls_busy_total = self.busy.count();
+        figures
+    }
+
     async fn call_done(&self, what: &'static str, call: Call) -> Result<(), Refusal> {
         match self.call(what, call).await? {
             Reply::Done => Ok(()),
@@ -217,10 +245,13 @@ impl LeaderHandle {
         patience: Duration,
     ) -> Result<T, Refusal> {
         self.requests.try_send(request).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Refusal::new(
-                RefusalCode::Busy,
-                format!("can't {what}: too many calls wait for the leader; try again in a moment"),
-            ),
+            mpsc::error::TrySendError::Full(_) => {
+                self.busy.0.fetch_add(1, Ordering::Relaxed);
+                Refusal::new(
+                    RefusalCode::Busy,
+                    format!("can't {what}: too many calls wait for the leader; try again in a moment"),
+                )
+            }
             mpsc::error::TrySendError::Closed(_) => stopped(),
         })?;
         match tokio::time::timeout(patience, answer).await {

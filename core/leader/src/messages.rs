@@ -101,7 +101,7 @@ pub enum Call {
     ReadOutput(OutputRequest),
 }
 
-/// The good answer to a [`Call`].
+/// The good answer to a [`Call`]; Subscribe and Attach are answered by an opened stream instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     Done,

@@ -13,6 +13,9 @@ use std::{
 
 use model::{AgentId, OfferId, Resources, TaskSpec, limits};
 
+/// Commands and environments of one accept: it becomes one entry of the log, which should stay near 1 MiB.
+const ACCEPT_BYTES_MAX: usize = 1 << 20;
+
 /// An offer as `run` sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
@@ -62,8 +65,11 @@ pub fn decide<'a>(queue: impl IntoIterator<Item = &'a Arc<TaskSpec>>, offers: &[
             hopeless.insert(&task.resources);
             continue;
         };
+        room.bytes += bytes_of(task);
         room.tasks.push(task.clone());
-        let is_full = room.tasks.len() >= limits::TASKS_PER_ACCEPT_MAX || left.is_empty();
+        let is_full = room.tasks.len() >= limits::TASKS_PER_ACCEPT_MAX
+            || room.bytes >= ACCEPT_BYTES_MAX
+            || left.is_empty();
         if is_full {
             open -= 1;
         }
@@ -103,6 +109,14 @@ struct Room {
     /// `None`: takes no more tasks.
     left: Option<Resources>,
     tasks: Vec<Arc<TaskSpec>>,
+    bytes: usize,
+}
+
+/// What a spec weighs in the log, roughly.
+fn bytes_of(task: &TaskSpec) -> usize {
+    let command: usize = task.command.iter().map(String::len).sum();
+    let env: usize = task.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+    command + env
 }
 
 fn by_agent(offers: &[Offer]) -> Vec<Room> {
@@ -120,6 +134,7 @@ fn by_agent(offers: &[Offer]) -> Vec<Room> {
                     offers: vec![offer.id.clone()],
                     left: Some(offer.resources.clone()),
                     tasks: Vec::new(),
+                    bytes: 0,
                 });
             }
         }

@@ -1,0 +1,74 @@
+//! What the daemon may set, and the bounds that it may not.
+
+use model::{ClusterId, Duration};
+
+/// How the leader behaves; the defaults are those of the design.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What a cluster that has no id yet shall be called.
+    pub cluster_new: ClusterId,
+    /// The newest cluster version that all members support.
+    pub version_supported: u32,
+    pub offer_lease: Duration,
+    pub agent_heartbeat: Duration,
+    /// Silence after which an agent counts as unreachable.
+    pub agent_timeout: Duration,
+    pub framework_heartbeat: Duration,
+    /// How long a new leader lets agents and frameworks find it before it holds their absence against them.
+    pub patience: Duration,
+    /// Least time between two rounds of offers: what comes in between is decided together.
+    pub cycle_interval: Duration,
+    /// Finished tasks are kept for so long at most.
+    pub finished_tasks_kept: Duration,
+}
+
+impl Config {
+    pub fn new(cluster_new: ClusterId) -> Self {
+        Self {
+            cluster_new,
+            version_supported: cluster::VERSION_SUPPORTED,
+            offer_lease: Duration::from_secs(30),
+            agent_heartbeat: Duration::from_secs(5),
+            agent_timeout: Duration::from_secs(30),
+            framework_heartbeat: Duration::from_secs(15),
+            patience: Duration::from_secs(10),
+            cycle_interval: Duration::from_millis(2),
+            finished_tasks_kept: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+/// How often the leader looks for silence, timeouts and work that was put off.
+pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// Agents marked unreachable at once: when the leader itself is cut off, it has time to notice.
+pub const AGENTS_MARKED_AT_ONCE_MAX: usize = 64;
+/// Durable events sent to a framework before it must have read them.
+pub const EVENTS_UNREAD_MAX: usize = 128;
+/// Statuses of one agent that wait for the log: each of its tasks may send a few at an attach.
+pub const STATUSES_WAITING_MAX: usize = 4 * model::limits::TASKS_PER_AGENT_MAX;
+/// Tasks that one Reconcile may name.
+pub const RECONCILED_MAX: usize = 10_000;
+/// Offers that one Accept or Decline may name.
+pub const OFFERS_PER_CALL_MAX: usize = 1024;
+/// Reads of output that wait for their agents.
+pub const READS_MAX: usize = 4096;
+/// How long an agent may take to answer a read, beyond what it was told to wait.
+pub const READ_ANSWER_TIME: Duration = Duration::from_secs(5);
+/// A read is told to wait no longer than this.
+pub const READ_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Pause before something that the log had no room for is tried again.
+pub const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Pause before `run` tries a task again that the log refused.
+pub const REFUSED_TASK_PAUSE: Duration = Duration::from_secs(1);
+/// Least time between two acknowledgements of one framework in the log.
+pub const ACKNOWLEDGE_INTERVAL: Duration = Duration::from_millis(100);
+/// Waiting tasks that `run` looks at, and explains, at once.
+pub const RUN_LOOKED_AT_MAX: usize = 10_000;
+/// Ended offers whose fate is remembered, to say why they can't be used.
+pub const OFFERS_REMEMBERED_MAX: usize = 10_000;
+/// How long an offer that its framework let expire is not made again.
+pub const EXPIRED_OFFER_PAUSE: Duration = Duration::from_secs(5);
+/// Bytes of assignments in one message: well below what gRPC takes by default (4 MiB).
+pub const LAUNCH_BYTES_MAX: usize = 1 << 20;
+/// What an assignment takes besides command and environment, roughly.
+pub const ASSIGNMENT_BYTES: usize = 512;

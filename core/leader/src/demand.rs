@@ -1,0 +1,85 @@
+//! What each framework could use now, as it said itself.
+
+use model::{Refusal, RefusalCode, Resources, limits};
+
+use crate::messages::Demand;
+
+/// How much a framework wants to be offered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Appetite {
+    /// It has said nothing: whatever there is.
+    #[default]
+    Unlimited,
+    /// No offers until it says otherwise.
+    Suppressed,
+    /// These, less what it has launched since it said so. Empty: nothing is wanted.
+    Stated(Vec<Demand>),
+}
+
+impl Appetite {
+    /// Takes what the framework states.
+    ///
+    /// Refuses (InvalidArgument) too many demands, and shapes that can't be.
+    pub fn stated(demands: Vec<Demand>) -> Result<Self, Refusal> {
+        if demands.len() > limits::DEMANDS_MAX {
+            return Err(refuse(format!(
+                "{} demands are stated; at most {} are allowed",
+                demands.len(),
+                limits::DEMANDS_MAX
+            )));
+        }
+        for demand in &demands {
+            if let Err(error) = demand.shape.check() {
+                return Err(refuse(format!("the shape {} can't be: {error}", demand.shape)));
+            }
+            if demand.shape.is_empty() {
+                return Err(refuse("a shape asks for nothing; name what one task needs".to_owned()));
+            }
+            if demand.constraints.len() > limits::ATTRIBUTES_MAX {
+                return Err(refuse(format!(
+                    "{} constraints stand in one demand; at most {} are allowed",
+                    demand.constraints.len(),
+                    limits::ATTRIBUTES_MAX
+                )));
+            }
+        }
+        Ok(Self::Stated(demands.into_iter().filter(|demand| demand.count > 0).collect()))
+    }
+
+    /// One task less is wanted: it is being launched. Answers the demand that it came from.
+    pub fn launched(&mut self, resources: &Resources) -> Option<Demand> {
+        let Self::Stated(demands) = self else { return None };
+        let exact = demands.iter().position(|demand| demand.shape == *resources);
+        let place = exact.or_else(|| demands.iter().position(|demand| demand.shape.contains(resources)))?;
+        let demand = demands.get_mut(place)?;
+        demand.count -= 1;
+        let one = Demand { count: 1, ..demand.clone() };
+        if demand.count == 0 {
+            demands.remove(place);
+        }
+        Some(one)
+    }
+
+    /// The launch came to nothing: the task is wanted again.
+    pub fn not_launched(&mut self, one: Demand) {
+        let Self::Stated(demands) = self else { return };
+        let same = |demand: &&mut Demand| demand.shape == one.shape && demand.constraints == one.constraints;
+        match demands.iter_mut().find(same) {
+            Some(demand) => demand.count = demand.count.saturating_add(one.count),
+            None => demands.push(one),
+        }
+    }
+
+    /// Whether it could use any offer at all.
+    pub fn is_hungry(&self) -> bool {
+        match self {
+            Self::Unlimited => true,
+            Self::Suppressed => false,
+            Self::Stated(demands) => !demands.is_empty(),
+        }
+    }
+}
+
+fn refuse(why: String) -> Refusal {
+    Refusal::new(RefusalCode::InvalidArgument, format!("can't set the demand: {why}"))
+}

@@ -1,0 +1,857 @@
+//! Frameworks: their streams, and every call that they make.
+//!
+//! A subscription remembers which durable event was sent last, and is sent what the state holds after it:
+//! so events come after their commit, in order, once. Offers only follow when all of them were sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster::{Answer, ClusterState, Command, EventsAfter, Framework, FrameworkState, KillBy};
+use model::{
+    Cursor, Duration, FrameworkId, OfferId, Reason, Refusal, RefusalCode, RequestId, SubscriptionId, TaskId,
+    TaskSpec, TaskState, TaskStatus, Timestamp, limits,
+};
+
+use crate::{
+    config::{ACKNOWLEDGE_INTERVAL, EVENTS_UNREAD_MAX, RECONCILED_MAX},
+    demand::Appetite,
+    filters::Filter,
+    machine::{Effect, Leader},
+    messages::{Call, Caller, Reply, SubscribeParams, ToFramework},
+    offers::Ending,
+    proposals::{Asker, CallId, Launching, Opening, Purpose, reconciled},
+};
+
+/// One opened stream of a framework.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscriber {
+    pub(crate) framework: FrameworkId,
+    /// The last durable event that was sent.
+    sent: Cursor,
+    /// How many more may be sent before the framework has read them.
+    window: usize,
+    /// Whether all durable events were sent.
+    pub(crate) is_up_to_date: bool,
+    heartbeat_at: Timestamp,
+}
+
+/// Every open subscription; one for each framework.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscribers {
+    term: u64,
+    next: u64,
+    by_id: BTreeMap<SubscriptionId, Subscriber>,
+    by_framework: BTreeMap<FrameworkId, SubscriptionId>,
+}
+
+impl Subscribers {
+    pub(crate) fn new(term: u64) -> Self {
+        Self { term, next: 1, by_id: BTreeMap::new(), by_framework: BTreeMap::new() }
+    }
+
+    pub(crate) fn of_framework(&self, framework: &FrameworkId) -> Option<&SubscriptionId> {
+        self.by_framework.get(framework)
+    }
+
+    pub(crate) fn get(&self, subscription: &SubscriptionId) -> Option<&Subscriber> {
+        self.by_id.get(subscription)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<SubscriptionId> {
+        self.by_id.keys().cloned().collect()
+    }
+
+    pub(crate) fn frameworks(&self) -> impl Iterator<Item = &FrameworkId> {
+        self.by_framework.keys()
+    }
+
+    /// Subscriptions that have been sent all durable events, and may be sent offers.
+    pub(crate) fn up_to_date(&self) -> impl Iterator<Item = (&FrameworkId, &SubscriptionId)> {
+        self.by_framework
+            .iter()
+            .filter(|(_, id)| self.by_id.get(*id).is_some_and(|subscriber| subscriber.is_up_to_date))
+    }
+}
+
+/// What the leader knows of frameworks beside their streams.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Interests {
+    pub(crate) appetites: BTreeMap<FrameworkId, Appetite>,
+    /// The log is being told whether they are connected.
+    pub(crate) connecting: BTreeSet<FrameworkId>,
+    /// The log is being told to end them.
+    pub(crate) ending: BTreeSet<FrameworkId>,
+    /// Subscriptions that wait for the log.
+    opening: BTreeMap<FrameworkId, u32>,
+    acknowledgements: BTreeMap<FrameworkId, Acknowledgement>,
+    /// Frameworks whose acknowledgement the log should hear.
+    unacknowledged: BTreeSet<FrameworkId>,
+}
+
+/// What a framework has acknowledged, on its way to the log.
+#[derive(Debug, Clone, Default)]
+struct Acknowledgement {
+    cursor: Cursor,
+    is_in_flight: bool,
+    not_before: Timestamp,
+}
+
+impl Interests {
+    /// Whether nobody is about to subscribe, and the end isn't under way.
+    pub(crate) fn may_end(&self, framework: &FrameworkId) -> bool {
+        !self.opening.contains_key(framework) && !self.ending.contains(framework)
+    }
+
+    fn opened(&mut self, framework: &FrameworkId) {
+        if let Some(count) = self.opening.get_mut(framework) {
+            *count -= 1;
+            if *count == 0 {
+                self.opening.remove(framework);
+            }
+        }
+    }
+
+    fn forget(&mut self, framework: &FrameworkId) {
+        self.appetites.remove(framework);
+        self.acknowledgements.remove(framework);
+        self.unacknowledged.remove(framework);
+    }
+}
+
+impl Leader {
+    pub(crate) fn call(&mut self, asker: Asker, what: Call, state: &ClusterState, now: Timestamp) {
+        if state.cluster().is_none() && !matches!(what, Call::Attach(_)) {
+            let refusal =
+                Refusal::new(RefusalCode::Busy, "the cluster is just being made; try again in a moment");
+            return self.answer(asker, Err(refusal));
+        }
+        if let Err(refusal) = self.try_call(asker, what, state, now) {
+            self.answer(asker, Err(refusal));
+        }
+    }
+
+    /// Refuses at once, or sees to it that an answer comes.
+    fn try_call(
+        &mut self,
+        asker: Asker,
+        what: Call,
+        state: &ClusterState,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        match what {
+            Call::Subscribe(params) => self.subscribe(daemon(asker)?, params, state, now)?,
+            Call::Attach(hello) => self.attach(daemon(asker)?, hello, state, now),
+            Call::ReadOutput(request) => self.read_output(daemon(asker)?, request, state, now)?,
+            Call::Accept { caller, offers, tasks, refuse } => {
+                self.check_caller(asker, &caller, state)?;
+                self.accept(asker, caller, Using { offers, tasks, refuse }, state, now)?;
+            }
+            Call::Decline { caller, offers, refuse } => {
+                self.check_caller(asker, &caller, state)?;
+                for id in self.offers.declinable(&caller.framework, &offers)? {
+                    self.decline(&id, refuse, now);
+                }
+                self.answer(asker, Ok(Reply::Done));
+            }
+            Call::SetDemand { caller, demands } => {
+                self.check_caller(asker, &caller, state)?;
+                self.set_appetite(&caller.framework, Appetite::stated(demands)?);
+                self.answer(asker, Ok(Reply::Done));
+            }
+            Call::Suppress { caller } => {
+                self.check_caller(asker, &caller, state)?;
+                self.interests.appetites.insert(caller.framework, Appetite::Suppressed);
+                self.answer(asker, Ok(Reply::Done));
+            }
+            Call::Revive { caller } => {
+                self.check_caller(asker, &caller, state)?;
+                let appetite = match self.interests.appetites.remove(&caller.framework) {
+                    None | Some(Appetite::Unlimited | Appetite::Suppressed) => Appetite::Unlimited,
+                    Some(stated @ Appetite::Stated(_)) => stated,
+                };
+                self.set_appetite(&caller.framework, appetite);
+                self.answer(asker, Ok(Reply::Done));
+            }
+            Call::Kill { caller, task, grace } => {
+                self.check_caller(asker, &caller, state)?;
+                let Caller { framework, subscription: _, request } = caller;
+                let command = Command::Kill { by: KillBy::Framework(framework), task, grace, request };
+                self.propose(Purpose::Pass { asker }, command, now);
+            }
+            Call::Reconcile { caller, tasks } => {
+                self.check_caller(asker, &caller, state)?;
+                let statuses = reconcile(&caller.framework, &tasks, state, now)?;
+                self.answer(asker, Ok(Reply::Statuses(statuses)));
+            }
+            Call::Acknowledge { caller, cursor } => {
+                self.check_caller(asker, &caller, state)?;
+                self.acknowledge(&caller, cursor)?;
+                self.answer(asker, Ok(Reply::Done));
+            }
+            Call::UpdateFramework { caller, info } => {
+                self.check_caller(asker, &caller, state)?;
+                let Caller { framework, subscription: _, request } = caller;
+                let command = Command::UpdateFramework { framework, info, request };
+                self.propose(Purpose::Pass { asker }, command, now);
+            }
+            Call::Teardown { caller } => {
+                // A repeat comes when the framework has ended already; the log knows the first answer.
+                if caller.request.is_none() || !state.has_ended(&caller.framework) {
+                    self.check_caller(asker, &caller, state)?;
+                }
+                let Caller { framework, subscription: _, request } = caller;
+                let command = Command::TearDownFramework { framework, request };
+                self.propose(Purpose::Pass { asker }, command, now);
+            }
+            Call::Run { request, tasks } => {
+                let tasks = tasks.into_iter().map(Into::into).collect();
+                let command = Command::SubmitRun { request: Some(request), tasks };
+                self.propose(Purpose::Pass { asker }, command, now);
+            }
+            Call::KillTask { request, task, grace } => {
+                let command = Command::Kill { by: KillBy::Operator, task, grace, request: Some(request) };
+                self.propose(Purpose::Pass { asker }, command, now);
+            }
+            Call::TeardownFramework { request, framework } => {
+                let command = Command::TearDownFramework { framework, request: Some(request) };
+                self.propose(Purpose::Pass { asker }, command, now);
+            }
+            Call::SetRole { request, role, weight_milli } => {
+                let command = Command::SetRole { role, weight_milli, request: Some(request) };
+                self.propose(Purpose::Pass { asker }, command, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses who is not the framework's newest subscription.
+    fn check_caller(&self, asker: Asker, caller: &Caller, state: &ClusterState) -> Result<(), Refusal> {
+        let framework = known_framework(&caller.framework, state)?;
+        match asker {
+            Asker::Run(_) => return Ok(()),
+            Asker::Daemon(_) if framework.is_built_in => return Err(built_in(&caller.framework)),
+            Asker::Daemon(_) => {}
+        }
+        if self.subscribers.of_framework(&caller.framework) != Some(&caller.subscription) {
+            return Err(Refusal::new(
+                RefusalCode::SubscriptionReplaced,
+                format!(
+                    "subscription `{}` of framework `{}` is over: it was lost, or another instance subscribed; \
+                     subscribe again",
+                    caller.subscription, caller.framework
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn subscribe(
+        &mut self,
+        call: CallId,
+        params: SubscribeParams,
+        state: &ClusterState,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let SubscribeParams { info, framework, cursor, request } = params;
+        if let Some(cursor) = cursor
+            && cursor.index > state.applied()
+        {
+            return Err(Refusal::new(
+                RefusalCode::InvalidArgument,
+                format!(
+                    "can't resume after event {}.{}: there is no such event yet; resume with the cursor of the \
+                     last event that was handled",
+                    cursor.index, cursor.ordinal
+                ),
+            ));
+        }
+        let Some(framework) = framework else {
+            let framework = self.new_framework_id(state)?;
+            let command = Command::RegisterFramework { framework, info, request };
+            self.propose(Purpose::RegisterFramework { call, cursor }, command, now);
+            return Ok(());
+        };
+        let record = known_framework(&framework, state)?;
+        if record.is_built_in {
+            return Err(built_in(&framework));
+        }
+        *self.interests.opening.entry(framework.clone()).or_default() += 1;
+        let info = (record.info != info).then_some(info);
+        self.go_on_opening(Opening { call, framework, cursor, info }, state, now);
+        Ok(())
+    }
+
+    /// Ids are unique for ever: they name the cluster, and the term in which they were made.
+    fn new_framework_id(&mut self, state: &ClusterState) -> Result<FrameworkId, Refusal> {
+        let cluster: String =
+            state.cluster().map(|id| id.as_str().chars().take(12).collect()).unwrap_or_default();
+        let number = self.subscribers.next;
+        self.subscribers.next += 1;
+        FrameworkId::new(&format!("{cluster}-{}.{number}", self.term))
+            .map_err(|error| Refusal::new(RefusalCode::Internal, error.to_string()))
+    }
+
+    pub(crate) fn framework_registered(
+        &mut self,
+        call: CallId,
+        cursor: Option<Cursor>,
+        answer: Result<Answer, Refusal>,
+        state: &ClusterState,
+        now: Timestamp,
+    ) {
+        match answer {
+            Ok(Answer::FrameworkRegistered { framework }) => {
+                *self.interests.opening.entry(framework.clone()).or_default() += 1;
+                self.go_on_opening(Opening { call, framework, cursor, info: None }, state, now);
+            }
+            Ok(other) => {
+                let message = format!("the log gave a registration an answer of the wrong kind: {other:?}");
+                self.answer(Asker::Daemon(call), Err(Refusal::new(RefusalCode::Internal, message)));
+            }
+            Err(refusal) => self.answer(Asker::Daemon(call), Err(refusal)),
+        }
+    }
+
+    pub(crate) fn opening_answered(
+        &mut self,
+        opening: Opening,
+        answer: Result<Answer, Refusal>,
+        state: &ClusterState,
+        now: Timestamp,
+    ) {
+        match answer {
+            Ok(_done) => self.go_on_opening(opening, state, now),
+            Err(refusal) => {
+                self.interests.opened(&opening.framework);
+                self.answer(Asker::Daemon(opening.call), Err(refusal));
+            }
+        }
+    }
+
+    /// Tells the log what it doesn't know yet, one thing at a time, then opens the stream.
+    fn go_on_opening(&mut self, mut opening: Opening, state: &ClusterState, now: Timestamp) {
+        let record = match known_framework(&opening.framework, state) {
+            Ok(record) => record,
+            Err(refusal) => {
+                self.interests.opened(&opening.framework);
+                return self.answer(Asker::Daemon(opening.call), Err(refusal));
+            }
+        };
+        let framework = opening.framework.clone();
+        if let Some(info) = opening.info.take() {
+            let command = Command::UpdateFramework { framework, info, request: None };
+            return self.propose(Purpose::Subscribe { opening }, command, now);
+        }
+        match record.state {
+            FrameworkState::Disconnected { .. } => {
+                let command = Command::ConnectFramework { framework };
+                self.propose(Purpose::Subscribe { opening }, command, now);
+            }
+            FrameworkState::Connected => self.open_subscription(opening, now),
+        }
+    }
+
+    fn open_subscription(&mut self, opening: Opening, now: Timestamp) {
+        let Opening { call, framework, cursor, info: _ } = opening;
+        self.interests.opened(&framework);
+        let number = self.subscribers.next;
+        self.subscribers.next += 1;
+        let subscription = match SubscriptionId::new(&format!("{}-{number}", self.subscribers.term)) {
+            Ok(id) => id,
+            Err(error) => {
+                let refusal = Refusal::new(RefusalCode::Internal, error.to_string());
+                return self.answer(Asker::Daemon(call), Err(refusal));
+            }
+        };
+        if let Some(older) = self.subscribers.of_framework(&framework).cloned() {
+            self.counts.subscriptions_replaced += 1;
+            self.end_subscription(&older, Some(ToFramework::Replaced));
+        }
+        self.subscribers.by_framework.insert(framework.clone(), subscription.clone());
+        self.subscribers.by_id.insert(
+            subscription.clone(),
+            Subscriber {
+                framework: framework.clone(),
+                sent: cursor.unwrap_or(Cursor::START),
+                window: EVENTS_UNREAD_MAX,
+                is_up_to_date: false,
+                heartbeat_at: now + self.config.framework_heartbeat,
+            },
+        );
+        self.interests.appetites.insert(framework.clone(), Appetite::Unlimited);
+        self.effects.push(Effect::OpenSubscription {
+            call,
+            framework: framework.clone(),
+            subscription: subscription.clone(),
+        });
+        let message = ToFramework::Subscribed {
+            framework: framework.clone(),
+            subscription: subscription.clone(),
+            heartbeat_interval: self.config.framework_heartbeat,
+        };
+        self.tell_framework(&subscription, message);
+        self.touched.frameworks.insert(framework);
+        self.cycle.touch();
+    }
+
+    /// Ends a stream, with a last word if there is one. Its offers are void.
+    pub(crate) fn end_subscription(&mut self, subscription: &SubscriptionId, last: Option<ToFramework>) {
+        let Some(entry) = self.subscribers.by_id.remove(subscription) else { return };
+        if self.subscribers.by_framework.get(&entry.framework) == Some(subscription) {
+            self.subscribers.by_framework.remove(&entry.framework);
+        }
+        if let Some(message) = last {
+            self.tell_framework(subscription, message);
+        }
+        self.effects.push(Effect::CloseSubscription { subscription: subscription.clone() });
+        for id in self.offers.idle_of_framework(&entry.framework) {
+            self.counts.offers_rescinded += 1;
+            self.offers.end(&id, Ending::Rescinded("the subscription ended"));
+        }
+        self.interests.appetites.remove(&entry.framework);
+        self.filters.clear(&entry.framework);
+        self.touched.frameworks.insert(entry.framework);
+        self.cycle.touch();
+    }
+
+    pub(crate) fn subscription_drained(&mut self, subscription: &SubscriptionId) {
+        if let Some(entry) = self.subscribers.by_id.get_mut(subscription) {
+            entry.window = EVENTS_UNREAD_MAX;
+            self.touched.frameworks.insert(entry.framework.clone());
+        }
+    }
+
+    pub(crate) fn tell_framework(&mut self, subscription: &SubscriptionId, message: ToFramework) {
+        self.effects.push(Effect::ToFramework { subscription: subscription.clone(), message });
+    }
+
+    pub(crate) fn heartbeat_frameworks(&mut self, now: Timestamp) {
+        let interval = self.config.framework_heartbeat;
+        for (subscription, entry) in &mut self.subscribers.by_id {
+            if entry.heartbeat_at <= now {
+                entry.heartbeat_at = now + interval;
+                self.effects.push(Effect::ToFramework {
+                    subscription: subscription.clone(),
+                    message: ToFramework::Heartbeat,
+                });
+            }
+        }
+    }
+
+    /// Sends each touched framework the events that it lacks, and keeps the log's view of its connection true.
+    pub(crate) fn settle_frameworks(&mut self, state: &ClusterState, now: Timestamp) {
+        for id in std::mem::take(&mut self.touched.frameworks) {
+            let subscription = self.subscribers.of_framework(&id).cloned();
+            let Some(record) = state.framework(&id) else {
+                if let Some(subscription) = subscription {
+                    let refusal = ended(&id);
+                    self.end_subscription(&subscription, Some(ToFramework::Ended(refusal)));
+                    self.touched.frameworks.remove(&id);
+                }
+                self.interests.forget(&id);
+                continue;
+            };
+            if record.is_built_in {
+                continue;
+            }
+            if let Some(subscription) = &subscription {
+                self.send_events(subscription, record, &id, state);
+            }
+            self.keep_connection(&id, record, subscription.is_some(), now);
+        }
+        self.propose_acknowledgements(now);
+    }
+
+    fn send_events(
+        &mut self,
+        subscription: &SubscriptionId,
+        record: &Framework,
+        framework: &FrameworkId,
+        state: &ClusterState,
+    ) {
+        let Some(entry) = self.subscribers.by_id.get_mut(subscription) else { return };
+        if entry.sent >= record.last_event() && record.compacted_to.is_none_or(|to| entry.sent >= to) {
+            if !entry.is_up_to_date {
+                entry.is_up_to_date = true;
+                self.cycle.touch();
+            }
+            return;
+        }
+        entry.is_up_to_date = false;
+        if entry.window == 0 {
+            return;
+        }
+        let to = |message| Effect::ToFramework { subscription: subscription.clone(), message };
+        match record.events_after(entry.sent, entry.window) {
+            EventsAfter::Compacted { resume } => {
+                entry.sent = resume;
+                entry.window -= 1;
+                let statuses = state
+                    .tasks()
+                    .values()
+                    .filter(|task| task.framework == *framework)
+                    .map(|task| task.latest_status())
+                    .collect();
+                self.effects.push(to(ToFramework::Compacted { statuses, cursor: resume }));
+            }
+            EventsAfter::Kept(events) => {
+                entry.window = entry.window.saturating_sub(events.len());
+                for (cursor, event) in events {
+                    entry.sent = cursor;
+                    let event = event.as_ref().clone();
+                    self.effects.push(to(ToFramework::Durable { cursor, event }));
+                }
+            }
+        }
+        if entry.sent >= record.last_event() {
+            entry.is_up_to_date = true;
+            self.cycle.touch();
+        }
+        if entry.window == 0 {
+            self.effects.push(Effect::TellWhenDrained { subscription: subscription.clone() });
+        }
+    }
+
+    fn keep_connection(&mut self, id: &FrameworkId, record: &Framework, is_subscribed: bool, now: Timestamp) {
+        if self.interests.connecting.contains(id) || self.interests.opening.contains_key(id) {
+            return;
+        }
+        let framework = id.clone();
+        let command = match record.state {
+            FrameworkState::Connected if !is_subscribed => {
+                // Under a new leader it needs a moment to come back.
+                if now < self.patient_until() {
+                    return;
+                }
+                Command::DisconnectFramework { framework }
+            }
+            FrameworkState::Disconnected { .. } if is_subscribed => Command::ConnectFramework { framework },
+            FrameworkState::Connected | FrameworkState::Disconnected { .. } => return,
+        };
+        self.interests.connecting.insert(id.clone());
+        self.propose(Purpose::Connection { framework: id.clone() }, command, now);
+    }
+
+    fn set_appetite(&mut self, framework: &FrameworkId, appetite: Appetite) {
+        self.interests.appetites.insert(framework.clone(), appetite);
+        self.filters.clear(framework);
+        self.cycle.touch();
+    }
+
+    /// What came before is handled; the log hears of it soon, and the caller need not wait for that.
+    fn acknowledge(&mut self, caller: &Caller, cursor: Cursor) -> Result<(), Refusal> {
+        let sent = self.subscribers.get(&caller.subscription).map_or(Cursor::START, |entry| entry.sent);
+        if cursor > sent {
+            return Err(Refusal::new(
+                RefusalCode::InvalidArgument,
+                format!(
+                    "can't acknowledge event {}.{}: this subscription was only sent events up to {}.{}",
+                    cursor.index, cursor.ordinal, sent.index, sent.ordinal
+                ),
+            ));
+        }
+        let entry = self.interests.acknowledgements.entry(caller.framework.clone()).or_default();
+        if cursor > entry.cursor {
+            entry.cursor = cursor;
+            self.interests.unacknowledged.insert(caller.framework.clone());
+        }
+        Ok(())
+    }
+
+    fn propose_acknowledgements(&mut self, now: Timestamp) {
+        let mut commands = Vec::new();
+        for framework in self.interests.unacknowledged.clone() {
+            let Some(entry) = self.interests.acknowledgements.get_mut(&framework) else { continue };
+            if entry.is_in_flight || entry.not_before > now {
+                continue;
+            }
+            entry.is_in_flight = true;
+            entry.not_before = now + ACKNOWLEDGE_INTERVAL;
+            self.interests.unacknowledged.remove(&framework);
+            commands.push((framework, entry.cursor));
+        }
+        for (framework, cursor) in commands {
+            let command = Command::AcknowledgeEvents { framework: framework.clone(), cursor };
+            self.propose(Purpose::Acknowledge { framework }, command, now);
+        }
+    }
+
+    pub(crate) fn acknowledged(&mut self, framework: &FrameworkId) {
+        if let Some(entry) = self.interests.acknowledgements.get_mut(framework) {
+            entry.is_in_flight = false;
+        }
+    }
+
+    /// When an acknowledgement that was put off may go to the log.
+    pub(crate) fn next_acknowledgement(&self) -> Option<Timestamp> {
+        let entries = &self.interests.acknowledgements;
+        self.interests
+            .unacknowledged
+            .iter()
+            .filter_map(|framework| entries.get(framework))
+            .filter(|entry| !entry.is_in_flight)
+            .map(|entry| entry.not_before)
+            .min()
+    }
+
+    fn decline(&mut self, id: &OfferId, refuse: Duration, now: Timestamp) {
+        let Some(offer) = self.offers.end(id, Ending::Declined) else { return };
+        self.counts.offers_declined += 1;
+        self.filter(&offer.framework, &offer.agent, offer.resources, refuse, now);
+        self.cycle.touch();
+    }
+
+    pub(crate) fn filter(
+        &mut self,
+        framework: &FrameworkId,
+        agent: &model::AgentId,
+        resources: model::Resources,
+        refuse: Duration,
+        now: Timestamp,
+    ) {
+        let refuse = refuse.min(Duration::from_millis(limits::TIMEOUT_MS_MAX));
+        if !refuse.is_zero() && !resources.is_empty() {
+            self.filters.set(framework, agent, Filter { until: now + refuse, resources });
+        }
+    }
+
+    fn accept(
+        &mut self,
+        asker: Asker,
+        caller: Caller,
+        using: Using,
+        state: &ClusterState,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let Using { offers, tasks, refuse } = using;
+        let Caller { framework, subscription: _, request } = caller;
+        if let Some(request) = &request
+            && self.answer_repeat(asker, &framework, request, state)?
+        {
+            return Ok(());
+        }
+        if tasks.len() > limits::TASKS_PER_ACCEPT_MAX {
+            return Err(Refusal::new(
+                RefusalCode::InvalidArgument,
+                format!(
+                    "can't accept: {} tasks are named; at most {} are allowed",
+                    tasks.len(),
+                    limits::TASKS_PER_ACCEPT_MAX
+                ),
+            ));
+        }
+        let together = self.offers.judge(&framework, &offers, now)?;
+        if tasks.is_empty() {
+            for id in &offers {
+                self.decline(id, refuse, now);
+            }
+            self.answer(asker, Ok(Reply::Launched(Vec::new())));
+            return Ok(());
+        }
+        self.offers.use_up(&offers);
+        let appetite = self.interests.appetites.entry(framework.clone()).or_default();
+        let taken = tasks
+            .iter()
+            .map(|task| (task.task_id.clone(), task.resources.clone(), appetite.launched(&task.resources)))
+            .collect();
+        let purpose = Purpose::Launch(Launching {
+            askers: vec![asker],
+            framework: framework.clone(),
+            agent: together.agent.clone(),
+            request: request.clone(),
+            offers,
+            offered: together.resources.clone(),
+            refuse,
+            taken,
+        });
+        let command = Command::Launch {
+            framework,
+            request,
+            agent: together.agent,
+            epoch: together.epoch,
+            role: together.role,
+            offered: together.resources,
+            tasks: tasks.into_iter().map(Into::into).collect(),
+        };
+        self.propose(purpose, command, now);
+        Ok(())
+    }
+
+    /// Answers an accept that was made before. Its offers are gone, so only its request id tells.
+    fn answer_repeat(
+        &mut self,
+        asker: Asker,
+        framework: &FrameworkId,
+        request: &RequestId,
+        state: &ClusterState,
+    ) -> Result<bool, Refusal> {
+        if self.proposals.join_launch(framework, request, asker) {
+            return Ok(true);
+        }
+        match state.framework(framework).and_then(|record| record.answer_to(request)) {
+            None => Ok(false),
+            Some(Answer::Launched(results)) => {
+                self.answer(asker, Ok(Reply::Launched(results.clone())));
+                Ok(true)
+            }
+            Some(
+                Answer::Done
+                | Answer::FrameworkRegistered { .. }
+                | Answer::AgentRegistered { .. }
+                | Answer::Recorded(_)
+                | Answer::Submitted(_)
+                | Answer::Pruned { .. },
+            ) => Err(Refusal::new(
+                RefusalCode::InvalidArgument,
+                format!(
+                    "can't accept: request id `{request}` was used before for something else; choose a new one"
+                ),
+            )),
+        }
+    }
+
+    pub(crate) fn launched(
+        &mut self,
+        launching: Launching,
+        answer: Result<Answer, Refusal>,
+        _state: &ClusterState,
+        now: Timestamp,
+    ) {
+        let Launching { askers, framework, agent, request: _, offers, offered, refuse, taken } = launching;
+        for id in &offers {
+            self.offers.end(id, Ending::Accepted);
+            self.counts.offers_accepted += 1;
+        }
+        self.cycle.touch();
+        let is_launched = |place: usize| match &answer {
+            Ok(Answer::Launched(results)) => results.get(place).is_some_and(|(_, refusal)| refusal.is_none()),
+            Ok(_) | Err(_) => false,
+        };
+        let mut left = offered;
+        for (place, (_, resources, demand)) in taken.into_iter().enumerate() {
+            if is_launched(place) {
+                self.counts.tasks_launched += 1;
+                left = left.minus_at_most(&resources);
+                continue;
+            }
+            self.counts.launches_refused += 1;
+            if let Some(demand) = demand
+                && let Some(appetite) = self.interests.appetites.get_mut(&framework)
+            {
+                appetite.not_launched(demand);
+            }
+        }
+        if answer.is_ok() && self.subscribers.of_framework(&framework).is_some() {
+            self.filter(&framework, &agent, left, refuse, now);
+        }
+        let reply = match answer {
+            Ok(Answer::Launched(results)) => Ok(Reply::Launched(results)),
+            Ok(other) => Err(Refusal::new(
+                RefusalCode::Internal,
+                format!("the log gave a launch an answer of the wrong kind: {other:?}"),
+            )),
+            Err(refusal) => Err(refusal),
+        };
+        for asker in askers {
+            self.answer(asker, reply.clone());
+        }
+    }
+
+    /// Ends offers whose lease is over, and lets others have a turn.
+    pub(crate) fn expire_offers(&mut self, now: Timestamp) {
+        for id in self.offers.expired(now) {
+            let Some(offer) = self.offers.get(&id).cloned() else { continue };
+            self.counts.offers_expired += 1;
+            let pause = crate::config::EXPIRED_OFFER_PAUSE;
+            self.filter(&offer.framework, &offer.agent, offer.resources, pause, now);
+            self.rescind(vec![id], Ending::Expired, "its lease is over");
+        }
+        if self.filters.expire(now) {
+            self.cycle.touch();
+        }
+    }
+}
+
+/// What an Accept uses.
+struct Using {
+    offers: Vec<OfferId>,
+    tasks: Vec<TaskSpec>,
+    refuse: Duration,
+}
+
+fn daemon(asker: Asker) -> Result<CallId, Refusal> {
+    match asker {
+        Asker::Daemon(call) => Ok(call),
+        Asker::Run(_) => Err(Refusal::new(RefusalCode::Internal, "`run` can't make this call")),
+    }
+}
+
+fn known_framework<'a>(id: &FrameworkId, state: &'a ClusterState) -> Result<&'a Framework, Refusal> {
+    match state.framework(id) {
+        Some(framework) => Ok(framework),
+        None if state.has_ended(id) => Err(ended(id)),
+        None => Err(Refusal::new(
+            RefusalCode::FrameworkUnknown,
+            format!("no framework has the id `{id}`; subscribe without an id to become a new one"),
+        )),
+    }
+}
+
+fn ended(id: &FrameworkId) -> Refusal {
+    Refusal::new(
+        RefusalCode::FrameworkEnded,
+        format!("framework `{id}` was torn down; subscribe without an id to become a new one"),
+    )
+}
+
+fn built_in(id: &FrameworkId) -> Refusal {
+    Refusal::new(
+        RefusalCode::FrameworkBuiltIn,
+        format!("framework `{id}` is built in; only the coordinator speaks for it"),
+    )
+}
+
+/// Latest statuses of the named tasks, or of all of the framework's tasks that are not final.
+fn reconcile(
+    framework: &FrameworkId,
+    tasks: &[TaskId],
+    state: &ClusterState,
+    now: Timestamp,
+) -> Result<Vec<TaskStatus>, Refusal> {
+    if tasks.len() > RECONCILED_MAX {
+        return Err(Refusal::new(
+            RefusalCode::InvalidArgument,
+            format!("can't reconcile {} tasks at once; name at most {RECONCILED_MAX}", tasks.len()),
+        ));
+    }
+    if tasks.is_empty() {
+        let Some(share) = state.share_of_framework(framework) else { return Ok(Vec::new()) };
+        let live = share.tasks.iter().filter_map(|id| state.task(id));
+        return Ok(live.filter(|task| !task.state.is_final()).map(reconciled).collect());
+    }
+    let status = |id: &TaskId| match state.task(id) {
+        Some(task) if task.framework == *framework => reconciled(task),
+        Some(_) | None => unknown_task(framework, id, now),
+    };
+    Ok(tasks.iter().map(status).collect())
+}
+
+/// Another framework's task is as unknown as one that never was.
+fn unknown_task(framework: &FrameworkId, id: &TaskId, now: Timestamp) -> TaskStatus {
+    TaskStatus {
+        task_id: id.clone(),
+        framework_id: framework.clone(),
+        agent_id: None,
+        state: TaskState::Gone,
+        reason: Reason::TaskUnknown,
+        message: "no task of this framework has this id, or it was forgotten after its end".to_owned(),
+        exit: None,
+        at: now,
+        sequence: 0,
+        is_released: true,
+        usage: None,
+    }
+}

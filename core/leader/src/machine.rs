@@ -1,0 +1,469 @@
+//! The machine itself: one input in, effects out; what many inputs caused is settled together.
+//!
+//! [`Leader::handle`] takes what happened, [`Leader::settle`] does what follows from all of it. Orders to agents,
+//! events to frameworks and the connection of frameworks are derived as levels from the state, so that a
+//! change that was missed or came twice does no harm.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster::{Answer, Change, ClusterState, Command, Entry, FrameworkState, RUN_FRAMEWORK};
+use model::{AgentId, FrameworkId, Refusal, RefusalCode, SubscriptionId, TaskId, Timestamp, Usage};
+
+use crate::{
+    agents::Sessions,
+    config::{Config, HOUSEKEEPING_INTERVAL},
+    cycle::Cycle,
+    filters::Filters,
+    frameworks::{Interests, Subscribers},
+    liveness::Liveness,
+    messages::{Call, FromAgent, Reply, SessionId, ToAgent, ToFramework},
+    offers::{Ending, Offers},
+    outputs::Reads,
+    proposals::{Asker, CallId, Proposals, ProposeError, Purpose, Ticket},
+    runner::Runner,
+};
+
+/// What can happen to the leader.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "an input is made, handed over once and taken apart")]
+pub enum Input {
+    /// Somebody asks; exactly one answer or opened stream follows.
+    Call { call: CallId, what: Call },
+    /// An agent said something.
+    Said { session: SessionId, message: FromAgent },
+    /// An agent's stream has ended, or could not be written to.
+    SessionGone { session: SessionId },
+    /// A framework's stream has ended, or could not be written to.
+    SubscriptionGone { subscription: SubscriptionId },
+    /// A framework has read what it was sent, as [`Effect::TellWhenDrained`] asked.
+    Drained { subscription: SubscriptionId },
+    /// The log went on: the state that comes with this input has these changes.
+    Applied { changes: Vec<Change> },
+    /// The state changed in ways that were not listed: by a snapshot, or by more than can be listed.
+    Restored,
+    /// A proposal is over. The state that comes with this input must have its effect already.
+    Answered { ticket: Ticket, result: Result<Result<Answer, Refusal>, ProposeError> },
+    /// Time has passed.
+    Tick,
+}
+
+/// What the leader wants done, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    Propose {
+        ticket: Ticket,
+        entry: Entry,
+    },
+    Answer {
+        call: CallId,
+        answer: Result<Reply, Refusal>,
+    },
+    /// Answers a Subscribe: messages follow.
+    OpenSubscription {
+        call: CallId,
+        framework: FrameworkId,
+        subscription: SubscriptionId,
+    },
+    ToFramework {
+        subscription: SubscriptionId,
+        message: ToFramework,
+    },
+    /// Tell when the framework has read what it was sent so far.
+    TellWhenDrained {
+        subscription: SubscriptionId,
+    },
+    CloseSubscription {
+        subscription: SubscriptionId,
+    },
+    /// Answers an Attach: messages follow.
+    OpenSession {
+        call: CallId,
+        session: SessionId,
+    },
+    ToAgent {
+        session: SessionId,
+        message: ToAgent,
+    },
+    CloseSession {
+        session: SessionId,
+    },
+}
+
+/// What happened since this leadership began, for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub cycles: u64,
+    pub offers_made: u64,
+    pub offers_accepted: u64,
+    pub offers_declined: u64,
+    pub offers_expired: u64,
+    pub offers_rescinded: u64,
+    pub tasks_launched: u64,
+    pub launches_refused: u64,
+    pub statuses_recorded: u64,
+    pub agents_marked_unreachable: u64,
+    pub subscriptions_replaced: u64,
+}
+
+/// The leader of one term.
+#[derive(Debug, Clone)]
+pub struct Leader {
+    pub(crate) config: Config,
+    pub(crate) term: u64,
+    pub(crate) began_at: Timestamp,
+    pub(crate) run_framework: Option<FrameworkId>,
+    pub(crate) proposals: Proposals,
+    pub(crate) sessions: Sessions,
+    pub(crate) liveness: Liveness,
+    pub(crate) subscribers: Subscribers,
+    pub(crate) interests: Interests,
+    pub(crate) offers: Offers,
+    pub(crate) filters: Filters,
+    pub(crate) cycle: Cycle,
+    pub(crate) runner: Runner,
+    pub(crate) reads: Reads,
+    pub(crate) usage: BTreeMap<TaskId, Usage>,
+    pub(crate) counts: Counts,
+    pub(crate) touched: Touched,
+    pub(crate) housekeeping_at: Timestamp,
+    pub(crate) effects: Vec<Effect>,
+}
+
+/// What may have to be looked at again when the turn is settled.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Touched {
+    pub(crate) tasks: BTreeSet<TaskId>,
+    pub(crate) agents: BTreeSet<AgentId>,
+    pub(crate) frameworks: BTreeSet<FrameworkId>,
+}
+
+impl Leader {
+    /// Begins a leadership. The state must hold all that earlier leaders were promised.
+    pub fn new(config: Config, term: u64, state: &ClusterState, now: Timestamp) -> Self {
+        let mut leader = Self {
+            term,
+            began_at: now,
+            run_framework: FrameworkId::new(RUN_FRAMEWORK).ok(),
+            proposals: Proposals::default(),
+            sessions: Sessions::new(term),
+            liveness: Liveness::default(),
+            subscribers: Subscribers::new(term),
+            interests: Interests::default(),
+            offers: Offers::new(term),
+            filters: Filters::default(),
+            cycle: Cycle::default(),
+            runner: Runner::default(),
+            reads: Reads::default(),
+            usage: BTreeMap::new(),
+            counts: Counts::default(),
+            touched: Touched::default(),
+            housekeeping_at: now,
+            effects: Vec::new(),
+            config,
+        };
+        leader.touch_everything(state, now);
+        leader.begin_cluster(state, now);
+        leader
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, input: Input, state: &ClusterState, now: Timestamp) {
+        match input {
+            Input::Call { call, what } => self.call(Asker::Daemon(call), what, state, now),
+            Input::Said { session, message } => self.agent_said(session, message, state, now),
+            Input::SessionGone { session } => self.end_session(session, None),
+            Input::SubscriptionGone { subscription } => self.end_subscription(&subscription, None),
+            Input::Drained { subscription } => self.subscription_drained(&subscription),
+            Input::Applied { changes } => {
+                for change in changes {
+                    self.note_change(change, state, now);
+                }
+            }
+            Input::Restored => self.touch_everything(state, now),
+            Input::Answered { ticket, result } => self.answered(ticket, result, state, now),
+            Input::Tick => {}
+        }
+    }
+
+    /// Does what follows from everything that was handled, and says what is to be done.
+    pub fn settle(&mut self, state: &ClusterState, now: Timestamp) -> Vec<Effect> {
+        self.expire_offers(now);
+        self.reads_overdue(now);
+        if self.housekeeping_at <= now {
+            self.housekeeping_at = now + HOUSEKEEPING_INTERVAL;
+            self.keep_house(state, now);
+        }
+        self.settle_agents(state, now);
+        self.settle_frameworks(state, now);
+        self.record_statuses(now);
+        self.dispatch_reads(state, now);
+        self.run_speaks(state, now);
+        self.cycle(state, now);
+        self.run_decides(state, now);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When to settle next if nothing else happens.
+    pub fn wake_at(&self) -> Timestamp {
+        let mut at = self.housekeeping_at;
+        for other in [
+            self.offers.next_expiry(),
+            self.filters.next_end(),
+            self.cycle.due_at(),
+            self.reads.next_end(),
+            self.sessions.next_retry(),
+            self.runner.next_retry(),
+            self.next_acknowledgement(),
+        ] {
+            at = at.min(other.unwrap_or(at));
+        }
+        at
+    }
+
+    /// Ends the leadership: everyone who waits is told, and every stream ends.
+    pub fn step_down(&mut self) -> Vec<Effect> {
+        let lost = || {
+            Refusal::new(
+                RefusalCode::NoLeader,
+                "this member doesn't lead any more; connect again to reach the new leader",
+            )
+        };
+        for ticket in self.proposals.tickets() {
+            let Some(purpose) = self.proposals.end(ticket) else { continue };
+            for call in waiting_calls(&purpose) {
+                self.answer(Asker::Daemon(call), Err(ProposeError::Unknown.refusal()));
+            }
+        }
+        for call in self.reads.calls() {
+            self.answer(Asker::Daemon(call), Err(lost()));
+        }
+        for subscription in self.subscribers.ids() {
+            self.end_subscription(&subscription, Some(ToFramework::Ended(lost())));
+        }
+        for session in self.sessions.ids() {
+            self.end_session(session, Some(ToAgent::Refused { refusal: lost(), is_final: false }));
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// How many proposals have no answer yet.
+    pub fn proposals_in_flight(&self) -> usize {
+        self.proposals.len()
+    }
+
+    fn begin_cluster(&mut self, state: &ClusterState, now: Timestamp) {
+        if state.cluster().is_none() {
+            let cluster = self.config.cluster_new.clone();
+            self.propose(Purpose::Initialize, Command::Initialize { cluster }, now);
+        } else {
+            self.raise_version(state, now);
+        }
+    }
+
+    fn raise_version(&mut self, state: &ClusterState, now: Timestamp) {
+        let version = self.config.version_supported;
+        if state.version() < version {
+            self.propose(Purpose::RaiseVersion, Command::RaiseVersion { version }, now);
+        }
+    }
+
+    fn touch_everything(&mut self, state: &ClusterState, now: Timestamp) {
+        self.touched.frameworks.extend(state.frameworks().keys().cloned());
+        self.touched.frameworks.extend(self.subscribers.frameworks().cloned());
+        for (id, agent) in state.agents() {
+            self.touched.agents.insert(id.clone());
+            self.touched.tasks.extend(agent.tasks.iter().cloned());
+            if agent.is_reachable {
+                self.liveness.watch(id, now);
+            }
+        }
+        self.touched.tasks.extend(self.sessions.told_tasks());
+        self.usage.retain(|task, _| state.task(task).is_some_and(|task| !task.is_over()));
+        self.runner.touch();
+        self.cycle.touch();
+    }
+
+    fn note_change(&mut self, change: Change, state: &ClusterState, now: Timestamp) {
+        match change {
+            Change::Task(task) => {
+                if state.task(&task).is_none_or(|task| task.is_over()) {
+                    self.usage.remove(&task);
+                    self.cycle.touch();
+                }
+                self.touched.tasks.insert(task);
+            }
+            Change::Agent(agent) => {
+                match state.agent(&agent) {
+                    Some(record) if record.is_reachable => self.liveness.watch(&agent, now),
+                    Some(_) | None => self.liveness.forget(&agent),
+                }
+                self.touched.agents.insert(agent);
+                self.cycle.touch();
+            }
+            Change::Framework(framework) => {
+                self.touched.frameworks.insert(framework);
+                self.cycle.touch();
+            }
+            Change::Role(_) => self.cycle.touch(),
+            Change::Queue => self.runner.touch(),
+            Change::Event { framework, cursor: _ } => {
+                self.touched.frameworks.insert(framework);
+            }
+        }
+    }
+
+    fn answered(
+        &mut self,
+        ticket: Ticket,
+        result: Result<Result<Answer, Refusal>, ProposeError>,
+        state: &ClusterState,
+        now: Timestamp,
+    ) {
+        let Some(purpose) = self.proposals.end(ticket) else { return };
+        let flat = match &result {
+            Ok(answer) => answer.clone(),
+            Err(error) => Err(error.refusal()),
+        };
+        match purpose {
+            Purpose::Initialize => {
+                self.touch_everything(state, now);
+                self.raise_version(state, now);
+            }
+            Purpose::RaiseVersion | Purpose::Prune => {}
+            Purpose::RegisterFramework { call, cursor } => {
+                self.framework_registered(call, cursor, flat, state, now);
+            }
+            Purpose::Subscribe { opening } => self.opening_answered(opening, flat, state, now),
+            Purpose::Connection { framework } => {
+                self.interests.connecting.remove(&framework);
+                self.touched.frameworks.insert(framework);
+            }
+            Purpose::EndFramework { framework } => {
+                self.interests.ending.remove(&framework);
+                self.touched.frameworks.insert(framework);
+            }
+            Purpose::Acknowledge { framework } => self.acknowledged(&framework),
+            Purpose::Launch(launching) => self.launched(launching, flat, state, now),
+            Purpose::RegisterAgent { session } => self.agent_registered(session, flat, state),
+            Purpose::MarkUnreachable { agent } => {
+                self.liveness.marked(&agent);
+                if flat.is_ok() {
+                    self.counts.agents_marked_unreachable += 1;
+                }
+            }
+            Purpose::Record { session, statuses } => self.recorded(session, statuses, result, now),
+            Purpose::Pass { asker } => {
+                let reply = flat.map(|answer| match answer {
+                    Answer::Submitted(tasks) => Reply::Submitted(tasks),
+                    Answer::Launched(results) => Reply::Launched(results),
+                    Answer::Done
+                    | Answer::FrameworkRegistered { .. }
+                    | Answer::AgentRegistered { .. }
+                    | Answer::Recorded(_)
+                    | Answer::Pruned { .. } => Reply::Done,
+                });
+                self.answer(asker, reply);
+            }
+        }
+    }
+
+    /// Looks for silence and timeouts.
+    fn keep_house(&mut self, state: &ClusterState, now: Timestamp) {
+        if state.cluster().is_none() {
+            return;
+        }
+        self.mark_silent_agents(state, now);
+        self.heartbeat_agents(now);
+        self.heartbeat_frameworks(now);
+        self.look_after_frameworks(state, now);
+        if state.is_prune_due() || self.is_oldest_stale(state, now) {
+            let before = Some(now - self.config.finished_tasks_kept);
+            let keep = model::limits::FINISHED_TASKS_KEPT_MAX as u64;
+            self.propose(Purpose::Prune, Command::Prune { keep, before }, now);
+        }
+    }
+
+    fn is_oldest_stale(&self, state: &ClusterState, now: Timestamp) -> bool {
+        state.prunable_since().is_some_and(|since| since < now - self.config.finished_tasks_kept)
+    }
+
+    fn look_after_frameworks(&mut self, state: &ClusterState, now: Timestamp) {
+        for (id, framework) in state.frameworks() {
+            if framework.is_built_in || self.subscribers.of_framework(id).is_some() {
+                continue;
+            }
+            match framework.state {
+                FrameworkState::Connected => {
+                    self.touched.frameworks.insert(id.clone());
+                }
+                FrameworkState::Disconnected { at } => {
+                    let ends_at = (at + framework.info.failover_timeout).max(self.patient_until());
+                    if ends_at <= now && self.interests.may_end(id) {
+                        let command = Command::TearDownFramework { framework: id.clone(), request: None };
+                        self.interests.ending.insert(id.clone());
+                        self.propose(Purpose::EndFramework { framework: id.clone() }, command, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Until when absence is the new leader's fault.
+    pub(crate) fn patient_until(&self) -> Timestamp {
+        self.began_at + self.config.patience
+    }
+
+    pub(crate) fn propose(&mut self, purpose: Purpose, command: Command, now: Timestamp) {
+        let ticket = self.proposals.begin(purpose);
+        self.effects.push(Effect::Propose { ticket, entry: Entry { at: now, command } });
+    }
+
+    pub(crate) fn answer(&mut self, asker: Asker, answer: Result<Reply, Refusal>) {
+        match asker {
+            Asker::Daemon(call) => self.effects.push(Effect::Answer { call, answer }),
+            Asker::Run(call) => self.runner.hear_answer(call, answer),
+        }
+    }
+
+    /// Ends offers and lets their frameworks know.
+    pub(crate) fn rescind(&mut self, offers: Vec<model::OfferId>, ending: Ending, reason: &'static str) {
+        for id in offers {
+            let Some(offer) = self.offers.end(&id, ending) else { continue };
+            self.cycle.touch();
+            if let Some(subscription) = self.subscribers.of_framework(&offer.framework) {
+                let subscription = subscription.clone();
+                self.tell_framework(&subscription, ToFramework::Rescind { offer: id, reason });
+            }
+        }
+    }
+}
+
+fn waiting_calls(purpose: &Purpose) -> Vec<CallId> {
+    let of = |asker: &Asker| match asker {
+        Asker::Daemon(call) => Some(*call),
+        Asker::Run(_) => None,
+    };
+    match purpose {
+        Purpose::RegisterFramework { call, cursor: _ } => vec![*call],
+        Purpose::Subscribe { opening } => vec![opening.call],
+        Purpose::Launch(launching) => launching.askers.iter().filter_map(of).collect(),
+        Purpose::Pass { asker } => of(asker).into_iter().collect(),
+        Purpose::Initialize
+        | Purpose::RaiseVersion
+        | Purpose::Connection { .. }
+        | Purpose::EndFramework { .. }
+        | Purpose::Acknowledge { .. }
+        | Purpose::RegisterAgent { .. }
+        | Purpose::MarkUnreachable { .. }
+        | Purpose::Record { .. }
+        | Purpose::Prune => Vec::new(),
+    }
+}
