@@ -2,7 +2,10 @@
 
 #[path = "build/ebpf.rs"]
 mod ebpf;
+#[path = "build/init.rs"]
+mod init;
 
 fn main() {
     ebpf::embed();
+    init::build();
 }

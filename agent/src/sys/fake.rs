@@ -301,6 +301,16 @@ impl Sys for FakeSys {
         Ok(())
     }
 
+    fn close(&self) -> Result<(), SysError> {
+        match self.lock().groups.is_empty() {
+            true => Ok(()),
+            false => {
+                let source = io::Error::from_raw_os_error(libc::EBUSY);
+                Err(SysError::RemoveGroup { path: PathBuf::from("/fake"), source })
+            }
+        }
+    }
+
     fn list_cgroups(&self) -> Result<Vec<CgroupName>, SysError> {
         Ok(self.lock().groups.keys().cloned().collect())
     }

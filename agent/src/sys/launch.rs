@@ -1,8 +1,13 @@
 //! Starting a task's first process.
 
+mod child;
+mod prepare;
+
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
+
+pub(super) use prepare::Launcher;
 
 use super::{CgroupName, Identity, Process, SysError};
 
@@ -133,7 +138,7 @@ pub enum LaunchStep {
 }
 
 impl LaunchStep {
-    /// In the order in which they happen; the number on the wire is the position here.
+    /// In the order of their numbers; `agent/init/main.rs` knows those of `Fork` and `Exec`.
     pub const ALL: &[Self] = &[
         Self::Descriptors,
         Self::JoinCgroup,
@@ -156,6 +161,15 @@ impl LaunchStep {
         Self::Fork,
         Self::Exec,
     ];
+
+    /// As it travels through the status pipe.
+    fn number(self) -> u32 {
+        self as u32
+    }
+
+    fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.iter().copied().find(|step| step.number() == number)
+    }
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -186,5 +200,19 @@ impl LaunchStep {
 impl std::fmt::Display for LaunchStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_have_the_numbers_that_the_init_knows() {
+        for (position, step) in LaunchStep::ALL.iter().enumerate() {
+            assert_eq!(step.number() as usize, position);
+            assert_eq!(LaunchStep::from_number(step.number()), Some(*step));
+        }
+        assert_eq!((LaunchStep::Fork.number(), LaunchStep::Exec.number()), (18, 19));
     }
 }

@@ -9,15 +9,18 @@ pub mod cgroup;
 mod error;
 pub mod fake;
 mod identity;
+mod kernel;
 mod launch;
 mod output;
 mod process;
+mod raw;
 
 use std::path::Path;
 
 pub use cgroup::{CgroupId, CgroupName, Figures, Layout, Limits};
 pub use error::SysError;
 pub use identity::{Identity, IdentityError, UserPolicy};
+pub use kernel::{Kernel, KernelConfig};
 pub use launch::{Held, LaunchRequest, LaunchStep, Namespaces, ReleaseError, SpawnError};
 pub use output::OutputSlice;
 pub use process::{BootId, Ending, Process, ProcessId, Signal, Watch};
@@ -53,6 +56,10 @@ pub trait Sys: Send + Sync + 'static {
 
     /// Removes the empty group everywhere; what is gone already is no error.
     fn remove_cgroup(&self, name: &CgroupName) -> Result<(), SysError>;
+
+    /// Removes the agent's parent group, and whatever else is left when the last task is gone.
+    /// Fails while a task's group is there: call it at the end of a clean stop.
+    fn close(&self) -> Result<(), SysError>;
 
     /// Every group under the agent's parent group, in any hierarchy: for the sweeper.
     fn list_cgroups(&self) -> Result<Vec<CgroupName>, SysError>;

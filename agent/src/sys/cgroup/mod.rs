@@ -2,9 +2,17 @@
 //!
 //! Each task has a group in every v1 hierarchy that limits something, and one in the v2 tree,
 //! which is its identity for eBPF and takes `cgroup.kill`. Where all controllers are v2, that one
-//! group does it all.
+//! group does it all. Of v1 only cpu, memory and pids are used (and what is mounted together with
+//! them): the v2 group counts CPU time and freezes without any controller.
+
+mod groups;
+mod probe;
 
 use std::fmt;
+
+pub use groups::Cgroups;
+pub(in crate::sys) use groups::reread;
+pub use probe::{Controller, Hierarchies};
 
 use super::SysError;
 

@@ -1,0 +1,573 @@
+//! Making, reading, emptying and removing tasks' groups.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use super::probe::{self, Controller, Hierarchies};
+use super::{CgroupId, CgroupName, Figures, Layout, Limits};
+use crate::sys::{SysError, Watch};
+
+/// Period of the CPU quota: the kernel's own default, and what everyone's graphs expect.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// How often an empty group's removal is tried again while the kernel still takes it apart.
+const REMOVE_TRIES: u32 = 100;
+const REMOVE_PAUSE: Duration = Duration::from_millis(2);
+
+/// Rounds of SIGKILL on kernels without `cgroup.kill`; a frozen group can't fork in between.
+const KILL_ROUNDS: u32 = 16;
+
+/// The groups of one agent.
+#[derive(Debug)]
+pub struct Cgroups {
+    hierarchies: Hierarchies,
+    /// Below each hierarchy's root.
+    parent: PathBuf,
+    /// The parent group in each v1 hierarchy in use, without repeats.
+    v1_parents: Vec<PathBuf>,
+    v2_parent: PathBuf,
+    has_own_v2_mount: bool,
+}
+
+impl Cgroups {
+    /// Finds the hierarchies and makes the agent's parent group in each.
+    pub fn open(parent: &Path, own_v2: &Path) -> Result<Self, SysError> {
+        let is_plain = parent.components().all(|part| matches!(part, Component::Normal(_)));
+        if !is_plain || parent.as_os_str().is_empty() {
+            return Err(SysError::GroupName { name: parent.display().to_string() });
+        }
+        let hierarchies = probe::probe(own_v2)?;
+        let places = [&hierarchies.cpu, &hierarchies.memory, &hierarchies.pids];
+        let v1_roots: BTreeSet<&PathBuf> = places
+            .iter()
+            .filter_map(|place| match place {
+                Some(Controller::V1(root)) => Some(root),
+                Some(Controller::V2) | None => None,
+            })
+            .collect();
+        let v1_parents: Vec<PathBuf> = v1_roots.iter().map(|root| root.join(parent)).collect();
+        let v2_parent = hierarchies.v2.join(parent);
+        for path in v1_parents.iter().chain([&v2_parent]) {
+            let made = fs::create_dir_all(path);
+            made.map_err(|source| SysError::MakeGroup { path: path.clone(), source })?;
+        }
+        let has_own_v2_mount = hierarchies.v2 == own_v2;
+        let groups = Self { hierarchies, parent: parent.to_owned(), v1_parents, v2_parent, has_own_v2_mount };
+        groups.delegate()?;
+        Ok(groups)
+    }
+
+    pub fn layout(&self) -> Layout {
+        self.hierarchies.layout
+    }
+
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
+    /// What can't be limited here.
+    pub fn limitations(&self) -> Vec<String> {
+        let mut limitations = Vec::new();
+        for (place, controller, loss) in [
+            (&self.hierarchies.cpu, "cpu", "tasks are not held to their cpus"),
+            (&self.hierarchies.memory, "memory", "tasks are not held to their memory"),
+            (&self.hierarchies.pids, "pids", "a fork bomb is not held back"),
+        ] {
+            if place.is_none() {
+                limitations.push(format!("no hierarchy offers the {controller} controller: {loss}"));
+            }
+        }
+        if let Some(Controller::V1(root)) = &self.hierarchies.memory
+            && !root.join("memory.memsw.limit_in_bytes").exists()
+        {
+            limitations
+                .push("the kernel does not account swap: a task may swap beyond its memory".to_owned());
+        }
+        if !self.v2_parent.join("cgroup.kill").exists() {
+            let text =
+                "the kernel has no cgroup.kill (5.14 and later have): tasks are frozen and killed one by one";
+            limitations.push(text.to_owned());
+        }
+        limitations
+    }
+
+    /// Makes the group everywhere and sets its limits; takes back what it made if a step fails.
+    pub fn create(&self, name: &CgroupName, limits: &Limits) -> Result<CgroupId, SysError> {
+        let made = self.make_directories(name).and_then(|()| {
+            self.write_limits(name, limits)?;
+            let id = self.id(name)?;
+            let path = self.v2_path(name);
+            id.ok_or(SysError::Read { path, source: io::ErrorKind::NotFound.into() })
+        });
+        if let Err(error) = &made
+            && !matches!(error, SysError::GroupExists { .. })
+        {
+            // The first error is the story; what can't be removed now is the sweeper's.
+            let _ = self.remove(name);
+        }
+        made
+    }
+
+    pub fn id(&self, name: &CgroupName) -> Result<Option<CgroupId>, SysError> {
+        let path = self.v2_path(name);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(CgroupId(metadata.ino()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(SysError::Read { path, source }),
+        }
+    }
+
+    /// The v2 group, to clone a process into.
+    pub fn open_v2(&self, name: &CgroupName) -> Result<OwnedFd, SysError> {
+        let path = self.v2_path(name);
+        let file = File::open(&path).map_err(|source| SysError::Open { path, source })?;
+        Ok(file.into())
+    }
+
+    /// The v1 groups' `tasks` files, for a process to write itself into. A single thread that
+    /// moves itself is spared the kernel's lock over all forks and exits (`cgroup_procs_write_start`
+    /// in kernel/cgroup/cgroup.c), which a write to `cgroup.procs` takes.
+    pub fn open_v1_tasks(&self, name: &CgroupName) -> Result<Vec<OwnedFd>, SysError> {
+        let open = |parent: &PathBuf| {
+            let path = parent.join(name.as_str()).join("tasks");
+            let file = File::options().write(true).open(&path);
+            file.map(OwnedFd::from).map_err(|source| SysError::Open { path, source })
+        };
+        self.v1_parents.iter().map(open).collect()
+    }
+
+    pub fn figures(&self, name: &CgroupName) -> Result<Figures, SysError> {
+        let v2 = self.v2_path(name);
+        // Every v2 group counts CPU time, with or without the controller (since Linux 4.15).
+        let cpu = read_keys(&v2.join("cpu.stat"))?;
+        let mut figures = Figures {
+            cpu_usage_ns: cpu.get("usage_usec").map(|usec| usec * 1000),
+            cpu_throttled_ns: cpu.get("throttled_usec").map(|usec| usec * 1000),
+            ..Figures::default()
+        };
+        if let Some(Controller::V1(_)) = &self.hierarchies.cpu {
+            let stat = read_keys(&self.controller_path(&self.hierarchies.cpu, name).join("cpu.stat"))?;
+            figures.cpu_throttled_ns = stat.get("throttled_time");
+        }
+        let memory = self.controller_path(&self.hierarchies.memory, name);
+        match &self.hierarchies.memory {
+            Some(Controller::V1(_)) => {
+                figures.memory_bytes = Some(read_number(&memory.join("memory.usage_in_bytes"))?);
+                figures.memory_peak_bytes = Some(read_number(&memory.join("memory.max_usage_in_bytes"))?);
+                figures.memory_limit_bytes = Some(read_number(&memory.join("memory.limit_in_bytes"))?);
+                figures.oom_kills = read_keys(&memory.join("memory.oom_control"))?.get("oom_kill");
+                let inactive = read_keys(&memory.join("memory.stat"))?.get("total_inactive_file");
+                figures.memory_working_set_bytes = working_set(figures.memory_bytes, inactive);
+            }
+            Some(Controller::V2) => {
+                figures.memory_bytes = Some(read_number(&memory.join("memory.current"))?);
+                figures.memory_peak_bytes = read_number_if_there(&memory.join("memory.peak"))?;
+                figures.memory_limit_bytes = read_number_or_max(&memory.join("memory.max"))?;
+                figures.oom_kills = read_keys(&memory.join("memory.events"))?.get("oom_kill");
+                let inactive = read_keys(&memory.join("memory.stat"))?.get("inactive_file");
+                figures.memory_working_set_bytes = working_set(figures.memory_bytes, inactive);
+            }
+            None => {}
+        }
+        if self.hierarchies.pids.is_some() {
+            let path = self.controller_path(&self.hierarchies.pids, name).join("pids.current");
+            figures.processes = Some(read_number(&path)?);
+        }
+        Ok(figures)
+    }
+
+    pub fn kill(&self, name: &CgroupName) -> Result<(), SysError> {
+        let group = self.v2_path(name);
+        let path = group.join("cgroup.kill");
+        match write_existing(&path, "1") {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && group.exists() => kill_frozen(&group),
+            Err(error) if is_gone(&error) => Ok(()),
+            Err(source) => Err(SysError::Write { path, value: "1".to_owned(), source }),
+        }
+    }
+
+    pub fn is_empty(&self, name: &CgroupName) -> Result<bool, SysError> {
+        let path = self.v2_path(name).join("cgroup.events");
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let keys = Keys(text);
+                let populated = keys.get("populated");
+                populated.map(|count| count == 0).ok_or(SysError::Parse { path, found: keys.0 })
+            }
+            Err(error) if is_gone(&error) => Ok(true),
+            Err(source) => Err(SysError::Read { path, source }),
+        }
+    }
+
+    pub fn watch(&self, name: &CgroupName) -> Result<Watch, SysError> {
+        let path = self.v2_path(name).join("cgroup.events");
+        let failed = |source| SysError::Watch { path: path.clone(), source };
+        let events = File::open(&path).map_err(failed)?;
+        Watch::on_kernel_file(events).map_err(failed)
+    }
+
+    /// Removes the group from every hierarchy, the v2 one last: while it is there, the group is
+    /// listed and can be found by its id.
+    pub fn remove(&self, name: &CgroupName) -> Result<(), SysError> {
+        for parent in self.v1_parents.iter().chain([&self.v2_parent]) {
+            remove_tree(&parent.join(name.as_str()), REMOVE_TRIES)?;
+        }
+        Ok(())
+    }
+
+    pub fn list(&self) -> Result<Vec<CgroupName>, SysError> {
+        let mut names = BTreeSet::new();
+        for parent in self.v1_parents.iter().chain([&self.v2_parent]) {
+            for child in directories_in(parent)? {
+                // What we could not have made is not ours to name.
+                let name = child
+                    .file_name()
+                    .and_then(|name| name.to_str())
+                    .and_then(|name| CgroupName::new(name).ok());
+                names.extend(name.filter(|name| name.as_str() != AGENT_LEAF));
+            }
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// Removes the agent's parent groups, and the v2 mount if it is ours. Fails while a task's
+    /// group is left.
+    pub fn close(&self) -> Result<(), SysError> {
+        for parent in self.v1_parents.iter().chain([&self.v2_parent]) {
+            let root_depth = self.parent.components().count();
+            for path in parent.ancestors().take(root_depth) {
+                match fs::remove_dir(path) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    // Above our own group others may live.
+                    Err(_) if path != parent => break,
+                    Err(source) => return Err(SysError::RemoveGroup { path: path.to_owned(), source }),
+                }
+            }
+        }
+        if self.has_own_v2_mount {
+            let path = &self.hierarchies.v2;
+            let failed = |error: rustix::io::Errno| SysError::Mount {
+                what: "nothing more",
+                path: path.clone(),
+                source: error.into(),
+            };
+            rustix::mount::unmount(path, rustix::mount::UnmountFlags::empty()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn v2_path(&self, name: &CgroupName) -> PathBuf {
+        self.v2_parent.join(name.as_str())
+    }
+
+    fn controller_path(&self, place: &Option<Controller>, name: &CgroupName) -> PathBuf {
+        match place {
+            Some(Controller::V1(root)) => root.join(&self.parent).join(name.as_str()),
+            Some(Controller::V2) | None => self.v2_path(name),
+        }
+    }
+
+    fn make_directories(&self, name: &CgroupName) -> Result<(), SysError> {
+        // The v2 group first: it is removed last, so its absence means that nothing is there.
+        for parent in [&self.v2_parent].into_iter().chain(&self.v1_parents) {
+            let path = parent.join(name.as_str());
+            match fs::create_dir(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(SysError::GroupExists { path });
+                }
+                Err(source) => return Err(SysError::MakeGroup { path, source }),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_limits(&self, name: &CgroupName, limits: &Limits) -> Result<(), SysError> {
+        let quota_us = limits.cpu_quota_milli.saturating_mul(CPU_PERIOD_US) / 1000;
+        let cpu = self.controller_path(&self.hierarchies.cpu, name);
+        match &self.hierarchies.cpu {
+            Some(Controller::V1(_)) => {
+                write(&cpu.join("cpu.cfs_period_us"), CPU_PERIOD_US)?;
+                write(&cpu.join("cpu.cfs_quota_us"), quota_us)?;
+                write(&cpu.join("cpu.shares"), cpu_shares(limits.cpu_weight_milli))?;
+            }
+            Some(Controller::V2) => {
+                write(&cpu.join("cpu.max"), format_args!("{quota_us} {CPU_PERIOD_US}"))?;
+                write(&cpu.join("cpu.weight"), cpu_weight(limits.cpu_weight_milli))?;
+            }
+            None => {}
+        }
+        let memory = self.controller_path(&self.hierarchies.memory, name);
+        match &self.hierarchies.memory {
+            Some(Controller::V1(_)) => {
+                write(&memory.join("memory.limit_in_bytes"), limits.memory_bytes)?;
+                // Memory and swap together may never be below memory alone, so this comes second.
+                write_if_there(&memory.join("memory.memsw.limit_in_bytes"), limits.memory_bytes)?;
+            }
+            Some(Controller::V2) => {
+                write(&memory.join("memory.max"), limits.memory_bytes)?;
+                write_if_there(&memory.join("memory.swap.max"), 0)?;
+                // One victim, as on v1: the command decides whether losing a process is the end.
+                write_if_there(&memory.join("memory.oom.group"), 0)?;
+            }
+            None => {}
+        }
+        if self.hierarchies.pids.is_some() {
+            write(&self.controller_path(&self.hierarchies.pids, name).join("pids.max"), limits.pids_max)?;
+        }
+        Ok(())
+    }
+
+    /// Hands the v2 controllers down from the root to the tasks' groups.
+    fn delegate(&self) -> Result<(), SysError> {
+        let wanted: Vec<&str> = [
+            (&self.hierarchies.cpu, "+cpu"),
+            (&self.hierarchies.memory, "+memory"),
+            (&self.hierarchies.pids, "+pids"),
+        ]
+        .iter()
+        .filter(|(place, _)| matches!(place, Some(Controller::V2)))
+        .map(|(_, word)| *word)
+        .collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let wanted = wanted.join(" ");
+        let mut group = self.hierarchies.v2.clone();
+        let below = self.parent.components().map(Some).chain([None]);
+        for next in below {
+            enable(&group, &wanted)?;
+            if let Some(next) = next {
+                group.push(next);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the agent moves itself when it stands in the way of its own tasks' group.
+const AGENT_LEAF: &str = "muster-agent";
+
+/// Enables controllers for a group's children. A group that hands out controllers may hold no
+/// processes itself unless it is the root (cgroup v2, "No Internal Process Constraint"): if we
+/// are the only one in it, we move into a leaf below.
+fn enable(group: &Path, wanted: &str) -> Result<(), SysError> {
+    let path = group.join("cgroup.subtree_control");
+    let Err(error) = write_existing(&path, wanted) else { return Ok(()) };
+    let failed = |source| SysError::Write { path: path.clone(), value: wanted.to_owned(), source };
+    if error.raw_os_error() != Some(libc::EBUSY) {
+        return Err(failed(error));
+    }
+    let members = group.join("cgroup.procs");
+    let list =
+        fs::read_to_string(&members).map_err(|source| SysError::Read { path: members.clone(), source })?;
+    let own = std::process::id().to_string();
+    if list.lines().any(|pid| pid != own) {
+        return Err(failed(error));
+    }
+    let leaf = group.join(AGENT_LEAF);
+    match fs::create_dir(&leaf) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(SysError::MakeGroup { path: leaf, source: error });
+        }
+        Ok(()) | Err(_) => {}
+    }
+    write(&leaf.join("cgroup.procs"), own)?;
+    write_existing(&path, wanted).map_err(failed)
+}
+
+/// v1: 1024 for one core, and never below the kernel's least.
+fn cpu_shares(milli: u64) -> u64 {
+    (milli.saturating_mul(1024) / 1000).clamp(2, 262_144)
+}
+
+/// v2: 100 for one core, which is what the kernel takes 1024 shares for
+/// (`sched_weight_from_cgroup` in kernel/sched/sched.h).
+fn cpu_weight(milli: u64) -> u64 {
+    (milli / 10).clamp(1, 10_000)
+}
+
+fn working_set(usage: Option<u64>, inactive_file: Option<u64>) -> Option<u64> {
+    Some(usage?.saturating_sub(inactive_file?))
+}
+
+/// For kernels without `cgroup.kill`: frozen, nobody can fork away from the signal.
+fn kill_frozen(group: &Path) -> Result<(), SysError> {
+    let freeze = group.join("cgroup.freeze");
+    // A kernel without a freezer (before 5.2) is chased instead; the rounds bound the chase.
+    let is_frozen = write_existing(&freeze, "1").is_ok();
+    for _ in 0..KILL_ROUNDS {
+        let pids = processes_below(group)?;
+        if pids.is_empty() {
+            break;
+        }
+        for pid in pids {
+            match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => {
+                    let pid = pid.as_raw_nonzero().get().unsigned_abs();
+                    return Err(SysError::SendSignal { signal: "SIGKILL", pid, source: error.into() });
+                }
+            }
+        }
+        if is_frozen {
+            break;
+        }
+    }
+    if is_frozen {
+        // Dying processes leave the freezer by themselves; a group that is gone needs no thaw.
+        let _ = write_existing(&freeze, "0");
+    }
+    Ok(())
+}
+
+fn processes_below(group: &Path) -> Result<Vec<rustix::process::Pid>, SysError> {
+    let path = group.join("cgroup.procs");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        Err(source) => return Err(SysError::Read { path, source }),
+    };
+    let mut pids: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .filter_map(rustix::process::Pid::from_raw)
+        .collect();
+    for child in directories_in(group)? {
+        pids.extend(processes_below(&child)?);
+    }
+    Ok(pids)
+}
+
+/// Removes a group and those below it (a task that runs as root might have made some).
+fn remove_tree(path: &Path, tries: u32) -> Result<(), SysError> {
+    let mut tries_left = tries;
+    loop {
+        match fs::remove_dir(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries_left > 0 => {
+                for child in directories_in(path)? {
+                    remove_tree(&child, 0)?;
+                }
+                // The last process has left, and the kernel may still be letting go of it.
+                thread::sleep(REMOVE_PAUSE);
+                tries_left -= 1;
+            }
+            Err(source) => return Err(SysError::RemoveGroup { path: path.to_owned(), source }),
+        }
+    }
+}
+
+fn directories_in(path: &Path) -> Result<Vec<PathBuf>, SysError> {
+    let failed = |source| SysError::Read { path: path.to_owned(), source };
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        Err(source) => return Err(failed(source)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// A file of a group that was removed answers ENODEV to those who hold it open.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+}
+
+fn write(path: &Path, value: impl ToString) -> Result<(), SysError> {
+    let value = value.to_string();
+    write_existing(path, &value).map_err(|source| SysError::Write { path: path.to_owned(), value, source })
+}
+
+fn write_if_there(path: &Path, value: impl ToString) -> Result<(), SysError> {
+    let value = value.to_string();
+    match write_existing(path, &value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome.map_err(|source| SysError::Write { path: path.to_owned(), value, source }),
+    }
+}
+
+fn write_existing(path: &Path, value: &str) -> io::Result<()> {
+    File::options().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+fn read(path: &Path) -> Result<String, SysError> {
+    fs::read_to_string(path).map_err(|source| SysError::Read { path: path.to_owned(), source })
+}
+
+fn read_number(path: &Path) -> Result<u64, SysError> {
+    let text = read(path)?;
+    let number = text.trim().parse();
+    number.map_err(|_| SysError::Parse { path: path.to_owned(), found: text.clone() })
+}
+
+fn read_number_or_max(path: &Path) -> Result<Option<u64>, SysError> {
+    if read(path)?.trim() == "max" {
+        return Ok(None);
+    }
+    read_number(path).map(Some)
+}
+
+fn read_number_if_there(path: &Path) -> Result<Option<u64>, SysError> {
+    match read_number(path) {
+        Err(SysError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
+
+/// A file of lines "key number".
+struct Keys(String);
+
+impl Keys {
+    fn get(&self, key: &str) -> Option<u64> {
+        let mut pairs = self.0.lines().filter_map(|line| line.split_once(' '));
+        pairs.find(|(name, _)| *name == key).and_then(|(_, value)| value.trim().parse().ok())
+    }
+}
+
+fn read_keys(path: &Path) -> Result<Keys, SysError> {
+    read(path).map(Keys)
+}
+
+/// Reads the start of a file again, without moving.
+pub(in crate::sys) fn reread(file: &File) {
+    let mut buffer = [0_u8; 256];
+    // Only the reading matters: it tells the kernel which state we have seen.
+    let _ = file.read_at(&mut buffer, 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_keep_the_ratio_of_requests() {
+        assert_eq!(cpu_shares(1000), 1024);
+        assert_eq!(cpu_shares(1), 2);
+        assert_eq!(cpu_weight(1000), 100);
+        assert_eq!((cpu_weight(250), cpu_weight(750)), (25, 75));
+        assert_eq!(cpu_weight(1), 1);
+    }
+
+    #[test]
+    fn keys_are_found_by_their_whole_name() {
+        let keys = Keys("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n".to_owned());
+        assert_eq!(keys.get("oom_kill"), Some(3));
+        assert_eq!(keys.get("oom"), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! The real kernel, as [`Sys`].
+
+use std::path::{Path, PathBuf};
+
+use model::Exit;
+
+use super::cgroup::Cgroups;
+use super::launch::Launcher;
+use super::{
+    BootId, CgroupId, CgroupName, Ending, Figures, Held, Identity, IdentityError, LaunchRequest, Layout,
+    Limits, OutputSlice, Process, ProcessId, Signal, SpawnError, Sys, SysError, UserPolicy, Watch, identity,
+    output, process,
+};
+
+/// What the operator sets.
+#[derive(Debug, Clone)]
+pub struct KernelConfig {
+    /// The agent's group below each hierarchy's root; its tasks' groups are in it.
+    pub cgroup_parent: PathBuf,
+    /// Where a host without a v2 tree gets one.
+    pub own_cgroup2: PathBuf,
+    /// Where task output is kept; its filesystem is asked what it can do.
+    pub output_dir: PathBuf,
+}
+
+/// The kernel of this host.
+#[derive(Debug)]
+pub struct Kernel {
+    cgroups: Cgroups,
+    launcher: Launcher,
+    limitations: Vec<String>,
+}
+
+impl Kernel {
+    /// Finds out what this host offers, and makes the agent's parent group.
+    pub fn open(config: &KernelConfig) -> Result<Self, SysError> {
+        let cgroups = Cgroups::open(&config.cgroup_parent, &config.own_cgroup2)?;
+        let launcher = Launcher::new()?;
+        let mut limitations = cgroups.limitations();
+        if !output::can_trim(&config.output_dir)? {
+            limitations.push(format!(
+                "the filesystem of {} can't free the head of a file: task output grows without a bound",
+                config.output_dir.display(),
+            ));
+        }
+        Ok(Self { cgroups, launcher, limitations })
+    }
+
+    pub fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+}
+
+impl Sys for Kernel {
+    fn layout(&self) -> Layout {
+        self.cgroups.layout()
+    }
+
+    fn limitations(&self) -> Vec<String> {
+        self.limitations.clone()
+    }
+
+    fn create_cgroup(&self, name: &CgroupName, limits: &Limits) -> Result<CgroupId, SysError> {
+        self.cgroups.create(name, limits)
+    }
+
+    fn cgroup_id(&self, name: &CgroupName) -> Result<Option<CgroupId>, SysError> {
+        self.cgroups.id(name)
+    }
+
+    fn figures(&self, name: &CgroupName) -> Result<Figures, SysError> {
+        self.cgroups.figures(name)
+    }
+
+    fn kill_cgroup(&self, name: &CgroupName) -> Result<(), SysError> {
+        self.cgroups.kill(name)
+    }
+
+    fn is_cgroup_empty(&self, name: &CgroupName) -> Result<bool, SysError> {
+        self.cgroups.is_empty(name)
+    }
+
+    fn watch_cgroup(&self, name: &CgroupName) -> Result<Watch, SysError> {
+        self.cgroups.watch(name)
+    }
+
+    fn remove_cgroup(&self, name: &CgroupName) -> Result<(), SysError> {
+        self.cgroups.remove(name)
+    }
+
+    fn close(&self) -> Result<(), SysError> {
+        self.cgroups.close()
+    }
+
+    fn list_cgroups(&self) -> Result<Vec<CgroupName>, SysError> {
+        self.cgroups.list()
+    }
+
+    fn resolve_user(&self, user: &str, policy: &UserPolicy) -> Result<Identity, IdentityError> {
+        identity::resolve(user, policy)
+    }
+
+    fn spawn(&self, request: &LaunchRequest) -> Result<Held, SpawnError> {
+        self.launcher.spawn(&self.cgroups, request)
+    }
+
+    fn reopen(&self, id: ProcessId) -> Result<Option<Process>, SysError> {
+        process::reopen(id)
+    }
+
+    fn boot_id(&self) -> Result<BootId, SysError> {
+        process::boot_id()
+    }
+
+    fn signal(&self, process: &Process, signal: Signal) -> Result<(), SysError> {
+        process::signal(process, signal)
+    }
+
+    fn ending(&self, process: &Process, exit_file: &Path) -> Result<Ending, SysError> {
+        process::ending(process, exit_file)
+    }
+
+    fn read_exit_file(&self, exit_file: &Path) -> Result<Option<Exit>, SysError> {
+        process::read_exit_file(exit_file)
+    }
+
+    fn trim_output(&self, file: &Path, keep_bytes: u64) -> Result<u64, SysError> {
+        output::trim(file, keep_bytes)
+    }
+
+    fn read_output(&self, file: &Path, offset: u64, limit: usize) -> Result<OutputSlice, SysError> {
+        output::read(file, offset, limit)
+    }
+}

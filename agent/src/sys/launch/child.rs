@@ -1,0 +1,436 @@
+//! What a task's first process does between its birth and the command.
+//!
+//! Runs in a copy of a threaded process: other threads' locks may be held for ever here. So it
+//! makes raw system calls on what [`Plan`] prepared, and never allocates, locks, panics or returns.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::RawFd;
+
+use super::LaunchStep;
+use crate::sys::raw::syscall;
+
+/// Descriptors below this are the child's to arrange; what the plan names is at or above it.
+pub const DESCRIPTOR_MIN: RawFd = 64;
+
+/// Most v1 hierarchies that a task joins, so that their descriptors fit below `DESCRIPTOR_MIN`.
+pub const HIERARCHIES_MAX: usize = 16;
+
+/// Where the child puts its descriptors; the first five by agreement with `agent/init/main.rs`.
+mod place {
+    pub const STATUS: usize = 3;
+    pub const EXIT: usize = 4;
+    pub const INIT: usize = 5;
+    pub const GO: usize = 6;
+    pub const JOIN: usize = 7;
+}
+
+/// Everything the child needs, in the form in which the kernel takes it.
+pub struct Plan {
+    pub stdin: RawFd,
+    pub stdout: RawFd,
+    pub stderr: RawFd,
+    pub status: RawFd,
+    pub exit: RawFd,
+    pub go: RawFd,
+    /// v1 `tasks` files.
+    pub join: Vec<RawFd>,
+    pub program: Program,
+    /// Pointers to the strings in `_strings`, each list ended by a null.
+    pub argv: Vec<*const libc::c_char>,
+    pub envp: Vec<*const libc::c_char>,
+    /// Owns what `argv` and `envp` point to.
+    pub _strings: Vec<CString>,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    /// Capabilities that even a task of root loses.
+    pub capabilities_dropped: Vec<usize>,
+    pub cwd: CString,
+    pub mounts: Mounts,
+    pub oom_score_adjust: CString,
+}
+
+/// What is executed at the end.
+pub enum Program {
+    /// Our init, from this descriptor; it executes the command.
+    Init(RawFd),
+    /// The command itself, at the first of these places that has it.
+    Command(Vec<CString>),
+}
+
+/// How the mount namespace is to look.
+pub struct Mounts {
+    pub has_own_proc: bool,
+    pub has_own_shm: bool,
+    pub sandbox: CString,
+    /// The private /tmp; `None` shares the host's.
+    pub tmp: Option<CString>,
+    /// In order; each covers what is there.
+    pub hidden: Vec<Hidden>,
+    /// Directories to make inside the private /tmp so that the sandbox can be mounted.
+    pub directories_in_tmp: Vec<CString>,
+    /// As `hidden`, for what lies inside the sandbox.
+    pub hidden_in_sandbox: Vec<Hidden>,
+}
+
+/// A path that the task must not see.
+pub enum Hidden {
+    /// Covered by an empty directory, in which these are made so that the sandbox can be mounted.
+    Directory { path: CString, inside: Vec<CString> },
+    /// Covered by /dev/null.
+    File { path: CString },
+}
+
+/// Becomes the task. Never returns; what fails is told through the status pipe.
+///
+/// # Safety
+/// Only in a process that `clone3` has just made without CLONE_VM: it closes descriptors, and
+/// leaves values behind without dropping them.
+pub unsafe fn run(plan: &Plan) -> ! {
+    let child = Child { plan };
+    child.arrange_descriptors();
+    child.join_cgroups();
+    child.start_session();
+    child.arrange_mounts();
+    child.await_word();
+    child.give_up_rights();
+    child.become_task()
+}
+
+struct Child<'a> {
+    plan: &'a Plan,
+}
+
+impl Child<'_> {
+    fn arrange_descriptors(&self) {
+        let step = LaunchStep::Descriptors;
+        let plan = self.plan;
+        // The status pipe first: without it nothing can be told.
+        self.place(plan.status, place::STATUS);
+        self.place(plan.stdin, 0);
+        self.place(plan.stdout, 1);
+        self.place(plan.stderr, 2);
+        self.place(plan.go, place::GO);
+        match &plan.program {
+            Program::Init(init) => {
+                self.place(*init, place::INIT);
+                self.place(plan.exit, place::EXIT);
+            }
+            Program::Command(_) => {
+                close(place::EXIT);
+                close(place::INIT);
+            }
+        }
+        let mut next = place::JOIN;
+        for tasks in &plan.join {
+            self.place(*tasks, next);
+            next += 1;
+        }
+        // Everything else of the agent's, other tasks' pipes too: who holds the end of a pipe that
+        // another waits on would keep it waiting after the agent's death.
+        self.must(step, call(libc::SYS_close_range, [next, usize::MAX >> 32, 0, 0, 0, 0]));
+    }
+
+    fn place(&self, from: RawFd, to: usize) {
+        let answer = call(libc::SYS_dup3, [from.cast_unsigned() as usize, to, 0, 0, 0, 0]);
+        self.must(LaunchStep::Descriptors, answer);
+    }
+
+    fn join_cgroups(&self) {
+        for index in 0..self.plan.join.len() {
+            let descriptor = place::JOIN + index;
+            self.must(LaunchStep::JoinCgroup, write(descriptor, b"0"));
+            close(descriptor);
+        }
+    }
+
+    fn start_session(&self) {
+        let step = LaunchStep::Session;
+        self.must(step, call(libc::SYS_setsid, [0; 6]));
+        call(libc::SYS_umask, [0o022, 0, 0, 0, 0, 0]);
+        // Handlers are gone since birth (CLONE_CLEAR_SIGHAND); what was ignored still is.
+        let default = KernelSignalAction::default();
+        for signal in 1..=64_usize {
+            if signal != libc::SIGKILL as usize && signal != libc::SIGSTOP as usize {
+                let action = &raw const default as usize;
+                self.must(step, call(libc::SYS_rt_sigaction, [signal, action, 0, SIGNAL_SET_BYTES, 0, 0]));
+            }
+        }
+        // The init expects every signal blocked; the command expects none.
+        let mask: u64 = match self.plan.program {
+            Program::Init(_) => u64::MAX,
+            Program::Command(_) => 0,
+        };
+        let set = libc::SIG_SETMASK as usize;
+        let mask = &raw const mask as usize;
+        self.must(step, call(libc::SYS_rt_sigprocmask, [set, mask, 0, SIGNAL_SET_BYTES, 0, 0]));
+    }
+
+    fn arrange_mounts(&self) {
+        let mounts = &self.plan.mounts;
+        // What the host unmounts later goes away here too, and nothing of ours reaches the host.
+        let slave = libc::MS_REC | libc::MS_SLAVE;
+        self.must(LaunchStep::PrivateMounts, mount(None, c"/", None, slave, None));
+
+        let sandbox = self.hold(&mounts.sandbox);
+        let tmp = mounts.tmp.as_ref().map(|tmp| self.hold(tmp));
+
+        let plain = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        if mounts.has_own_proc {
+            let answer = mount(Some(c"proc"), c"/proc", Some(c"proc"), plain, None);
+            self.must(LaunchStep::MountProc, answer);
+        }
+        for hidden in &mounts.hidden {
+            self.hide(hidden);
+        }
+        if let Some(tmp) = tmp {
+            self.must(LaunchStep::MountTmp, attach(tmp, c"/tmp"));
+            self.make_directories(LaunchStep::MountTmp, &mounts.directories_in_tmp);
+        }
+        if mounts.has_own_shm {
+            let flags = libc::MS_NOSUID | libc::MS_NODEV;
+            let answer = mount(Some(c"shm"), c"/dev/shm", Some(c"tmpfs"), flags, Some(c"mode=1777"));
+            self.must(LaunchStep::MountShm, answer);
+        }
+        self.must(LaunchStep::ShowSandbox, attach(sandbox, &mounts.sandbox));
+        for hidden in &mounts.hidden_in_sandbox {
+            self.hide(hidden);
+        }
+        self.make_read_only(c"/sys");
+        if self.plan.uid == 0 {
+            // A root without capabilities still owns these files.
+            self.make_read_only(c"/proc/sys");
+        }
+    }
+
+    /// A copy of the mount at a path that can be attached elsewhere.
+    fn hold(&self, path: &CStr) -> usize {
+        let flags = (libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC) as usize;
+        let answer = call(libc::SYS_open_tree, [AT_FDCWD, pointer(path), flags, 0, 0, 0]);
+        self.must(LaunchStep::KeepSandbox, answer).cast_unsigned()
+    }
+
+    fn hide(&self, hidden: &Hidden) {
+        let step = LaunchStep::HidePath;
+        match hidden {
+            Hidden::File { path } => {
+                self.must(step, mount(Some(c"/dev/null"), path, None, libc::MS_BIND, None));
+            }
+            Hidden::Directory { path, inside } => {
+                let plain = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+                let options = Some(c"mode=0755,size=64k");
+                self.must(step, mount(Some(c"muster-hidden"), path, Some(c"tmpfs"), plain, options));
+                self.make_directories(step, inside);
+                let flags = plain | libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
+                self.must(step, mount(None, path, None, flags, None));
+            }
+        }
+    }
+
+    fn make_directories(&self, step: LaunchStep, paths: &[CString]) {
+        for path in paths {
+            let answer = call(libc::SYS_mkdirat, [AT_FDCWD, pointer(path), 0o755, 0, 0, 0]);
+            if answer != -(libc::EEXIST as isize) {
+                self.must(step, answer);
+            }
+        }
+    }
+
+    /// With all that is mounted below. Where a path is no mount of its own it becomes one.
+    fn make_read_only(&self, path: &CStr) {
+        let step = LaunchStep::ReadOnly;
+        let attributes =
+            libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+        let arguments = [
+            AT_FDCWD,
+            pointer(path),
+            libc::AT_RECURSIVE as usize,
+            &raw const attributes as usize,
+            size_of::<libc::mount_attr>(),
+            0,
+        ];
+        let mut answer = call(libc::SYS_mount_setattr, arguments);
+        if answer == -(libc::EINVAL as isize) {
+            let bind = mount(Some(path), path, None, libc::MS_BIND | libc::MS_REC, None);
+            self.must(step, bind);
+            answer = call(libc::SYS_mount_setattr, arguments);
+        }
+        // Kernels before 5.12 can't, hosts without /sys needn't; file modes still protect it.
+        if answer != -(libc::ENOSYS as isize) && answer != -(libc::ENOENT as isize) {
+            self.must(step, answer);
+        }
+    }
+
+    /// Waits for the agent's word. Its end of the pipe closes when it dies: then so do we.
+    fn await_word(&self) {
+        let mut word = 0_u8;
+        let answer = call(libc::SYS_read, [place::GO, &raw mut word as usize, 1, 0, 0, 0]);
+        if answer != 1 {
+            exit(0);
+        }
+        close(place::GO);
+    }
+
+    fn give_up_rights(&self) {
+        let plan = self.plan;
+        let none = [0_u64; 2];
+        let core = &raw const none as usize;
+        self.must(
+            LaunchStep::Limits,
+            call(libc::SYS_prlimit64, [0, libc::RLIMIT_CORE as usize, core, 0, 0, 0]),
+        );
+        self.prefer_for_oom();
+
+        let step = LaunchStep::Capabilities;
+        for capability in &plan.capabilities_dropped {
+            let drop = libc::PR_CAPBSET_DROP as usize;
+            self.must(step, call(libc::SYS_prctl, [drop, *capability, 0, 0, 0, 0]));
+        }
+        let ambient = libc::PR_CAP_AMBIENT as usize;
+        let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as usize;
+        self.must(step, call(libc::SYS_prctl, [ambient, clear, 0, 0, 0, 0]));
+
+        let step = LaunchStep::Groups;
+        let groups = plan.groups.as_ptr() as usize;
+        self.must(step, call(libc::SYS_setgroups, [plan.groups.len(), groups, 0, 0, 0, 0]));
+        let (uid, gid) = (plan.uid as usize, plan.gid as usize);
+        self.must(step, call(libc::SYS_setresgid, [gid, gid, gid, 0, 0, 0]));
+        self.must(LaunchStep::User, call(libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0]));
+        // Inheritable ones would survive the change of user and an exec.
+        self.clear_inheritable_capabilities();
+
+        let forbid = libc::PR_SET_NO_NEW_PRIVS as usize;
+        self.must(LaunchStep::NoNewPrivileges, call(libc::SYS_prctl, [forbid, 1, 0, 0, 0, 0]));
+        // As the user, who may not be allowed in.
+        self.must(LaunchStep::WorkingDirectory, call(libc::SYS_chdir, [pointer(&plan.cwd), 0, 0, 0, 0, 0]));
+    }
+
+    /// Tasks go before the agent when the whole host is out of memory.
+    fn prefer_for_oom(&self) {
+        let path = pointer(c"/proc/self/oom_score_adj");
+        let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as usize;
+        let file = call(libc::SYS_openat, [AT_FDCWD, path, flags, 0, 0, 0]);
+        if let Ok(file) = usize::try_from(file) {
+            // A task without the preference is a task all the same.
+            write(file, self.plan.oom_score_adjust.as_bytes());
+            close(file);
+        }
+    }
+
+    fn clear_inheritable_capabilities(&self) {
+        let step = LaunchStep::Capabilities;
+        let header = [CAPABILITY_VERSION_3, 0];
+        let mut sets = [[0_u32; 3]; 2];
+        let arguments = [&raw const header as usize, &raw mut sets as usize, 0, 0, 0, 0];
+        self.must(step, call(libc::SYS_capget, arguments));
+        for set in &mut sets {
+            let [_effective, _permitted, inheritable] = set;
+            *inheritable = 0;
+        }
+        let arguments = [&raw const header as usize, &raw const sets as usize, 0, 0, 0, 0];
+        self.must(step, call(libc::SYS_capset, arguments));
+    }
+
+    fn become_task(&self) -> ! {
+        let plan = self.plan;
+        let (argv, envp) = (plan.argv.as_ptr() as usize, plan.envp.as_ptr() as usize);
+        let cloexec = libc::FD_CLOEXEC as usize;
+        let set = libc::F_SETFD as usize;
+        match &plan.program {
+            Program::Init(_) => {
+                self.must(LaunchStep::Init, call(libc::SYS_fcntl, [place::INIT, set, cloexec, 0, 0, 0]));
+                let flags = libc::AT_EMPTY_PATH as usize;
+                let answer = call(libc::SYS_execveat, [place::INIT, pointer(c""), argv, envp, flags, 0]);
+                self.fail(LaunchStep::Init, answer)
+            }
+            Program::Command(places) => {
+                self.must(LaunchStep::Exec, call(libc::SYS_fcntl, [place::STATUS, set, cloexec, 0, 0, 0]));
+                let mut refused = -(libc::ENOENT as isize);
+                for path in places {
+                    let answer = call(libc::SYS_execve, [pointer(path), argv, envp, 0, 0, 0]);
+                    match i32::try_from(-answer) {
+                        Ok(libc::ENOENT | libc::ENOTDIR) => {}
+                        Ok(libc::EACCES) => refused = answer,
+                        _ => self.fail(LaunchStep::Exec, answer),
+                    }
+                }
+                self.fail(LaunchStep::Exec, refused)
+            }
+        }
+    }
+
+    fn must(&self, step: LaunchStep, answer: isize) -> isize {
+        if answer < 0 {
+            self.fail(step, answer);
+        }
+        answer
+    }
+
+    fn fail(&self, step: LaunchStep, answer: isize) -> ! {
+        let pair = [step.number(), u32::try_from(-answer).unwrap_or(0)];
+        let [first, second] = pair.map(u32::to_ne_bytes);
+        let [a, b, c, d] = first;
+        let [e, f, g, h] = second;
+        // If the agent can't be told it sees the pipe closed, and asks how we ended.
+        write(place::STATUS, &[a, b, c, d, e, f, g, h]);
+        exit(126)
+    }
+}
+
+const AT_FDCWD: usize = libc::AT_FDCWD as isize as usize;
+const SIGNAL_SET_BYTES: usize = 8;
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// What the kernel (not libc) calls `struct sigaction`; all zero is the default action.
+#[repr(C)]
+#[derive(Default)]
+struct KernelSignalAction {
+    handler: usize,
+    flags: usize,
+    restorer: usize,
+    mask: u64,
+}
+
+fn mount(
+    source: Option<&CStr>,
+    target: &CStr,
+    kind: Option<&CStr>,
+    flags: libc::c_ulong,
+    data: Option<&CStr>,
+) -> isize {
+    let optional = |text: Option<&CStr>| text.map_or(0, pointer);
+    let flags = usize::try_from(flags).unwrap_or(0);
+    call(libc::SYS_mount, [optional(source), pointer(target), optional(kind), flags, optional(data), 0])
+}
+
+/// Attaches a held mount at a path, and lets go of it.
+fn attach(tree: usize, at: &CStr) -> isize {
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH as usize;
+    let answer = call(libc::SYS_move_mount, [tree, pointer(c""), AT_FDCWD, pointer(at), flags, 0]);
+    close(tree);
+    answer
+}
+
+fn write(descriptor: usize, bytes: &[u8]) -> isize {
+    call(libc::SYS_write, [descriptor, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0])
+}
+
+fn close(descriptor: usize) {
+    call(libc::SYS_close, [descriptor, 0, 0, 0, 0, 0]);
+}
+
+fn exit(code: usize) -> ! {
+    loop {
+        call(libc::SYS_exit_group, [code, 0, 0, 0, 0, 0]);
+    }
+}
+
+fn pointer(text: &CStr) -> usize {
+    text.as_ptr() as usize
+}
+
+fn call(number: libc::c_long, arguments: [usize; 6]) -> isize {
+    // SAFETY: every call in this file passes numbers, or pointers to values that outlive the call;
+    // none maps, unmaps or shares memory.
+    unsafe { syscall(number, arguments) }
+}

@@ -1,0 +1,392 @@
+//! The parent's side of a launch: prepares everything, clones, and gives the word.
+
+use std::ffi::{CString, OsStr};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::child::{self, Hidden, Mounts, Plan, Program};
+use super::{Held, LaunchRequest, LaunchStep, ReleaseError, SpawnError};
+use crate::sys::cgroup::Cgroups;
+use crate::sys::process::{self, Process, ProcessId};
+use crate::sys::{SysError, raw};
+
+/// The tasks' init, built by `agent/build.rs` from `agent/init/main.rs`.
+const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/muster-init"));
+
+/// How long a released process may take to become the command: disk and swap may be slow.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a process that was told to end may take.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where a task without PATH in its environment is looked for; as in `agent/init/main.rs`.
+const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Tasks are the first to go when the host is out of memory, the most thirsty of them first.
+const OOM_SCORE_ADJUST: &str = "200";
+
+/// What a task of root keeps: enough to serve as one inside its own files and network ports, and
+/// nothing over the host. Numbers of include/uapi/linux/capability.h.
+const CAPABILITIES_OF_ROOT: &[usize] = &[
+    0,  // CHOWN
+    1,  // DAC_OVERRIDE
+    3,  // FOWNER
+    4,  // FSETID
+    5,  // KILL
+    6,  // SETGID
+    7,  // SETUID
+    10, // NET_BIND_SERVICE
+    18, // SYS_CHROOT
+];
+
+/// Starts tasks' processes.
+#[derive(Debug)]
+pub struct Launcher {
+    /// The init as a file that nobody can change.
+    init: OwnedFd,
+    capability_last: usize,
+    has_shm: bool,
+}
+
+impl Launcher {
+    pub fn new() -> Result<Self, SysError> {
+        let init = sealed_init().map_err(|source| SysError::Init { source })?;
+        let path = PathBuf::from("/proc/sys/kernel/cap_last_cap");
+        let text = fs::read_to_string(&path);
+        let text = text.map_err(|source| SysError::Read { path: path.clone(), source })?;
+        let capability_last =
+            text.trim().parse().map_err(|_| SysError::Parse { path, found: text.clone() })?;
+        Ok(Self { init, capability_last, has_shm: Path::new("/dev/shm").is_dir() })
+    }
+
+    /// See [`crate::sys::Sys::spawn`].
+    pub fn spawn(&self, cgroups: &Cgroups, request: &LaunchRequest) -> Result<Held, SpawnError> {
+        let group = cgroups.open_v2(&request.cgroup).map_err(SpawnError::Cgroup)?;
+        let tasks = cgroups.open_v1_tasks(&request.cgroup).map_err(SpawnError::Cgroup)?;
+        let prepare = |what| move |source| SpawnError::Prepare { what, source };
+        let (go_theirs, go_ours) = pipe().map_err(prepare("make a pipe"))?;
+        let (status_ours, status_theirs) = pipe().map_err(prepare("make a pipe"))?;
+        let files = [
+            open(Path::new("/dev/null"), File::options().read(true))?,
+            self.open_output(&request.stdout, request)?,
+            self.open_output(&request.stderr, request)?,
+            open(&request.exit_file, File::options().write(true).create(true).truncate(true).mode(0o600))?,
+            go_theirs,
+            status_theirs,
+        ];
+        let high = |fd: OwnedFd| move_up(fd).map_err(prepare("move a descriptor"));
+        let [stdin, stdout, stderr, exit, go, status] = files.map(high);
+        let (stdin, stdout, stderr, exit, go, status) = (stdin?, stdout?, stderr?, exit?, go?, status?);
+        let join = tasks.into_iter().map(high).collect::<Result<Vec<_>, _>>()?;
+        if join.len() > child::HIERARCHIES_MAX {
+            let source = io::Error::from(io::ErrorKind::TooManyLinks);
+            return Err(SpawnError::Prepare { what: "join so many hierarchies", source });
+        }
+
+        let (argv, envp, strings) = strings(request)?;
+        let program = match request.namespaces.pid {
+            true => Program::Init(self.init.as_raw_fd()),
+            false => Program::Command(places(request)?),
+        };
+        let keeps =
+            |capability: &usize| request.identity.uid == 0 && CAPABILITIES_OF_ROOT.contains(capability);
+        let plan = Plan {
+            stdin: stdin.as_raw_fd(),
+            stdout: stdout.as_raw_fd(),
+            stderr: stderr.as_raw_fd(),
+            status: status.as_raw_fd(),
+            exit: exit.as_raw_fd(),
+            go: go.as_raw_fd(),
+            join: join.iter().map(AsRawFd::as_raw_fd).collect(),
+            program,
+            argv,
+            envp,
+            _strings: strings,
+            uid: request.identity.uid,
+            gid: request.identity.gid,
+            groups: request.identity.groups.clone(),
+            capabilities_dropped: (0..=self.capability_last).filter(|number| !keeps(number)).collect(),
+            cwd: text(request.cwd.as_os_str(), "the working directory")?,
+            mounts: self.plan_mounts(request)?,
+            oom_score_adjust: text(OsStr::new(OOM_SCORE_ADJUST), "the preference")?,
+        };
+        let failed = |source| SpawnError::Clone { cgroup: request.cgroup.clone(), source };
+        let (pid, pidfd) = clone_into(group.as_raw_fd(), request, &plan).map_err(failed)?;
+        let process = Process::new(ProcessId { pid, start_ticks: 0 }, pidfd);
+        // From here on the child is ours to end: dropping this does it.
+        let mut waiting = Waiting { process, go: Some(go_ours), status: status_ours };
+        let started = process::start_ticks(pid).map_err(failed)?;
+        // Only its parent can take its number away, and that is us.
+        let start_ticks = started.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        waiting.process.set_start(start_ticks);
+        let process = waiting.process.clone();
+        let command =
+            request.argv.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Held::new(process, move || waiting.release(command)))
+    }
+
+    /// The task's user owns its output, so that it may open /dev/stdout by name.
+    fn open_output(&self, path: &Path, request: &LaunchRequest) -> Result<OwnedFd, SpawnError> {
+        let fd = open(path, File::options().append(true).create(true).mode(0o640))?;
+        let identity = &request.identity;
+        let owned = std::os::unix::fs::fchown(&fd, Some(identity.uid), Some(identity.gid));
+        owned.map_err(|source| SpawnError::Open { path: path.to_owned(), source })?;
+        Ok(fd)
+    }
+
+    fn plan_mounts(&self, request: &LaunchRequest) -> Result<Mounts, SpawnError> {
+        let real = |path: &Path| {
+            fs::canonicalize(path).map_err(|source| SpawnError::Open { path: path.to_owned(), source })
+        };
+        let sandbox = real(&request.sandbox)?;
+        let path = |path: &Path| text(path.as_os_str(), "a path");
+        let steps_to_sandbox = |from: &Path| -> Result<Vec<CString>, SpawnError> {
+            if !sandbox.starts_with(from) {
+                return Ok(Vec::new());
+            }
+            let below: Vec<&Path> = sandbox.ancestors().take_while(|part| *part != from).collect();
+            below.into_iter().rev().map(path).collect()
+        };
+        let mut hidden = Vec::new();
+        let mut hidden_in_sandbox = Vec::new();
+        for wish in &request.hidden {
+            let found = match fs::canonicalize(wish) {
+                Ok(found) => found,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(SpawnError::Open { path: wish.clone(), source }),
+            };
+            let cover = match found.is_dir() {
+                true => Hidden::Directory { path: path(&found)?, inside: steps_to_sandbox(&found)? },
+                false => Hidden::File { path: path(&found)? },
+            };
+            if found == sandbox {
+                let source = io::ErrorKind::InvalidInput.into();
+                return Err(SpawnError::Prepare { what: "hide the sandbox itself", source });
+            }
+            match found.starts_with(&sandbox) {
+                true => hidden_in_sandbox.push(cover),
+                false => hidden.push(cover),
+            }
+        }
+        Ok(Mounts {
+            has_own_proc: request.namespaces.pid,
+            has_own_shm: request.namespaces.ipc && self.has_shm,
+            tmp: request.tmp.as_deref().map(|tmp| real(tmp).and_then(|tmp| path(&tmp))).transpose()?,
+            directories_in_tmp: steps_to_sandbox(Path::new("/tmp"))?,
+            sandbox: path(&sandbox)?,
+            hidden,
+            hidden_in_sandbox,
+        })
+    }
+}
+
+/// A child before its release; ends when this is dropped first.
+struct Waiting {
+    process: Process,
+    go: Option<OwnedFd>,
+    status: OwnedFd,
+}
+
+impl Waiting {
+    fn release(mut self, command: String) -> Result<(), ReleaseError> {
+        let Some(go) = self.go.take() else { return Err(ReleaseError::Ended) };
+        match File::from(go).write_all(b"!") {
+            Ok(()) => {}
+            // It could not prepare itself, or was killed; the status pipe tells which.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(source) => return Err(ReleaseError::Pipe { source }),
+        }
+        let answer = self.await_answer(command);
+        if answer.is_err() {
+            self.end();
+        }
+        answer
+    }
+
+    /// The pipe closes without a word when the command is there (or the process was killed before,
+    /// which its end then tells).
+    fn await_answer(&self, command: String) -> Result<(), ReleaseError> {
+        let pipe = |source| ReleaseError::Pipe { source };
+        if !process::poll_readable(self.status.as_fd(), RELEASE_PATIENCE).map_err(pipe)? {
+            return Err(ReleaseError::TimedOut { seconds: RELEASE_PATIENCE.as_secs() });
+        }
+        let mut bytes = [0_u8; 8];
+        let count = rustix::io::retry_on_intr(|| rustix::io::read(&self.status, &mut bytes));
+        if count.map_err(|error| pipe(error.into()))? == 0 {
+            return Ok(());
+        }
+        let (number, errno) = process::parse_pair(&bytes).unwrap_or_default();
+        let source = io::Error::from_raw_os_error(errno.cast_signed());
+        match LaunchStep::from_number(number) {
+            Some(LaunchStep::Exec) => Err(ReleaseError::Exec { command, source }),
+            Some(step) => Err(ReleaseError::Step { step, source }),
+            None => Err(ReleaseError::Ended),
+        }
+    }
+
+    /// Makes sure that the process ends, and reaps it.
+    fn end(&mut self) {
+        drop(self.go.take());
+        let process = &self.process;
+        // It ends by itself in microseconds; the signal is for one that hangs in a mount.
+        let has_ended = process::poll_readable(process.as_fd(), END_PATIENCE);
+        if !has_ended.is_ok_and(|ended| ended) {
+            // Nothing better than SIGKILL is left to try.
+            let _ = process::signal(process, crate::sys::Signal::Kill);
+            let _ = process::poll_readable(process.as_fd(), END_PATIENCE);
+        }
+        // If it still is no zombie, the caller's `ending` will reap it.
+        let _ = process::reap(process.as_fd());
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.go.is_some() {
+            self.end();
+        }
+    }
+}
+
+fn clone_into(group: RawFd, request: &LaunchRequest, plan: &Plan) -> io::Result<(u32, OwnedFd)> {
+    let mut pidfd: RawFd = -1;
+    let mut flags =
+        libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND | libc::CLONE_NEWNS as u64;
+    if request.namespaces.pid {
+        flags |= libc::CLONE_NEWPID as u64;
+    }
+    if request.namespaces.ipc {
+        flags |= libc::CLONE_NEWIPC as u64;
+    }
+    let arguments = CloneArguments {
+        flags,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: group.cast_unsigned().into(),
+        ..CloneArguments::default()
+    };
+    let size = size_of::<CloneArguments>();
+    // SAFETY: without CLONE_VM the child has its own copy of memory and goes on where we are;
+    // `arguments` and `pidfd` outlive the call.
+    let answer = unsafe { raw::syscall(libc::SYS_clone3, [&raw const arguments as usize, size, 0, 0, 0, 0]) };
+    if answer == 0 {
+        // SAFETY: this is the process that clone3 has just made, and it never returns from here.
+        unsafe { child::run(plan) }
+    }
+    let pid = u32::try_from(answer)
+        .map_err(|_| io::Error::from_raw_os_error(i32::try_from(-answer).unwrap_or(libc::EIO)))?;
+    // SAFETY: the kernel has put a new descriptor there, and nobody else knows it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok((pid, pidfd))
+}
+
+/// `struct clone_args` of include/uapi/linux/sched.h, as of Linux 5.7.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+const _: () = assert!(size_of::<CloneArguments>() == 88, "CLONE_ARGS_SIZE_VER2");
+
+const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// The init in memory, sealed: tasks execute it, and none can change what the next one executes.
+fn sealed_init() -> io::Result<OwnedFd> {
+    use rustix::fs::{MemfdFlags, SealFlags};
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Since Linux 6.3 it must be said that it is to be executed.
+    let made = match rustix::fs::memfd_create(c"muster-init", flags | MemfdFlags::EXEC) {
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(c"muster-init", flags),
+        made => made,
+    };
+    let mut file = File::from(made?);
+    file.write_all(INIT)?;
+    rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o555))?;
+    rustix::fs::fcntl_add_seals(
+        &file,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
+    // Read-only from here: what is open for writing can't be executed.
+    let readable = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    move_up(readable.into())
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
+}
+
+fn open(path: &Path, options: &fs::OpenOptions) -> Result<OwnedFd, SpawnError> {
+    let file = options.open(path);
+    file.map(OwnedFd::from).map_err(|source| SpawnError::Open { path: path.to_owned(), source })
+}
+
+/// Out of the way of the numbers that the child gives out.
+fn move_up(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() >= child::DESCRIPTOR_MIN {
+        return Ok(fd);
+    }
+    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, child::DESCRIPTOR_MIN)?)
+}
+
+type Pointers = Vec<*const libc::c_char>;
+
+/// Arguments and environment as `execve` wants them, with their owner.
+fn strings(request: &LaunchRequest) -> Result<(Pointers, Pointers, Vec<CString>), SpawnError> {
+    let mut strings = Vec::with_capacity(request.argv.len() + request.env.len());
+    for argument in &request.argv {
+        strings.push(text(argument, "an argument")?);
+    }
+    for (name, value) in &request.env {
+        let mut variable = name.as_bytes().to_vec();
+        variable.push(b'=');
+        variable.extend_from_slice(value.as_bytes());
+        let variable = CString::new(variable).map_err(|_| SpawnError::Nul { what: "a variable" })?;
+        strings.push(variable);
+    }
+    // A CString's bytes stay where they are when the CString moves.
+    let pointers = |strings: &[CString]| -> Pointers {
+        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (arguments, variables) = strings.split_at(request.argv.len());
+    let (argv, envp) = (pointers(arguments), pointers(variables));
+    Ok((argv, envp, strings))
+}
+
+/// Where the command may be.
+fn places(request: &LaunchRequest) -> Result<Vec<CString>, SpawnError> {
+    let Some(name) = request.argv.first() else { return Ok(Vec::new()) };
+    if name.as_bytes().contains(&b'/') {
+        return Ok(vec![text(name, "an argument")?]);
+    }
+    let path = request.env.iter().find(|(name, _)| name == "PATH");
+    let path = path.map_or(OsStr::new(PATH_DEFAULT), |(_, value)| value.as_os_str());
+    let mut places = Vec::new();
+    for directory in path.as_bytes().split(|byte| *byte == b':') {
+        // An empty entry means the working directory.
+        let directory = if directory.is_empty() { b"." } else { directory };
+        let place = [directory, b"/", name.as_bytes()].concat();
+        places.push(CString::new(place).map_err(|_| SpawnError::Nul { what: "a variable" })?);
+    }
+    Ok(places)
+}
+
+fn text(text: &OsStr, what: &'static str) -> Result<CString, SpawnError> {
+    CString::new(text.as_bytes()).map_err(|_| SpawnError::Nul { what })
+}

@@ -1,0 +1,299 @@
+//! What a task can and can't do, and how it ends: on the real kernel.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support_sys;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use agent::sys::{Ending, LaunchStep, Limits, ReleaseError, Signal, Sys, SysError, UserPolicy};
+use model::Exit;
+use support_sys::{LIMITS, UID, host, stdout, until};
+
+#[test]
+fn an_exit_code_comes_back() {
+    let Some(host) = host("exit-code") else { return };
+    let (exit, out, err) = host.run(&host.script("a", "echo out; echo err >&2; exit 3"));
+    assert_eq!((exit, out.as_str(), err.as_str()), (Exit::Code(3), "out\n", "err\n"));
+    let mut request = host.script("b", "exit 4");
+    request.namespaces.pid = false;
+    assert_eq!(host.run(&request).0, Exit::Code(4));
+}
+
+#[test]
+fn a_signal_comes_back() {
+    let Some(host) = host("signal") else { return };
+    assert_eq!(host.run(&host.script("a", "kill -SEGV $$")).0, Exit::Signal(11));
+    let mut request = host.script("b", "kill -SEGV $$");
+    request.namespaces.pid = false;
+    assert_eq!(host.run(&request).0, Exit::Signal(11));
+}
+
+#[test]
+fn sigterm_is_passed_on_to_the_command() {
+    let Some(host) = host("sigterm") else { return };
+    let request = host.script("a", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done");
+    let process = host.start(&request);
+    until("the trap is set", || stdout(&request) == "ready\n");
+    host.kernel.signal(&process, Signal::Terminate).unwrap();
+    assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Code(5)));
+    host.remove(&request);
+
+    // And one that has no handler ends by the default action, which pid 1 would not have.
+    let request = host.request("b", &["sleep", "1000"], &LIMITS);
+    let process = host.start(&request);
+    host.kernel.signal(&process, Signal::Terminate).unwrap();
+    assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Signal(15)));
+    host.remove(&request);
+}
+
+#[test]
+fn what_cannot_be_executed_is_said_so() {
+    let Some(host) = host("exec") else { return };
+    for pid in [true, false] {
+        for (name, command, errno, code) in [
+            ("missing", "no-such-command", libc::ENOENT, 127),
+            ("path", "/etc/no-such-command", libc::ENOENT, 127),
+            ("file", "/etc/passwd", libc::EACCES, 126),
+            ("directory", "/etc", libc::EACCES, 126),
+        ] {
+            let mut request = host.request(&format!("{name}-{pid}"), &[command], &LIMITS);
+            request.namespaces.pid = pid;
+            let error = host.start_fails(&request);
+            let ReleaseError::Exec { command: named, source } = error else { panic!("{error:?}") };
+            assert_eq!((named.as_str(), source.raw_os_error()), (command, Some(errno)));
+            if pid {
+                assert_eq!(host.kernel.read_exit_file(&request.exit_file).unwrap(), Some(Exit::Code(code)));
+            }
+            host.remove(&request);
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_the_user_may_not_enter_is_said_so() {
+    let Some(host) = host("cwd") else { return };
+    let mut request = host.script("a", "true");
+    request.cwd = PathBuf::from("/root");
+    fs::metadata("/root").unwrap();
+    let error = host.start_fails(&request);
+    assert!(
+        matches!(&error, ReleaseError::Step { step: LaunchStep::WorkingDirectory, source }
+            if source.raw_os_error() == Some(libc::EACCES)),
+        "{error:?}"
+    );
+    host.remove(&request);
+}
+
+#[test]
+fn the_path_of_the_task_is_searched() {
+    let Some(host) = host("path") else { return };
+    let mut request = host.request("a", &["tool", "x"], &LIMITS);
+    let bin = request.sandbox.join("bin");
+    fs::create_dir(&bin).unwrap();
+    fs::write(bin.join("tool"), "#!/bin/sh\necho tool $1\n").unwrap();
+    fs::set_permissions(bin.join("tool"), fs::Permissions::from_mode(0o755)).unwrap();
+    request.env = vec![("PATH".into(), format!("/nowhere::{}", bin.display()).into())];
+    assert_eq!(host.run(&request).1, "tool x\n");
+}
+
+#[test]
+fn the_environment_is_exact_and_no_descriptor_leaks() {
+    let Some(host) = host("exact") else { return };
+    for pid in [true, false] {
+        let _held_open = fs::File::open("/etc/passwd").unwrap();
+        let mut request = host.request(&format!("env-{pid}"), &["/usr/bin/env"], &LIMITS);
+        request.namespaces.pid = pid;
+        request.env = vec![("A".into(), "1 2".into()), ("B".into(), "".into())];
+        assert_eq!(host.run(&request).1, "A=1 2\nB=\n");
+
+        // 3 is the listing's own.
+        let mut request = host.request(&format!("fds-{pid}"), &["ls", "/proc/self/fd"], &LIMITS);
+        request.namespaces.pid = pid;
+        assert_eq!(host.run(&request).1, "0\n1\n2\n3\n");
+
+        let script = "grep -E '^(Sig(Blk|Ign)|NoNewPrivs|Cap)' /proc/self/status; ulimit -c; umask";
+        let mut request = host.request(&format!("state-{pid}"), &["sh", "-c", script], &LIMITS);
+        request.namespaces.pid = pid;
+        let out = host.run(&request).1;
+        let zero = "0000000000000000";
+        for line in ["SigBlk", "SigIgn", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert!(out.contains(&format!("{line}:\t{zero}\n")), "{line} in {out}");
+        }
+        assert!(out.ends_with("NoNewPrivs:\t1\n0\n0022\n"), "{out}");
+    }
+}
+
+#[test]
+fn a_task_is_who_it_was_asked_to_be() {
+    let Some(host) = host("who") else { return };
+    let mut request = host.script("a", "id -u; id -g; id -G; touch /dev/stdout && pwd; ps -o sid= -p $$");
+    request.identity.groups = vec![UID, 1234];
+    let (exit, out, err) = host.run(&request);
+    assert_eq!(exit, Exit::Code(0), "{err}");
+    let lines: Vec<&str> = out.lines().map(str::trim).collect();
+    assert_eq!(lines, ["65534", "65534", "65534 1234", request.sandbox.to_str().unwrap(), "2"]);
+}
+
+#[test]
+fn an_unknown_user_or_root_gets_no_identity() {
+    let Some(host) = host("users") else { return };
+    let policy = UserPolicy::default();
+    assert!(host.kernel.resolve_user("no-such-user-here", &policy).is_err());
+    assert!(host.kernel.resolve_user("root", &policy).is_err());
+    assert_eq!(host.kernel.resolve_user("nobody", &policy).unwrap().uid, UID);
+}
+
+#[test]
+fn a_task_cannot_become_root() {
+    let Some(host) = host("root") else { return };
+    let request = host.script("a", "./su -u; unshare -m true 2>/dev/null; mount -t tmpfs x /mnt; echo $?");
+    let id = request.sandbox.join("su");
+    fs::copy("/usr/bin/id", &id).unwrap();
+    fs::set_permissions(&id, fs::Permissions::from_mode(0o4755)).unwrap();
+    let (_, out, _) = host.run(&request);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.first(), Some(&"65534"), "a setuid binary gave root: {out}");
+    assert_ne!(lines.last(), Some(&"0"), "a task could mount: {out}");
+}
+
+#[test]
+fn a_task_of_root_has_no_power_over_the_host() {
+    let Some(host) = host("rootly") else { return };
+    let script = "grep CapEff /proc/self/status; \
+        echo x > /proc/sys/kernel/hostname; mkdir /sys/fs/cgroup/unified/x; mkdir /sys/fs/cgroup/x; \
+        mount -t tmpfs x /mnt; umount /tmp; cat $0/secret; echo end";
+    let mut request = host.request("a", &["sh", "-c", script, host.directory.to_str().unwrap()], &LIMITS);
+    fs::write(host.directory.join("secret"), "secret").unwrap();
+    request.identity.uid = 0;
+    request.identity.gid = 0;
+    request.identity.groups = vec![0];
+    let (exit, out, err) = host.run(&request);
+    assert_eq!((exit, out.as_str()), (Exit::Code(0), "CapEff:\t00000000000404fb\nend\n"), "{err}");
+    // mount adds a hint on a line of its own.
+    let refusals = err.lines().filter(|line| !line.contains("dmesg")).count();
+    assert_eq!(refusals, 6, "each attempt was refused: {err}");
+}
+
+#[test]
+fn a_task_cannot_see_other_processes() {
+    let Some(host) = host("pids") else { return };
+    let request = host.script("a", "ls -d /proc/[0-9]*; cat /proc/1/comm; ls /proc/1/fd 2>&1 | wc -l");
+    let (_, out, _) = host.run(&request);
+    let pids: Vec<&str> = out.lines().filter(|line| line.starts_with("/proc/")).collect();
+    assert_eq!(pids, ["/proc/1", "/proc/2"], "{out}");
+    assert!(out.contains("muster-init"), "{out}");
+}
+
+#[test]
+fn hidden_files_are_hidden_and_the_sandbox_is_not() {
+    let Some(host) = host("hidden") else { return };
+    let secret = host.directory.join("token");
+    fs::write(&secret, "secret").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = PathBuf::from(format!("{}.alone", host.directory.display()));
+    fs::write(&file, "secret").unwrap();
+    let script = "cat $0/token 2>/dev/null; cat $1; ls $0; ls $0/sandboxes; echo hi > here; cat here; \
+        touch $0/new 2>/dev/null || echo read-only; grep -c muster-hidden /proc/self/mountinfo";
+    let argv = ["sh", "-c", script, host.directory.to_str().unwrap(), file.to_str().unwrap()];
+    let mut request = host.request("a", &argv, &LIMITS);
+    request.hidden.extend([file.clone(), PathBuf::from("/no/such/path")]);
+    let outcome = host.run(&request);
+    fs::remove_file(&file).unwrap();
+    assert_eq!(outcome.1, "sandboxes\na\nhi\nread-only\n1\n", "{}", outcome.2);
+    assert_eq!(fs::read_to_string(request.sandbox.join("here")).unwrap(), "hi\n");
+}
+
+#[test]
+fn tmp_and_shared_memory_are_the_tasks_own() {
+    let Some(host) = host("tmp") else { return };
+    let script = "echo 1 > /tmp/muster-own; echo 2 > /dev/shm/muster-own; ls /tmp /dev/shm; ipcs -m | wc -l";
+    let request = host.script("a", script);
+    let (exit, out, err) = host.run(&request);
+    assert_eq!(exit, Exit::Code(0), "{err}");
+    assert!(out.starts_with("/dev/shm:\nmuster-own\n\n/tmp:\nmuster-own\n"), "{out}");
+    assert!(!PathBuf::from("/tmp/muster-own").exists() && !PathBuf::from("/dev/shm/muster-own").exists());
+    assert!(request.sandbox.join("tmp/muster-own").exists());
+
+    let mut request = host.script("b", "ls /dev/shm /tmp >/dev/null; test -e /tmp/muster-own && echo shared");
+    request.tmp = None;
+    request.namespaces.ipc = false;
+    assert_eq!(host.run(&request).1, "");
+}
+
+#[test]
+fn killing_gets_daemons_and_new_sessions() {
+    let Some(host) = host("daemons") else { return };
+    for pid in [true, false] {
+        let script = "(setsid sh -c 'trap \"\" TERM HUP; echo one; while :; do sleep 1; done' &) ; \
+            (sh -c 'sh -c \"trap : TERM; echo two; sleep 1000\" &' &) ; trap '' TERM; sleep 1000";
+        let mut request = host.request(&format!("a-{pid}"), &["sh", "-c", script], &LIMITS);
+        request.namespaces.pid = pid;
+        let process = host.start(&request);
+        until("both daemons run", || stdout(&request).lines().count() == 2);
+        host.kernel.signal(&process, Signal::Terminate).unwrap();
+        assert_eq!(host.kernel.ending(&process, &request.exit_file).unwrap(), Ending::Running);
+        host.kernel.kill_cgroup(&request.cgroup).unwrap();
+        assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Signal(9)));
+        host.remove(&request);
+    }
+}
+
+#[test]
+fn what_a_command_leaves_behind_ends_with_it() {
+    let Some(host) = host("leftover") else { return };
+    let request = host.script("a", "(sleep 1000 &); exit 0");
+    let process = host.start(&request);
+    assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Code(0)));
+    // The namespace's first process ends after all others in it.
+    assert!(host.kernel.is_cgroup_empty(&request.cgroup).unwrap());
+    host.remove(&request);
+}
+
+#[test]
+fn orphans_are_reaped() {
+    let Some(host) = host("orphans") else { return };
+    let script = "for i in 1 2 3 4 5 6 7 8; do (sh -c 'true &'); done; \
+        n=1; while [ $n != 0 ]; do n=$(grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l); done; echo none";
+    assert_eq!(host.run(&host.script("a", script)).1, "none\n");
+}
+
+#[test]
+fn a_held_process_ends_when_it_is_dropped() {
+    let Some(host) = host("dropped") else { return };
+    let request = host.script("a", "echo ran");
+    let held = host.spawn(&request);
+    let process = held.process().clone();
+    assert!(!host.kernel.is_cgroup_empty(&request.cgroup).unwrap());
+    assert_eq!(host.kernel.reopen(process.id()).unwrap().map(|found| found.id()), Some(process.id()));
+    drop(held);
+    assert_eq!(host.kernel.reopen(process.id()).unwrap().map(|found| found.id()), None);
+    assert!(host.kernel.is_cgroup_empty(&request.cgroup).unwrap());
+    assert_eq!(stdout(&request), "");
+    host.remove(&request);
+}
+
+#[test]
+fn a_launch_into_a_missing_or_killed_group_fails() {
+    let Some(host) = host("no-group") else { return };
+    let request = host.script("a", "true");
+    assert!(matches!(host.kernel.create_cgroup(&request.cgroup, &LIMITS), Err(SysError::GroupExists { .. })));
+    host.remove(&request);
+    assert!(host.kernel.spawn(&request).is_err());
+    // What is gone is no error to whoever removes or kills again.
+    host.kernel.kill_cgroup(&request.cgroup).unwrap();
+    host.kernel.remove_cgroup(&request.cgroup).unwrap();
+    assert_eq!(host.kernel.cgroup_id(&request.cgroup).unwrap(), None);
+}
+
+#[test]
+fn bad_limits_name_the_file_and_leave_nothing() {
+    let Some(host) = host("bad-limits") else { return };
+    let name = agent::sys::CgroupName::new("a").unwrap();
+    let error = host.kernel.create_cgroup(&name, &Limits { pids_max: u32::MAX, ..LIMITS }).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("pids.max") && text.contains("4294967295"), "{text}");
+    assert!(host.kernel.list_cgroups().unwrap().is_empty());
+}
