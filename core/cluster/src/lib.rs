@@ -12,6 +12,8 @@ mod index;
 mod outcome;
 mod parts;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use answers::{Answers, Asked};
 pub use apply::apply;

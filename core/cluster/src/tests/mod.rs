@@ -1,0 +1,4 @@
+//! Stories told command by command, and laws that hold whatever is commanded.
+
+mod laws;
+mod story;
