@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
 
 use futures::TryStreamExt;
 use openraft::{
-    ServerState,
+    RaftNetworkFactory, ServerState,
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, Fatal, LinearizableReadError, RaftError},
     impls::BasicNode,
+    network::NetSnapshot,
     raft::ReadPolicy,
     type_config::alias::VoteOf,
 };
@@ -24,12 +25,12 @@ use super::{
     machine::Machine,
     network::Unconnected,
     observe::{Counter, Figures, Instruments, Role},
-    snapshot::Snapshots,
+    snapshot::{SnapshotFile, Snapshots},
     state::{Applier, RestoreError},
     types::{LogId, MemberId, Proposal, Types},
 };
 
-type Openraft = openraft::Raft<Types, Applier>;
+pub(super) type Openraft = openraft::Raft<Types, Applier>;
 
 /// Who leads, as far as this member knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,7 +58,7 @@ pub struct Raft {
 /// The way to a member; cheap to clone.
 #[derive(Clone)]
 pub struct RaftHandle {
-    raft: Openraft,
+    pub(super) raft: Openraft,
     cluster_id: Arc<str>,
     member_id: MemberId,
     address: Arc<str>,
@@ -77,6 +78,19 @@ impl Raft {
     /// voter leads within milliseconds, in a new term, once [`Raft::run`] is polled. Refuses what
     /// [`OpenError`] names.
     pub async fn open(config: RaftConfig, machine: impl Machine) -> Result<(RaftHandle, Self), OpenError> {
+        Self::open_on(config, machine, Unconnected).await
+    }
+
+    /// The same, over another network.
+    pub(super) async fn open_on<N>(
+        config: RaftConfig,
+        machine: impl Machine,
+        network: N,
+    ) -> Result<(RaftHandle, Self), OpenError>
+    where
+        N: RaftNetworkFactory<Types>,
+        N::Network: NetSnapshot<Types, SnapshotData = SnapshotFile>,
+    {
         let openraft_config = config.openraft()?;
         let instruments = Instruments::default();
         let (term, applied_term) = watch::channel(0);
@@ -93,7 +107,7 @@ impl Raft {
         let log_bytes = store.bytes();
         let writer = writer.spawn().map_err(|source| OpenError::Thread { source })?;
 
-        let raft = Openraft::new(config.member_id, openraft_config, Unconnected, store, applier)
+        let raft = Openraft::new(config.member_id, openraft_config, network, store, applier)
             .await
             .map_err(|source| failed(source.into()))?;
         stand_if_alone(&raft, config.member_id).await.map_err(|source| failed(source.into()))?;

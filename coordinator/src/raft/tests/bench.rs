@@ -5,10 +5,11 @@
 use std::{
     fs::File,
     io::Write,
+    os::unix::fs::MetadataExt,
     time::{Duration, Instant},
 };
 
-use super::{Member, RaftConfig, config};
+use super::{Member, config};
 
 const SECONDS: u64 = 4;
 const COMMAND_BYTES: usize = 256;
@@ -25,7 +26,7 @@ fn commits_per_second() {
 }
 
 async fn measure(path: &std::path::Path, proposers: usize) {
-    let member = Member::lead(RaftConfig { snapshot_entries: 50_000, ..config(path) }).await;
+    let member = Member::lead(config(path)).await;
     let end = Instant::now() + Duration::from_secs(SECONDS);
     let tasks: Vec<_> = (0..proposers)
         .map(|_| {
@@ -54,7 +55,29 @@ async fn measure(path: &std::path::Path, proposers: usize) {
         at(0.99),
         at(1.0),
     );
+    let figures = member.handle.metrics();
     member.stop().await;
+    let started = Instant::now();
+    let member = Member::lead(config(path)).await;
+    println!(
+        "     {} entries, {} MiB on disk, leads again after {:?}",
+        figures.last_log_index,
+        disk_bytes(path) >> 20,
+        started.elapsed(),
+    );
+    member.stop().await;
+}
+
+/// What the files take, holes not counted.
+fn disk_bytes(path: &std::path::Path) -> u64 {
+    std::fs::read_dir(path)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let metadata = entry.metadata().unwrap();
+            if metadata.is_dir() { disk_bytes(&entry.path()) } else { metadata.blocks() * 512 }
+        })
+        .sum()
 }
 
 fn floor(path: &std::path::Path) -> u64 {

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "figures for whoever reads the test's output")]
 
 mod bench;
+mod cluster;
 mod damage;
 mod kill;
 mod suite;
