@@ -1,0 +1,217 @@
+//! What must survive the agent's own restart: who it is, and a row for each task.
+//!
+//! Every commit reaches the operating system before it returns, so it survives a SIGKILL of the agent;
+//! it is not synced, because after a crash of the host no process is left that a row could be about.
+//! Never decides what a row means: that is `supervisor`'s. Start at [`Checkpoint::open`].
+
+mod lock;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use model::{AgentId, ClusterId, TaskId};
+use prost::Message as _;
+use proto::checkpoint::v1 as stored;
+use supervisor::Row;
+
+use crate::convert::{self, ConvertError};
+
+pub use lock::{Lock, LockError};
+
+/// Why the checkpoint can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error("can't make the data directory {}", path.display())]
+    MakeDirectory { path: PathBuf, source: io::Error },
+    #[error("can't open the checkpoint in {}", path.display())]
+    Open { path: PathBuf, source: fjall::Error },
+    #[error("can't read the checkpoint")]
+    Read { source: fjall::Error },
+    #[error("can't write the checkpoint")]
+    Write { source: fjall::Error },
+    #[error("the agent's identity in {} can't be read", path.display())]
+    Identity { path: PathBuf, source: IdentityError },
+}
+
+/// Why a stored identity isn't one.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("its bytes are damaged")]
+    Bytes(#[source] prost::DecodeError),
+    #[error("its ids are damaged")]
+    Ids(#[source] model::IdError),
+}
+
+/// Why a stored row isn't one.
+#[derive(Debug, thiserror::Error)]
+pub enum RowError {
+    #[error("its bytes are damaged")]
+    Bytes(#[source] prost::DecodeError),
+    #[error("its content is damaged")]
+    Content(#[source] ConvertError),
+    #[error("it is about the task {found}")]
+    Mismatch { found: TaskId },
+    #[error("its key is no task id")]
+    Key(#[source] model::IdError),
+}
+
+/// Who the agent is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub agent_id: AgentId,
+    /// Absent until the first Welcome.
+    pub cluster_id: Option<ClusterId>,
+    /// Of the latest start.
+    pub boot_id: String,
+}
+
+/// All rows, and what could not be read.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    pub rows: Vec<Row>,
+    /// Tasks whose row is damaged.
+    pub damaged: BTreeSet<TaskId>,
+    /// What is wrong with each, for the log.
+    pub errors: Vec<(String, RowError)>,
+}
+
+/// A change of the rows.
+#[derive(Debug)]
+pub enum Change<'a> {
+    Write(&'a Row),
+    Forget(&'a TaskId),
+}
+
+/// The store. Calls take tens of microseconds, and may wait for the disk when it is far behind.
+pub struct Checkpoint {
+    database: Database,
+    identity: Keyspace,
+    tasks: Keyspace,
+    path: PathBuf,
+}
+
+const IDENTITY: &str = "identity";
+const TASKS: &str = "tasks";
+
+/// Rows are read once, at the start: a cache would only cost memory.
+const CACHE_BYTES: u64 = 1 << 20;
+
+impl Checkpoint {
+    /// Opens the checkpoint below the data directory, or makes an empty one. The caller holds the [`Lock`].
+    pub fn open(data_dir: &Path) -> Result<Self, CheckpointError> {
+        let path = data_dir.join("checkpoint");
+        make_private(&path)?;
+        let failed = |source| CheckpointError::Open { path: path.clone(), source };
+        let database = Database::builder(&path)
+            .cache_size(CACHE_BYTES)
+            .worker_threads(1)
+            .manual_journal_persist(true)
+            .open()
+            .map_err(failed)?;
+        let identity = database.keyspace(IDENTITY, KeyspaceCreateOptions::default).map_err(failed)?;
+        let tasks = database.keyspace(TASKS, KeyspaceCreateOptions::default).map_err(failed)?;
+        Ok(Self { database, identity, tasks, path })
+    }
+
+    /// Who the agent is; `None` before its first start.
+    pub fn identity(&self) -> Result<Option<Identity>, CheckpointError> {
+        let bytes = self.identity.get(IDENTITY).map_err(|source| CheckpointError::Read { source })?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let identity = identity_from_bytes(&bytes);
+        identity.map(Some).map_err(|source| CheckpointError::Identity { path: self.path.clone(), source })
+    }
+
+    /// Stores who the agent is, on the disk itself: without it, an agent is another agent.
+    pub fn write_identity(&self, identity: &Identity) -> Result<(), CheckpointError> {
+        let Identity { agent_id, cluster_id, boot_id } = identity;
+        let message = stored::Identity {
+            agent_id: agent_id.as_str().to_owned(),
+            cluster_id: cluster_id.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default(),
+            boot_id: boot_id.clone(),
+        };
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        batch.insert(&self.identity, IDENTITY, message.encode_to_vec());
+        batch.commit().map_err(|source| CheckpointError::Write { source })
+    }
+
+    /// Reads all rows at once.
+    pub fn load(&self) -> Result<Loaded, CheckpointError> {
+        let mut loaded = Loaded::default();
+        for guard in self.tasks.iter() {
+            let (key, value) = guard.into_inner().map_err(|source| CheckpointError::Read { source })?;
+            let shown = String::from_utf8_lossy(&key).escape_debug().to_string();
+            let task_id = match TaskId::new(&String::from_utf8_lossy(&key)) {
+                Ok(task_id) => task_id,
+                Err(error) => {
+                    loaded.errors.push((shown, RowError::Key(error)));
+                    // Nobody can ask for it by that name.
+                    self.tasks.remove(key).map_err(|source| CheckpointError::Write { source })?;
+                    continue;
+                }
+            };
+            match row_from_bytes(&task_id, &value) {
+                Ok(row) => loaded.rows.push(row),
+                Err(error) => {
+                    loaded.errors.push((shown, error));
+                    loaded.damaged.insert(task_id);
+                }
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Makes all changes or none; they are with the operating system when this returns.
+    pub fn commit<'a>(&self, changes: impl IntoIterator<Item = Change<'a>>) -> Result<(), CheckpointError> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
+        for change in changes {
+            match change {
+                Change::Write(row) => {
+                    batch.insert(&self.tasks, row.task_id.as_str(), convert::row_to_wire(row).encode_to_vec())
+                }
+                Change::Forget(task_id) => batch.remove(&self.tasks, task_id.as_str()),
+            }
+        }
+        batch.commit().map_err(|source| CheckpointError::Write { source })
+    }
+}
+
+/// Makes the data directory. Tasks pass through it to their sandbox, and can't list it.
+pub fn ensure_data_dir(path: &Path) -> Result<(), CheckpointError> {
+    let failed = |source| CheckpointError::MakeDirectory { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o711)).map_err(failed)
+}
+
+/// For the owner alone: rows hold the environment of tasks.
+fn make_private(path: &Path) -> Result<(), CheckpointError> {
+    let failed = |source| CheckpointError::MakeDirectory { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
+}
+
+fn identity_from_bytes(bytes: &[u8]) -> Result<Identity, IdentityError> {
+    let stored::Identity { agent_id, cluster_id, boot_id } =
+        stored::Identity::decode(bytes).map_err(IdentityError::Bytes)?;
+    let cluster_id = match cluster_id.as_str() {
+        "" => None,
+        text => Some(ClusterId::new(text).map_err(IdentityError::Ids)?),
+    };
+    Ok(Identity { agent_id: AgentId::new(&agent_id).map_err(IdentityError::Ids)?, cluster_id, boot_id })
+}
+
+fn row_from_bytes(task_id: &TaskId, bytes: &[u8]) -> Result<Row, RowError> {
+    let message = stored::Row::decode(bytes).map_err(RowError::Bytes)?;
+    let row = convert::row_from_wire(message).map_err(RowError::Content)?;
+    if row.task_id != *task_id {
+        return Err(RowError::Mismatch { found: row.task_id });
+    }
+    Ok(row)
+}
+
+#[cfg(test)]
+mod tests;
