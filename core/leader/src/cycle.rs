@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use allocator::{
+    AgentView, Allocation, DemandView, Explanation, FilterView, FrameworkView, Hold, Inputs, NewOffer,
+    RoleView, WishView,
+};
 use cluster::ClusterState;
-use model::{AgentId, FrameworkId, Resources, Timestamp, limits};
+use model::{Amounts, FrameworkId, Resources, RoleName, Timestamp, limits};
 
 use crate::{
     demand::Appetite,
-    machine::{Effect, Leader},
+    machine::Leader,
     messages::{Demand, OfferMessage, ToFramework},
     offers::{Offer, Promise},
 };
@@ -17,7 +21,7 @@ use crate::{
 pub(crate) struct Cycle {
     is_touched: bool,
     not_before: Timestamp,
-    pub(crate) held_back: Vec<String>,
+    pub(crate) held_back: Vec<Explanation>,
 }
 
 impl Cycle {
@@ -39,16 +43,13 @@ impl Leader {
         self.cycle.is_touched = false;
         self.cycle.not_before = now + self.config.cycle_interval;
         self.counts.cycles += 1;
-        if self.offers.count() >= limits::OFFERS_MAX {
-            self.cycle.held_back =
-                vec![format!("{} offers are outstanding, as many as may be", limits::OFFERS_MAX)];
-            return;
-        }
-        let agents = self.offerable(state);
-        let hungry = self.hungry();
+        let allocation = self.allocate(state);
+        self.cycle.held_back = allocation.held_back;
+        let lease = self.config.offer_lease;
         let mut made: BTreeMap<FrameworkId, Vec<OfferMessage>> = BTreeMap::new();
-        for promise in self.solve(&agents, &hungry, state) {
-            let lease = self.config.offer_lease;
+        for NewOffer { framework, role, agent, resources } in allocation.offers {
+            let Some((_, epoch)) = self.sessions.registered_of(&agent) else { continue };
+            let promise = Promise { framework, agent, epoch, role, resources };
             let Some(offer) = self.offers.make(promise, now, lease).cloned() else { continue };
             self.counts.offers_made += 1;
             if self.run_framework.as_ref() == Some(&offer.framework) {
@@ -59,111 +60,95 @@ impl Leader {
         }
         for (framework, offers) in made {
             if let Some(subscription) = self.subscribers.of_framework(&framework).cloned() {
-                let message = ToFramework::Offers(offers);
-                self.effects.push(Effect::ToFramework { subscription, message });
+                self.tell_framework(&subscription, ToFramework::Offers(offers));
             }
         }
     }
 
-    /// Agents that can launch now, with their epoch and what is free and not promised.
-    fn offerable(&self, state: &ClusterState) -> Vec<(AgentId, u64, Resources)> {
-        self.sessions
-            .registered()
-            .filter_map(|(id, _, epoch)| {
-                let agent = state.agent(id).filter(|agent| agent.is_reachable && agent.epoch == epoch)?;
-                let free = match self.offers.offered_on(id) {
-                    Some(offered) => agent.free().minus_at_most(offered),
-                    None => agent.free(),
-                };
-                Some((id.clone(), epoch, free))
-            })
-            .collect()
+    /// Shows the allocator what it may know, and nothing else.
+    fn allocate(&self, state: &ClusterState) -> Allocation {
+        let mut total = Amounts::default();
+        let mut agents = Vec::with_capacity(state.agents().len());
+        for (id, agent) in state.agents() {
+            total.add(&agent.facts.total);
+            let free = match self.offers.offered_on(id) {
+                Some(offered) => agent.free().minus_at_most(offered),
+                None => agent.free(),
+            };
+            let is_here = agent.is_reachable
+                && self.sessions.registered_of(id).is_some_and(|(_, epoch)| epoch == agent.epoch);
+            let hold = (!is_here).then_some(Hold::Unreachable);
+            agents.push(AgentView { agent: id, attributes: &agent.facts.attributes, free, hold });
+        }
+        let mut offered_by_role: BTreeMap<&RoleName, Vec<&Resources>> = BTreeMap::new();
+        for offer in self.offers.iter() {
+            offered_by_role.entry(&offer.role).or_default().push(&offer.resources);
+        }
+        let hungry: Vec<(&FrameworkId, Appetite)> = self.hungry();
+        let mut roles: BTreeMap<&RoleName, RoleView<'_>> = BTreeMap::new();
+        let mut frameworks = Vec::with_capacity(hungry.len());
+        for (id, appetite) in &hungry {
+            let Some(record) = state.framework(id) else { continue };
+            let role = &record.info.role;
+            roles.entry(role).or_insert_with(|| {
+                let allocated = state.allocated_by_role(role).cloned().unwrap_or_default();
+                let allocated = both(allocated, offered_by_role.get(role).into_iter().flatten().copied());
+                RoleView { role, weight_milli: state.weight_milli(role), allocated }
+            });
+            let allocated =
+                state.share_of_framework(id).map(|share| share.allocated.clone()).unwrap_or_default();
+            frameworks.push(FrameworkView {
+                framework: id,
+                role,
+                allocated: both(allocated, self.offers.of_framework(id).map(|offer| &offer.resources)),
+                wish: wish(appetite),
+                filters: self
+                    .filters
+                    .of(id)
+                    .map(|(agent, filter)| FilterView { agent, refused: &filter.resources })
+                    .collect(),
+            });
+        }
+        allocator::allocate(&Inputs {
+            total: &total,
+            agents,
+            roles: roles.into_values().collect(),
+            frameworks,
+            offers_max: limits::OFFERS_MAX.saturating_sub(self.offers.count()),
+        })
     }
 
-    /// Frameworks that may be sent offers and want some.
-    fn hungry(&self) -> Vec<(FrameworkId, Appetite)> {
+    /// Frameworks that may be sent offers, with what they want beyond the offers that they hold.
+    ///
+    /// Those that want nothing more are left out; those that asked for no offers stay, to be explained.
+    fn hungry(&self) -> Vec<(&FrameworkId, Appetite)> {
         let run = self.run_framework.iter();
         run.chain(self.subscribers.up_to_date().map(|(framework, _)| framework))
             .filter_map(|id| {
-                let appetite = self.unmet(id);
-                appetite.is_hungry().then(|| (id.clone(), appetite))
+                let offers = self.offers.of_framework(id).filter(|offer| !offer.is_in_use);
+                let appetite = self.interests.appetites.get(id)?.beyond(offers.map(|offer| &offer.resources));
+                let is_sated = matches!(&appetite, Appetite::Stated(demands) if demands.is_empty());
+                (!is_sated).then_some((id, appetite))
             })
             .collect()
     }
+}
 
-    /// What a framework wants beyond the offers that it holds.
-    fn unmet(&self, framework: &FrameworkId) -> Appetite {
-        match self.interests.appetites.get(framework) {
-            Some(Appetite::Unlimited) => Appetite::Unlimited,
-            Some(Appetite::Suppressed) | None => Appetite::Suppressed,
-            Some(Appetite::Stated(demands)) => {
-                let mut demands: Vec<Demand> = demands.clone();
-                // Offers in use are already taken off the demand, task by task.
-                for offer in self.offers.of_framework(framework).filter(|offer| !offer.is_in_use) {
-                    let mut left = offer.resources.clone();
-                    for demand in &mut demands {
-                        while demand.count > 0
-                            && let Some(rest) = left.minus(&demand.shape)
-                        {
-                            left = rest;
-                            demand.count -= 1;
-                        }
-                    }
-                }
-                demands.retain(|demand| demand.count > 0);
-                Appetite::Stated(demands)
-            }
-        }
-    }
+fn both<'a>(mut allocated: Amounts, offered: impl Iterator<Item = &'a Resources>) -> Amounts {
+    offered.for_each(|offered| allocated.add(offered));
+    allocated
+}
 
-    /// Interim: first come, first served.
-    fn solve(
-        &mut self,
-        agents: &[(AgentId, u64, Resources)],
-        hungry: &[(FrameworkId, Appetite)],
-        state: &ClusterState,
-    ) -> Vec<Promise> {
-        let mut hungry = hungry.to_vec();
-        let mut promises = Vec::new();
-        for (agent, epoch, free) in agents {
-            let mut free = free.clone();
-            for (framework, appetite) in &mut hungry {
-                let is_filtered = self
-                    .filters
-                    .of(framework)
-                    .any(|(filtered, filter)| filtered == agent && filter.resources.contains(&free));
-                if is_filtered || free.cpus_milli == 0 || free.mem_mib == 0 {
-                    continue;
-                }
-                let Some(record) = state.framework(framework) else { continue };
-                let mut slice = Resources::default();
-                match appetite {
-                    Appetite::Unlimited => slice = std::mem::take(&mut free),
-                    Appetite::Suppressed => {}
-                    Appetite::Stated(demands) => {
-                        for demand in demands {
-                            while demand.count > 0
-                                && let Some(rest) = free.minus(&demand.shape)
-                            {
-                                free = rest;
-                                slice = slice.plus(&demand.shape);
-                                demand.count -= 1;
-                            }
-                        }
-                    }
-                }
-                if !slice.is_empty() {
-                    promises.push(Promise {
-                        framework: framework.clone(),
-                        agent: agent.clone(),
-                        epoch: *epoch,
-                        role: record.info.role.clone(),
-                        resources: slice,
-                    });
-                }
-            }
-        }
-        promises
+fn wish(appetite: &Appetite) -> WishView<'_> {
+    match appetite {
+        Appetite::Unlimited => WishView::Unlimited,
+        Appetite::Suppressed => WishView::Nothing,
+        Appetite::Stated(demands) => WishView::Stated(
+            demands
+                .iter()
+                .map(|Demand { shape, count, constraints }| DemandView { shape, count: *count, constraints })
+                .collect(),
+        ),
     }
 }
 

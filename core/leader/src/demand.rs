@@ -1,6 +1,6 @@
 //! What each framework could use now, as it said itself.
 
-use model::{Refusal, RefusalCode, Resources, limits};
+use model::{PortRanges, Refusal, RefusalCode, Resources, limits};
 
 use crate::messages::Demand;
 
@@ -49,8 +49,9 @@ impl Appetite {
     /// One task less is wanted: it is being launched. Answers the demand that it came from.
     pub fn launched(&mut self, resources: &Resources) -> Option<Demand> {
         let Self::Stated(demands) = self else { return None };
-        let exact = demands.iter().position(|demand| demand.shape == *resources);
-        let place = exact.or_else(|| demands.iter().position(|demand| demand.shape.contains(resources)))?;
+        let exact = demands.iter().position(|demand| is_same(&demand.shape, resources));
+        let place =
+            exact.or_else(|| demands.iter().position(|demand| take(&demand.shape, resources).is_some()))?;
         let demand = demands.get_mut(place)?;
         demand.count -= 1;
         let one = Demand { count: 1, ..demand.clone() };
@@ -58,6 +59,25 @@ impl Appetite {
             demands.remove(place);
         }
         Some(one)
+    }
+
+    /// What is wanted beyond offers that were made and not used yet.
+    pub fn beyond<'a>(&self, offers: impl Iterator<Item = &'a Resources>) -> Self {
+        let Self::Stated(demands) = self else { return self.clone() };
+        let mut demands = demands.clone();
+        for offer in offers {
+            let mut left = offer.clone();
+            for demand in &mut demands {
+                while demand.count > 0
+                    && let Some(rest) = take(&left, &demand.shape)
+                {
+                    left = rest;
+                    demand.count -= 1;
+                }
+            }
+        }
+        demands.retain(|demand| demand.count > 0);
+        Self::Stated(demands)
     }
 
     /// The launch came to nothing: the task is wanted again.
@@ -69,15 +89,29 @@ impl Appetite {
             None => demands.push(one),
         }
     }
+}
 
-    /// Whether it could use any offer at all.
-    pub fn is_hungry(&self) -> bool {
-        match self {
-            Self::Unlimited => true,
-            Self::Suppressed => false,
-            Self::Stated(demands) => !demands.is_empty(),
-        }
+/// Whether tasks of both shapes need the same, whatever their ports are called.
+fn is_same(one: &Resources, other: &Resources) -> bool {
+    one.ports.count() == other.ports.count() && portless(one) == portless(other)
+}
+
+/// What is left after one slice, or `None` when it doesn't fit. Of ports only the number counts.
+fn take(have: &Resources, slice: &Resources) -> Option<Resources> {
+    let left = portless(have).minus(&portless(slice))?;
+    if slice.ports.is_empty() {
+        return Some(Resources { ports: have.ports.clone(), ..left });
     }
+    let ports = if have.ports.contains(&slice.ports) {
+        slice.ports.clone()
+    } else {
+        have.ports.lowest(slice.ports.count())?
+    };
+    Some(Resources { ports: have.ports.difference(&ports), ..left })
+}
+
+fn portless(resources: &Resources) -> Resources {
+    Resources { ports: PortRanges::default(), ..resources.clone() }
 }
 
 fn refuse(why: String) -> Refusal {

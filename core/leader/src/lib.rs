@@ -28,3 +28,6 @@ pub use messages::{
 pub use offers::Offer;
 pub use proposals::{CallId, ProposeError, Ticket};
 pub use view::View;
+
+#[cfg(test)]
+mod tests;

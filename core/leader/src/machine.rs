@@ -308,9 +308,9 @@ impl Leader {
                 self.touched.agents.insert(agent);
                 self.cycle.touch();
             }
+            // Most are acknowledgements; what matters to offers touches the cycle where it is answered.
             Change::Framework(framework) => {
                 self.touched.frameworks.insert(framework);
-                self.cycle.touch();
             }
             Change::Role(_) => self.cycle.touch(),
             Change::Queue => self.runner.touch(),
@@ -361,6 +361,7 @@ impl Leader {
             }
             Purpose::Record { session, statuses } => self.recorded(session, statuses, result, now),
             Purpose::Pass { asker } => {
+                self.cycle.touch();
                 let reply = flat.map(|answer| match answer {
                     Answer::Submitted(tasks) => Reply::Submitted(tasks),
                     Answer::Launched(results) => Reply::Launched(results),

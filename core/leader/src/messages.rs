@@ -105,15 +105,6 @@ pub enum Call {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     Done,
-    /// To Subscribe: messages follow on this subscription.
-    Subscribed {
-        framework: FrameworkId,
-        subscription: SubscriptionId,
-    },
-    /// To Attach: messages follow on this session.
-    Attached {
-        session: SessionId,
-    },
     /// To Accept: one for each task, in order.
     Launched(Vec<(TaskId, Option<Refusal>)>),
     /// To Reconcile.

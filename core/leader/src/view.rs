@@ -33,7 +33,7 @@ impl Leader {
                 .map(|(agent, session, _)| (agent.clone(), session))
                 .collect(),
             usage: self.usage.clone(),
-            held_back: self.cycle.held_back.clone(),
+            held_back: self.cycle.held_back.iter().map(ToString::to_string).collect(),
             waiting_because: self.waiting_because(state),
         }
     }

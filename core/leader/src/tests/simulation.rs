@@ -1,0 +1,1 @@
+//! Random play against the real log.
