@@ -51,7 +51,7 @@ pub trait Sys: Send + Sync + 'static {
     fn is_cgroup_empty(&self, name: &CgroupName) -> Result<bool, SysError>;
 
     /// A descriptor that becomes readable whenever the group may have become empty.
-    /// Take it first, then ask [`Sys::is_cgroup_empty`], then wait; drain it after each wake.
+    /// Take it first, then ask [`Sys::is_cgroup_empty`], then await [`Watch::changed`] and ask again.
     fn watch_cgroup(&self, name: &CgroupName) -> Result<Watch, SysError>;
 
     /// Removes the empty group everywhere; what is gone already is no error.

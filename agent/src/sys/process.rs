@@ -11,6 +11,8 @@ use std::time::Duration;
 use model::Exit;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::SysError;
 use super::cgroup::reread;
@@ -29,7 +31,7 @@ pub struct BootId(pub String);
 
 /// A process that we hold: its number can't be given to another while this lives.
 ///
-/// The descriptor becomes readable when the process has ended; it fits tokio's `AsyncFd`.
+/// The descriptor becomes readable when the process has ended.
 #[derive(Debug, Clone)]
 pub struct Process {
     id: ProcessId,
@@ -43,6 +45,12 @@ impl Process {
 
     pub fn id(&self) -> ProcessId {
         self.id
+    }
+
+    /// Waits until the process has ended; then [`super::Sys::ending`] tells how. Safe to drop.
+    /// Needs a tokio runtime.
+    pub async fn ended(&self) -> io::Result<()> {
+        readable(self.fd.try_clone()?).await
     }
 
     /// Completes the id of a process that was just made.
@@ -63,7 +71,7 @@ impl AsRawFd for Process {
     }
 }
 
-/// Becomes readable when it is worth to look again; made for tokio's `AsyncFd`.
+/// Becomes readable when it is worth to look again.
 #[derive(Debug)]
 pub struct Watch {
     fd: OwnedFd,
@@ -85,6 +93,13 @@ impl Watch {
         let fd = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&fd, &file, epoll::EventData::new_u64(0), epoll::EventFlags::PRI)?;
         Ok(Self { fd, file: Some(file) })
+    }
+
+    /// Waits until it is worth to look again. Safe to drop. Needs a tokio runtime.
+    pub async fn changed(&self) -> io::Result<()> {
+        readable(self.fd.try_clone()?).await?;
+        self.drain();
+        Ok(())
     }
 
     /// Takes what made it readable, so that it can become readable anew.
@@ -252,6 +267,15 @@ pub(super) fn read_exit_file(path: &Path) -> Result<Option<Exit>, SysError> {
 pub(super) fn parse_pair(bytes: &[u8]) -> Option<(u32, u32)> {
     let (first, second) = bytes.split_at_checked(4)?;
     Some((u32::from_ne_bytes(first.try_into().ok()?), u32::from_ne_bytes(second.try_into().ok()?)))
+}
+
+/// Waits for a descriptor on tokio's reactor. A copy of its own, because the reactor takes each
+/// number only once.
+async fn readable(fd: OwnedFd) -> io::Result<()> {
+    // SAFETY: the descriptor is owned by the registration and stays open and itself as long as it.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+    let _ready = registered.readable().await?;
+    Ok(())
 }
 
 pub(super) fn poll_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {

@@ -217,7 +217,7 @@ impl Cgroups {
     /// listed and can be found by its id.
     pub fn remove(&self, name: &CgroupName) -> Result<(), SysError> {
         for parent in self.v1_parents.iter().chain([&self.v2_parent]) {
-            remove_tree(&parent.join(name.as_str()), REMOVE_TRIES)?;
+            remove_tree(&parent.join(name.as_str()))?;
         }
         Ok(())
     }
@@ -448,19 +448,20 @@ fn processes_below(group: &Path) -> Result<Vec<rustix::process::Pid>, SysError> 
 }
 
 /// Removes a group and those below it (a task that runs as root might have made some).
-fn remove_tree(path: &Path, tries: u32) -> Result<(), SysError> {
-    let mut tries_left = tries;
+fn remove_tree(path: &Path) -> Result<(), SysError> {
+    let mut tries_left = REMOVE_TRIES;
     loop {
         match fs::remove_dir(path) {
             Ok(()) => return Ok(()),
             Err(error) if is_gone(&error) => return Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries_left > 0 => {
-                for child in directories_in(path)? {
-                    remove_tree(&child, 0)?;
-                }
-                // The last process has left, and the kernel may still be letting go of it.
-                thread::sleep(REMOVE_PAUSE);
                 tries_left -= 1;
+                let children = directories_in(path)?;
+                if children.is_empty() {
+                    // The last process has left, and the kernel may still be letting go of it.
+                    thread::sleep(REMOVE_PAUSE);
+                }
+                children.iter().try_for_each(|child| remove_tree(child))?;
             }
             Err(source) => return Err(SysError::RemoveGroup { path: path.to_owned(), source }),
         }

@@ -1,0 +1,211 @@
+//! Limits that the kernel keeps, and what it counts: on the real kernel.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support_sys;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use agent::sys::cgroup::Controller;
+use agent::sys::{CgroupName, Ending, Layout, Limits, Sys};
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::memory::MemController;
+use cgroups_rs::fs::pid::PidController;
+use model::Exit;
+use support_sys::{Host, LIMITS, PATIENCE, host, stdout, until};
+
+#[test]
+fn limits_are_what_another_reader_finds() {
+    let Some(host) = host("reader") else { return };
+    let name = CgroupName::new("a").unwrap();
+    let limits =
+        Limits { cpu_quota_milli: 1500, cpu_weight_milli: 250, memory_bytes: 96 << 20, pids_max: 17 };
+    host.kernel.create_cgroup(&name, &limits).unwrap();
+
+    let path = Path::new(&host.parent).join(name.as_str());
+    let group = cgroups_rs::fs::cgroup::Cgroup::load(cgroups_rs::fs::hierarchies::auto(), path);
+    let cpu: &CpuController = group.controller_of().unwrap();
+    let memory: &MemController = group.controller_of().unwrap();
+    let pids: &PidController = group.controller_of().unwrap();
+    assert_eq!((cpu.cfs_quota().unwrap(), cpu.cfs_period().unwrap()), (150_000, 100_000));
+    let shares = if host.kernel.layout() == Layout::V2 { 25 } else { 256 };
+    assert_eq!(cpu.shares().unwrap(), shares);
+    assert_eq!(memory.memory_stat().limit_in_bytes, 96 << 20);
+    if group.v2() {
+        assert_eq!(memory.memswap_v2().limit_in_bytes, 0);
+    } else if host.kernel.limitations().is_empty() {
+        assert_eq!(memory.memswap().limit_in_bytes, 96 << 20);
+    }
+    assert_eq!(pids.get_pid_max().unwrap(), cgroups_rs::fs::MaxValue::Value(17));
+
+    let figures = host.kernel.figures(&name).unwrap();
+    assert_eq!(figures.memory_limit_bytes, Some(96 << 20));
+    assert_eq!((figures.oom_kills, figures.processes), (Some(0), Some(0)));
+    assert_eq!((figures.cpu_usage_ns, figures.cpu_throttled_ns), (Some(0), Some(0)));
+    host.kernel.remove_cgroup(&name).unwrap();
+}
+
+#[test]
+fn a_task_is_in_its_groups_from_birth() {
+    let Some(host) = host("groups") else { return };
+    let request = host.script("a", "cat /proc/self/cgroup");
+    let id = host.kernel.cgroup_id(&request.cgroup).unwrap().unwrap();
+    let held = host.spawn(&request);
+    assert_eq!(host.kernel.list_cgroups().unwrap(), [request.cgroup.clone()]);
+    assert_eq!(host.kernel.cgroup_id(&request.cgroup).unwrap(), Some(id));
+    let (process, released) = held.release();
+    released.unwrap();
+    assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Code(0)));
+    host.remove(&request);
+    let out = stdout(&request);
+    let group = format!("/{}/a", host.parent.display());
+    let hierarchies = host.kernel.cgroups().hierarchies();
+    assert!(out.lines().any(|line| line == format!("0::{group}")), "{out}");
+    for (place, controller) in
+        [(&hierarchies.cpu, "cpu"), (&hierarchies.memory, "memory"), (&hierarchies.pids, "pids")]
+    {
+        let is_in = |line: &str| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let names = fields.next().unwrap_or_default();
+            names.split(',').any(|name| name == controller) && fields.next() == Some(group.as_str())
+        };
+        match place {
+            Some(Controller::V1(_)) => assert!(out.lines().any(is_in), "{controller} in {out}"),
+            Some(Controller::V2) | None => {}
+        }
+    }
+}
+
+#[test]
+fn a_spinning_task_gets_its_quota() {
+    let Some(host) = host("quota") else { return };
+    let limits = Limits { cpu_quota_milli: 250, cpu_weight_milli: 250, ..LIMITS };
+    let request = host.request("a", &["sh", "-c", "while :; do :; done"], &limits);
+    host.start(&request);
+    let usage = || host.kernel.figures(&request.cgroup).unwrap();
+    let (start, began) = (usage().cpu_usage_ns.unwrap(), Instant::now());
+    // Long enough that single periods of 100 ms don't matter.
+    until("three seconds have gone by", || began.elapsed() > Duration::from_secs(3));
+    let (used, elapsed) = (usage().cpu_usage_ns.unwrap() - start, began.elapsed());
+    let share = used as f64 / elapsed.as_nanos() as f64;
+    assert!((0.15..0.28).contains(&share), "{share} of a core instead of 0.25");
+    assert!(usage().cpu_throttled_ns.unwrap() > 0);
+    host.remove(&request);
+}
+
+#[test]
+fn a_task_over_its_memory_is_killed_alone() {
+    let Some(host) = host("memory") else { return };
+    let other = host.request("other", &["sleep", "1000"], &LIMITS);
+    let other_process = host.start(&other);
+    let limits = Limits { memory_bytes: 16 << 20, ..LIMITS };
+    let request = host.request("a", &["tail", "/dev/zero"], &limits);
+    let process = host.start(&request);
+    assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Signal(9)));
+    let figures = host.kernel.figures(&request.cgroup).unwrap();
+    assert_eq!(figures.oom_kills, Some(1));
+    let peak = figures.memory_peak_bytes;
+    assert!(peak.is_none_or(|peak| (8 << 20..=16 << 20).contains(&peak)), "{peak:?}");
+    assert_eq!(host.kernel.ending(&other_process, &other.exit_file).unwrap(), Ending::Running);
+    assert_eq!(host.kernel.figures(&other.cgroup).unwrap().oom_kills, Some(0));
+    host.remove(&request);
+    host.remove(&other);
+}
+
+#[test]
+fn a_fork_bomb_stays_in_its_box() {
+    let Some(host) = host("bomb") else { return };
+    let limits = Limits { pids_max: 24, ..LIMITS };
+    let request = host.request("a", &["sh", "-c", "f() { f | f & f; }; f 2>/dev/null"], &limits);
+    host.start(&request);
+    let mut most = 0;
+    until("the bomb fills its box", || {
+        most = most.max(host.kernel.figures(&request.cgroup).unwrap().processes.unwrap());
+        most >= 20
+    });
+    assert!(most <= 24, "{most} processes");
+    host.remove(&request);
+}
+
+#[test]
+fn figures_follow_what_the_task_does() {
+    let Some(host) = host("figures") else { return };
+    let script = "x=$(head -c 8000000 /dev/zero | tr '\\0' x); echo ready; exec sleep 1000";
+    let script = script.replace("exec ", "");
+    let request = host.script("a", &script);
+    host.start(&request);
+    until("the shell holds its string", || stdout(&request) == "ready\n");
+    let figures = host.kernel.figures(&request.cgroup).unwrap();
+    let (memory, working_set) = (figures.memory_bytes.unwrap(), figures.memory_working_set_bytes.unwrap());
+    assert!((8_000_000..64 << 20).contains(&working_set) && working_set <= memory, "{figures:?}");
+    assert!(figures.cpu_usage_ns.unwrap() > 0, "{figures:?}");
+    // The init, the shell and sleep.
+    until("sleep runs", || host.kernel.figures(&request.cgroup).unwrap().processes == Some(3));
+    host.remove(&request);
+}
+
+#[test]
+fn a_watch_tells_that_a_group_became_empty() {
+    let Some(host) = host("watch") else { return };
+    let request = host.request("a", &["sleep", "1000"], &LIMITS);
+    host.start(&request);
+    let watch = host.kernel.watch_cgroup(&request.cgroup).unwrap();
+    assert!(!watch.wait(Duration::ZERO).unwrap(), "nothing has happened yet");
+    assert!(!host.kernel.is_cgroup_empty(&request.cgroup).unwrap());
+    host.kernel.kill_cgroup(&request.cgroup).unwrap();
+    assert!(watch.wait(PATIENCE).unwrap());
+    assert!(host.kernel.is_cgroup_empty(&request.cgroup).unwrap());
+    watch.drain();
+    assert!(!watch.wait(Duration::ZERO).unwrap(), "drained");
+    host.remove(&request);
+}
+
+#[test]
+fn ends_can_be_awaited() {
+    let Some(host) = host("async") else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let request = host.script("a", "exit 9");
+        let held = host.spawn(&request);
+        let watch = host.kernel.watch_cgroup(&request.cgroup).unwrap();
+        let process = held.process().clone();
+        held.release().1.unwrap();
+        let wait = async {
+            // Two at once, as two owners of one process might.
+            let (one, two) = tokio::join!(process.ended(), process.ended());
+            one.and(two).unwrap();
+            while !host.kernel.is_cgroup_empty(&request.cgroup).unwrap() {
+                watch.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap();
+        let ending = host.kernel.ending(&process, &request.exit_file).unwrap();
+        assert_eq!(ending, Ending::Ended(Exit::Code(9)));
+        host.remove(&request);
+    });
+}
+
+#[test]
+fn removal_takes_groups_that_a_task_made_inside() {
+    let Some(host) = host("nested") else { return };
+    let name = CgroupName::new("a").unwrap();
+    host.kernel.create_cgroup(&name, &LIMITS).unwrap();
+    let v2 = host.kernel.cgroups().hierarchies().v2.join(&host.parent).join("a/inner/most");
+    std::fs::create_dir_all(&v2).unwrap();
+    host.kernel.remove_cgroup(&name).unwrap();
+    assert!(host.kernel.list_cgroups().unwrap().is_empty());
+}
+
+#[test]
+fn a_second_agent_life_finds_the_first_ones_groups() {
+    let Some(host) = host("second") else { return };
+    let request = host.request("a.1", &["sleep", "1000"], &LIMITS);
+    host.start(&request);
+    let second = Host::at(host.parent.to_str().unwrap(), host.directory.clone());
+    assert_eq!(second.kernel.list_cgroups().unwrap(), [request.cgroup.clone()]);
+    assert!(second.kernel.close().is_err(), "a task is left");
+    assert!(!second.kernel.is_cgroup_empty(&request.cgroup).unwrap());
+    host.remove(&request);
+    second.forget();
+}
