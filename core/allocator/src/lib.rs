@@ -8,6 +8,8 @@
 mod problem;
 mod share;
 mod solve;
+#[cfg(test)]
+mod tests;
 mod translate;
 
 pub use problem::{

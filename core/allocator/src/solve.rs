@@ -334,6 +334,7 @@ impl<'a> Round<'a> {
                 }
             }
         }
+        let is_full = self.held_back.iter().any(|held| held.why == Why::OffersFull);
         let agents = self.problem.agents.iter().zip(&self.rooms).zip(declined);
         for (place, ((agent, room), declined)) in
             agents.enumerate().filter(|(_, ((_, room), _))| !room.is_offered)
@@ -342,6 +343,8 @@ impl<'a> Round<'a> {
                 Why::Held(hold)
             } else if !covers(&room.free, &self.problem.offer_min) {
                 Why::NothingFree
+            } else if is_full {
+                Why::OffersFull
             } else {
                 Why::NobodyWants { declined }
             };

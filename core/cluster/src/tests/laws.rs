@@ -451,6 +451,7 @@ proptest! {
                 let repeat = apply(&mut again, scene.after.applied() + 1, scene.entry);
                 assert_eq!(repeat.answer, scene.outcome.answer, "repeated {:?}", scene.entry);
                 assert_eq!(repeat.changes, []);
+                assert_eq!(Parts { applied: again.applied(), ..scene.after.parts() }, again.parts());
             }
         });
     }
