@@ -84,6 +84,8 @@ pub(crate) struct Interests {
     pub(crate) connecting: BTreeSet<FrameworkId>,
     /// The log is being told to end them.
     pub(crate) ending: BTreeSet<FrameworkId>,
+    /// Frameworks that subscribed in this term: their absence is their own.
+    met: BTreeSet<FrameworkId>,
     /// Subscriptions that wait for the log.
     opening: BTreeMap<FrameworkId, u32>,
     acknowledgements: BTreeMap<FrameworkId, Acknowledgement>,
@@ -116,6 +118,7 @@ impl Interests {
 
     fn forget(&mut self, framework: &FrameworkId) {
         self.appetites.remove(framework);
+        self.met.remove(framework);
         self.acknowledgements.remove(framework);
         self.unacknowledged.remove(framework);
     }
@@ -382,6 +385,7 @@ impl Leader {
             },
         );
         self.interests.appetites.insert(framework.clone(), Appetite::Unlimited);
+        self.interests.met.insert(framework.clone());
         self.effects.push(Effect::OpenSubscription {
             call,
             framework: framework.clone(),
@@ -523,7 +527,7 @@ impl Leader {
         let command = match record.state {
             FrameworkState::Connected if !is_subscribed => {
                 // Under a new leader it needs a moment to come back.
-                if now < self.patient_until() {
+                if now < self.patient_until() && !self.interests.met.contains(id) {
                     return;
                 }
                 Command::DisconnectFramework { framework }

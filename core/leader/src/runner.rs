@@ -182,12 +182,9 @@ impl Leader {
             .registered()
             .filter_map(|(id, _, _)| {
                 let agent = state.agent(id)?;
-                let free = agent.free();
-                let free = match self.offers.offered_on(id) {
-                    Some(offered) => free.minus_at_most(offered),
-                    None => free,
-                };
-                Some(run::Room { agent: id.clone(), total: agent.facts.total.clone(), free })
+                let offered = self.offers.offered_on(id).cloned().unwrap_or_default();
+                let free = agent.free().minus_at_most(&offered);
+                Some(run::Room { agent: id.clone(), total: agent.facts.total.clone(), free, offered })
             })
             .collect();
         let mut known: BTreeMap<&model::Resources, Vec<String>> = BTreeMap::new();

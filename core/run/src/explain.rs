@@ -8,6 +8,8 @@ pub struct Room {
     pub agent: AgentId,
     pub total: Resources,
     pub free: Resources,
+    /// Promised to frameworks that have not used it yet.
+    pub offered: Resources,
 }
 
 /// Says what stands between a shape and the agents that answer now.
@@ -25,6 +27,12 @@ pub fn explain(need: &Resources, rooms: &[Room]) -> Vec<String> {
     }
     if let Some(room) = large_enough.iter().find(|room| room.free.contains(need)) {
         return vec![format!("agent {} has room; an offer of it is on the way", room.agent)];
+    }
+    if let Some(room) = large_enough.iter().find(|room| room.free.plus(&room.offered).contains(need)) {
+        return vec![format!(
+            "agent {} would have room, but it is offered to other frameworks now",
+            room.agent
+        )];
     }
     let lines = too_little_free(need, &large_enough);
     if !lines.is_empty() {
@@ -51,8 +59,11 @@ fn too_little_free(need: &Resources, rooms: &[&Room]) -> Vec<String> {
     let mut lines = Vec::new();
     for (amount, most) in amounts(need, rooms.iter().map(|room| &room.free)) {
         if most < amount.need {
-            let (wanted, most) = (amount.show(amount.need), amount.show_bare(most));
-            lines.push(format!("needs {wanted}, agents have at most {most} free now"));
+            let wanted = amount.show(amount.need);
+            lines.push(match most {
+                0 => format!("needs {wanted}, agents have none free now"),
+                most => format!("needs {wanted}, agents have at most {} free now", amount.show_bare(most)),
+            });
         }
     }
     if !need.ports.is_empty() && !rooms.iter().any(|room| room.free.ports.contains(&need.ports)) {
@@ -131,11 +142,13 @@ mod tests {
             .filter(|line| !line.is_empty())
             .map(|line| {
                 let (total, free) = line.split_once(" free ").unwrap();
+                let (free, offered) = free.split_once(" offered ").unwrap_or((free, ""));
                 let words: Vec<_> = total.split_whitespace().collect();
                 Room {
                     agent: AgentId::new(words[0]).unwrap(),
                     total: resources(&words[1..]),
                     free: resources(&free.split_whitespace().collect::<Vec<_>>()),
+                    offered: resources(&offered.split_whitespace().collect::<Vec<_>>()),
                 }
             })
             .collect();
@@ -178,6 +191,20 @@ mod tests {
             "a1 cpus=4 mem=1024 free cpus=4 mem=64
              a2 cpus=4 mem=1024 free cpus=1 mem=1024",
             expect!["no agent has cpus=3 mem=512MiB free together now"],
+        );
+    }
+
+    #[test]
+    fn what_is_offered_to_others_is_not_free_for_a_while() {
+        check(
+            "cpus=2 mem=64",
+            "a1 cpus=2 mem=1024 free mem=24 offered cpus=2 mem=1000",
+            expect!["agent a1 would have room, but it is offered to other frameworks now"],
+        );
+        check(
+            "cpus=2 mem=64",
+            "a1 cpus=2 mem=1024 free mem=1000",
+            expect!["needs 2 cpus, agents have none free now"],
         );
     }
 

@@ -25,7 +25,7 @@ fn tasks_are_placed_through_offers_as_room_comes() {
               a1#1 < welcome 1 []
               a1#1 < launch [t1 after 0, t2 after 0]
             > why
-              t3: needs 1 cpus, agents have at most 0 free now
+              t3: needs 1 cpus, agents have none free now
             > say a1 t1:running:1 t2:running:1
               a1#1 < acknowledge [t1 1, t2 1]
             > say a1 t1:finished:2:released
@@ -89,7 +89,7 @@ fn run_and_a_remote_framework_have_the_same_rights() {
             > run t1:cpus=2,mem=64
               user = submitted [t1]
             > why
-              t1: needs 2 cpus, agents have at most 0 free now; needs 64 MiB of memory, agents have at most 0 MiB free now
+              t1: agent a1 would have room, but it is offered to other frameworks now
             > decline f1 1-1 refuse=100s
               f1 = done
               a1#1 < launch [t1 after 0]

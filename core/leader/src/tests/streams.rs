@@ -34,11 +34,11 @@ fn a_resumed_stream_misses_and_repeats_nothing() {
             > subscribe f1 after=5.0
               f1#2 < subscribed
               f1#2 < 5.1 t2 running #1
-              f1#2 < 6.0 t1 finished #2 released
+              f1#2 < 7.0 t1 finished #2 released
               f1#2 < offers [1-2 of a1 cpus=3 mem=960MiB]
             > say a1 t2:finished:2:released
               a1#1 < acknowledge [t2 2]
-              f1#2 < 7.0 t2 finished #2 released
+              f1#2 < 9.0 t2 finished #2 released
               f1#2 < offers [1-3 of a1 cpus=1 mem=64MiB]
         "#]],
     );
@@ -208,9 +208,9 @@ fn a_framework_that_stays_away_is_torn_down() {
               f1#1 closed
             > wait 59s a1
             > wait 3s a1
+              a1#1 < kill t1 10 s
             > subscribe f1
-              f1#2 < subscribed
-              f1#2 < offers [1-2 of a1 cpus=3 mem=960MiB]
+              f1 = framework-ended: framework `c1-1.1` was torn down; subscribe without an id to become a new one
         "#]],
     );
 }
