@@ -65,10 +65,14 @@ pub enum Action {
         task_id: TaskId,
     },
     /// Looks for the process of an earlier start of the agent. Answered by `Launched`, and by `Exited` in the end.
+    ///
+    /// `is_confirmed`: it was seen to run the command. Otherwise it may have waited still, and then ended by
+    /// itself with code 0 when its agent did: such a code is believed only from the task's own exit record.
     Adopt {
         task_id: TaskId,
         attempt: String,
         process: ProcessId,
+        is_confirmed: bool,
     },
     /// Sends SIGTERM to the main process.
     Terminate {

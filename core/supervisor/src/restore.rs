@@ -82,10 +82,11 @@ impl Supervisor {
                 self.end(&task_id, None, verdict, now, actions);
             }
             Phase::Releasing { process } => {
-                actions.push(Action::Adopt { task_id, attempt, process });
+                actions.push(Action::Adopt { task_id, attempt, process, is_confirmed: false });
             }
             Phase::Running { process } => {
-                actions.push(Action::Adopt { task_id: task_id.clone(), attempt, process });
+                let task = task_id.clone();
+                actions.push(Action::Adopt { task_id: task, attempt, process, is_confirmed: true });
                 // The signal may not have been sent; a second one does less harm than none.
                 if kill.is_some_and(|kill| kill.deadline > now) {
                     actions.push(Action::Terminate { task_id, process });
@@ -113,7 +114,9 @@ impl Supervisor {
             Phase::Ending { verdict, .. } => verdict,
             Phase::Lingering { .. } => {
                 // Its cgroup went with the boot: the same status once more, released.
-                actions.extend(self.handle(crate::Event::Emptied { task_id: task_id.clone() }, now));
+                actions.extend(
+                    self.handle(crate::Event::Emptied { task_id: task_id.clone(), usage: None }, now),
+                );
                 return;
             }
             Phase::Ended { .. } | Phase::Removing => return,

@@ -116,7 +116,7 @@ impl Supervisor {
                     entry.oom = Some(usage);
                 }
             }
-            Event::Emptied { task_id } => self.emptied(&task_id, now, &mut actions),
+            Event::Emptied { task_id, usage } => self.emptied(&task_id, usage, now, &mut actions),
             Event::SandboxRemoved { task_id } => {
                 if self.entries.get(&task_id).is_some_and(|entry| entry.row.phase == Phase::Removing) {
                     self.entries.remove(&task_id);
@@ -484,16 +484,19 @@ impl Supervisor {
         self.tell(task_id, verdict, true, now, actions);
     }
 
-    fn emptied(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
+    fn emptied(&mut self, task_id: &TaskId, last: Option<Usage>, now: Timestamp, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get(task_id) else { return };
         let row = &entry.row;
         let (process, verdict) = match &row.phase {
-            Phase::Ending { process, verdict, .. } => (*process, verdict.clone()),
+            Phase::Ending { process, verdict, .. } => {
+                let verdict = verdict.clone();
+                (*process, Verdict { usage: with_last_counts(verdict.usage, last), ..verdict })
+            }
             Phase::Lingering { process, .. } => {
                 // The final status again, now with nothing left.
                 let Some(status) = row.statuses.last().cloned() else { return };
                 let TaskStatus { state, reason, message, exit, usage, .. } = status;
-                (*process, Verdict { state, reason, message, exit, usage })
+                (*process, Verdict { state, reason, message, exit, usage: with_last_counts(usage, last) })
             }
             // Too early: it is seen again after the next kill of the cgroup.
             Phase::Preparing
@@ -655,6 +658,17 @@ fn with_oom_figures(usage: Option<Usage>, oom: Option<Usage>) -> Option<Usage> {
         // The counter in the cgroup is the judge; the event alone proves at least one.
         oom_kills: after.oom_kills.or(oom.oom_kills),
         processes: after.processes.or(oom.processes),
+    })
+}
+
+/// What only grows is final now that nothing runs; the rest is of the moment of the end.
+fn with_last_counts(at_end: Option<Usage>, last: Option<Usage>) -> Option<Usage> {
+    let (Some(at_end), Some(last)) = (&at_end, last) else { return at_end };
+    Some(Usage {
+        cpu_ns: last.cpu_ns.or(at_end.cpu_ns),
+        cpu_throttled_ns: last.cpu_throttled_ns.or(at_end.cpu_throttled_ns),
+        oom_kills: last.oom_kills.or(at_end.oom_kills),
+        ..at_end.clone()
     })
 }
 

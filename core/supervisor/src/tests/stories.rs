@@ -93,7 +93,7 @@ fn parse(words: &[&str]) -> Event {
             task_id: task(name),
             usage: Usage { memory_bytes: Some((63 << 20) + (1 << 19)), ..Usage::default() },
         },
-        ["emptied", name] => Event::Emptied { task_id: task(name) },
+        ["emptied", name] => Event::Emptied { task_id: task(name), usage: None },
         ["sandbox-removed", name] => Event::SandboxRemoved { task_id: task(name) },
         ["end-all"] => Event::EndAll,
         _ => panic!("{words:?}"),

@@ -305,7 +305,7 @@ impl World {
     fn look_whether_empty(&mut self, name: &TaskId) {
         let Some(row) = self.store.get(name) else { return };
         if self.cgroups.get(&row.attempt) != Some(&true) && self.awaiting_empty.remove(name) {
-            self.events.push_back(Event::Emptied { task_id: name.clone() });
+            self.events.push_back(Event::Emptied { task_id: name.clone(), usage: None });
         }
     }
 
