@@ -178,17 +178,24 @@ fn brute_force(problem: &Problem) -> Vec<(usize, usize, Vec<u64>)> {
     }
 }
 
+/// Agents in the order in which a framework walks along them.
+fn way(problem: &Problem, who: usize) -> impl Iterator<Item = usize> {
+    let agents = problem.agents.len();
+    let start = who * agents / problem.frameworks.len();
+    (0..agents).map(move |step| (start + step) % agents)
+}
+
 fn next_slice(problem: &Problem, who: usize) -> (usize, Vec<u64>, PortRanges, Option<usize>) {
     let framework = &problem.frameworks[who];
     let Appetite::Stated(demands) = &framework.appetite else {
-        let agent = (0..problem.agents.len()).find(|agent| could_take(problem, framework, *agent)).unwrap();
+        let agent = way(problem, who).find(|agent| could_take(problem, framework, *agent)).unwrap();
         let room = &problem.agents[agent];
         return (agent, room.free.clone(), room.ports.clone(), None);
     };
     for (number, demand) in demands.iter().enumerate() {
         let appetite = Appetite::Stated(vec![demand.clone()]);
         let alone = Framework { appetite, ..framework.clone() };
-        let Some(agent) = (0..problem.agents.len()).find(|agent| could_take(problem, &alone, *agent)) else {
+        let Some(agent) = way(problem, who).find(|agent| could_take(problem, &alone, *agent)) else {
             continue;
         };
         let free = &problem.agents[agent].ports;
