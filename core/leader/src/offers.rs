@@ -304,6 +304,40 @@ impl Offers {
     }
 }
 
+/// What is derived from the offers.
+#[cfg(test)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Indices {
+    by_agent: BTreeMap<AgentId, OnAgent>,
+    by_framework: BTreeMap<FrameworkId, BTreeSet<OfferId>>,
+    expiring: BTreeSet<(Timestamp, OfferId)>,
+}
+
+#[cfg(test)]
+impl Offers {
+    pub fn indices(&self) -> Indices {
+        Indices {
+            by_agent: self.by_agent.clone(),
+            by_framework: self.by_framework.clone(),
+            expiring: self.expiring.clone(),
+        }
+    }
+
+    pub fn rebuilt(&self) -> Indices {
+        let mut indices = Indices::default();
+        for (id, offer) in &self.by_id {
+            let on_agent = indices.by_agent.entry(offer.agent.clone()).or_default();
+            on_agent.offers.insert(id.clone());
+            on_agent.resources = on_agent.resources.plus(&offer.resources);
+            indices.by_framework.entry(offer.framework.clone()).or_default().insert(id.clone());
+            if !offer.is_in_use {
+                indices.expiring.insert((offer.expires_at, id.clone()));
+            }
+        }
+        indices
+    }
+}
+
 fn check_count(ids: &[OfferId]) -> Result<(), Refusal> {
     if ids.len() > OFFERS_PER_CALL_MAX {
         return Err(Refusal::new(
