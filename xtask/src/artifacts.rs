@@ -40,7 +40,7 @@ impl TestProgram {
 pub struct Artifacts {
     /// Sorted by package and target.
     pub tests: Vec<TestProgram>,
-    /// Programs by name.
+    /// Programs by name, examples by `examples/` and name: where they lie in the build's folder.
     pub programs: BTreeMap<String, PathBuf>,
 }
 
@@ -134,7 +134,9 @@ impl Artifacts {
                 path,
                 folder,
             });
-        } else if (is("bin") || is("example")) && target.name != "xtask" {
+        } else if is("example") {
+            self.programs.insert(format!("examples/{}", target.name), path);
+        } else if is("bin") && target.name != "xtask" {
             self.programs.insert(target.name, path);
         }
         Ok(())

@@ -19,8 +19,7 @@ use crate::command::spelled;
 pub struct Tally {
     pub passed: u64,
     pub failed: u64,
-    pub ignored: u64,
-    /// What tests said that they could not try here, in their own words.
+    /// What was not tried here: in the tests' own words, or because it is marked so.
     pub skipped: Vec<String>,
     /// What failed: tests by name, or what happened to the whole program.
     pub failures: Vec<String>,
@@ -43,9 +42,16 @@ impl Tally {
     pub fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
-        self.ignored += other.ignored;
         self.skipped.extend(other.skipped);
         self.failures.extend(other.failures);
+    }
+
+    /// Says of each failure and skip where it was.
+    pub fn located(mut self, place: &str) -> Self {
+        for name in self.failures.iter_mut().chain(&mut self.skipped) {
+            *name = format!("{place} {name}");
+        }
+        self
     }
 
     /// A run that failed as a whole.
@@ -58,7 +64,8 @@ impl Tally {
         if let Some(result) = line.strip_prefix("test result: ") {
             self.passed += number_before(result, " passed");
             self.failed += number_before(result, " failed");
-            self.ignored += number_before(result, " ignored");
+        } else if let Some((name, reason)) = parse_ignored(line) {
+            self.skipped.push(format!("{name}: ignored{reason}"));
         } else if line == "failures:" {
             self.place = Place::ListOfFailures;
         } else if let Some(name) =
@@ -77,6 +84,11 @@ impl Tally {
             }
         }
     }
+}
+
+/// The name and the reason in `test NAME ... ignored, REASON`.
+fn parse_ignored(line: &str) -> Option<(&str, &str)> {
+    line.strip_prefix("test ")?.split_once(" ... ignored")
 }
 
 fn number_before(text: &str, word: &str) -> u64 {
@@ -156,15 +168,15 @@ pub fn run(name: &str, command: &mut Command, log: &Path, deadline: Duration, ec
     };
 
     if is_late {
-        tally.add(Tally::failure(format!("{name}: still running after {} s, stopped", deadline.as_secs())));
+        tally.add(Tally::failure(format!("still running after {} s, stopped", deadline.as_secs())));
     } else if !status.success() && (!has_result || tally.failed == 0) {
-        tally.add(Tally::failure(format!("{name}: ended with {status}")));
+        tally.add(Tally::failure(format!("ended with {status}")));
     }
     if tally.failed > 0 {
         print_failure(&output);
         println!("    all of its output: {}", log.display());
     }
-    Ok(tally)
+    Ok(tally.located(&format!("{name}:")))
 }
 
 /// The part of the output that says what went wrong.
@@ -198,6 +210,7 @@ mod tests {
         let tally = tally(
             "running 3 tests\n\
              test a ... ok\n\
+             test long ... ignored, takes an hour\n\
              test b::c ... noise of a daemon\n\
              FAILED\n\
              \n\
@@ -222,8 +235,8 @@ mod tests {
              \n\
              test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n",
         );
-        assert_eq!((tally.passed, tally.failed, tally.ignored), (15, 1, 2));
-        assert_eq!(tally.skipped, ["a: needs root for cgroups"]);
+        assert_eq!((tally.passed, tally.failed), (15, 1));
+        assert_eq!(tally.skipped, ["long: ignored, takes an hour", "a: needs root for cgroups"]);
         assert_eq!(tally.failures, ["b::c"]);
     }
 

@@ -38,6 +38,7 @@ pub fn run(
     let mut file = File::create(log).with_context(|| format!("can't write {}", log.display()))?;
     let mut hearing = Hearing::new(plan);
     let mut output = Vec::new();
+    let mut is_late = false;
     loop {
         let left = deadline.saturating_sub(started.elapsed());
         match lines.recv_timeout(left) {
@@ -59,7 +60,10 @@ pub fn run(
         }
     }
     let status = machine.wait().context("can't wait for the virtual machine")?;
-    let tally = hearing.finish(&format!("qemu ended with {status}"));
+    let tally = hearing.finish(&match is_late {
+        true => format!("stopped after {} s", deadline.as_secs()),
+        false => format!("qemu ended with {status}"),
+    });
     if tally.failed > 0 {
         print_failure(&output);
     }
@@ -103,7 +107,7 @@ fn lines_of(machine: &mut Child) -> Result<mpsc::Receiver<String>> {
 
 /// What we made of the machine's words so far.
 struct Hearing {
-    tally: Tally,
+    total: Tally,
     waiting: Vec<String>,
     running: Option<Running>,
     is_done: bool,
@@ -111,50 +115,58 @@ struct Hearing {
 
 struct Running {
     name: String,
-    failed_before: u64,
+    tally: Tally,
 }
 
 impl Hearing {
     fn new(plan: &[Command]) -> Self {
         let waiting = plan.iter().map(|command| command.name.clone()).collect();
-        Self { tally: Tally::default(), waiting, running: None, is_done: false }
+        Self { total: Tally::default(), waiting, running: None, is_done: false }
     }
 
     /// Takes one line in; returns what people should see of it.
     fn hear<'l>(&mut self, line: &'l str) -> Option<&'l str> {
         let Some(news) = line.strip_prefix(MARK) else {
-            self.tally.read(line);
+            if let Some(running) = &mut self.running {
+                running.tally.read(line);
+            }
             return (line.starts_with("test ") && line.contains(" ... ")).then_some(line);
         };
         let mut words = news.split_whitespace();
         match (words.next(), words.next(), words.next()) {
             (Some("begin"), Some(name), None) => {
-                self.running = Some(Running { name: name.to_owned(), failed_before: self.tally.failed });
+                self.running = Some(Running { name: name.to_owned(), tally: Tally::default() });
             }
-            (Some("end"), Some(name), Some(code)) => {
-                self.waiting.retain(|waiting| waiting != name);
-                let failed_before = self.running.take().map_or(0, |running| running.failed_before);
-                // A failed test has been counted already; a program that died has not.
-                if code != "0" && self.tally.failed == failed_before {
-                    self.tally.add(Tally::failure(format!("{name}: ended with {code}")));
-                }
-            }
+            (Some("end"), Some(_), Some(code)) => self.end(code),
             (Some("done"), ..) => self.is_done = true,
             _ => {}
         }
         Some(news)
     }
 
+    fn end(&mut self, code: &str) {
+        let Some(Running { name, mut tally }) = self.running.take() else { return };
+        self.waiting.retain(|waiting| *waiting != name);
+        // A failed test has been counted already; a program that died has not.
+        if code != "0" && tally.failed == 0 {
+            tally.add(Tally::failure(format!("ended with {code}")));
+        }
+        self.total.add(tally.located(&format!("guest {name}:")));
+    }
+
     /// The machine has stopped. Whatever it didn't come to is a failure.
     fn finish(mut self, end: &str) -> Tally {
+        let mut total = self.total;
+        if let Some(Running { name, tally }) = self.running.take() {
+            total.add(tally.located(&format!("guest {name}:")));
+        }
         if !self.is_done {
-            let place = self.running.map_or_else(|| "before the tests".to_owned(), |running| running.name);
-            self.tally.add(Tally::failure(format!("the virtual machine stopped at: {place} ({end})")));
+            total.add(Tally::failure(format!("guest: it did not come to the end of its plan ({end})")));
         }
         for name in self.waiting {
-            self.tally.add(Tally::failure(format!("{name}: did not run to its end in the virtual machine")));
+            total.add(Tally::failure(format!("guest {name}: did not run to its end")));
         }
-        self.tally
+        total
     }
 }
 
@@ -194,7 +206,7 @@ mod tests {
             "@muster end b 0",
             "@muster done 1",
         ]);
-        assert_eq!(tally.failures, ["a: ended with 139"]);
+        assert_eq!(tally.failures, ["guest a: ended with 139"]);
     }
 
     #[test]

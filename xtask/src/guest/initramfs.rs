@@ -22,7 +22,7 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\ntester:x:1000:\n";
 
 /// Programs of this machine that tests start as tasks or look around with, beside busybox's own.
-const PROGRAMS: &[&str] = &["bash", "ip"];
+const PROGRAMS: &[&str] = &["bash", "chrt", "ip"];
 
 /// Writes the whole user space of the machine into `image`: ours, and programs by the path that they get.
 pub fn write(image: &Path, kernel: &KernelTree, files: &[(String, &Path)], plan: &[Command]) -> Result<()> {
@@ -31,7 +31,9 @@ pub fn write(image: &Path, kernel: &KernelTree, files: &[(String, &Path)], plan:
     }
     let file = File::create(image).with_context(|| format!("can't write {}", image.display()))?;
     let mut archive = Archive::new(BufWriter::new(file));
-    for folder in ["proc", "sys", "dev", "tmp", "run", "root", "mnt", "var/lib", "var/log", "new", "sbin"] {
+    for folder in
+        ["proc", "sys", "dev", "tmp", "run", "root", "mnt", "var/lib", "var/log", "var/tmp", "new", "sbin"]
+    {
         archive.folder(folder)?;
     }
     let busybox = find("busybox").context("busybox is not here")?;
