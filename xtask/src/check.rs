@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::command::{cargo, run as run_command};
+use crate::command::{capture, cargo, run as run_command};
 use crate::{ebpf, setup, tidy};
 
 /// The verb.
@@ -16,12 +16,18 @@ pub fn run() -> Result<()> {
     run_command(cargo().args(["test", "--workspace", "--locked", "--quiet", "--lib", "--bins"]))
 }
 
+/// Whether this part of a Rust tool chain is here: rustup's smallest profile has neither of the two.
+pub fn has_component(subcommand: &str) -> bool {
+    capture(cargo().args([subcommand, "--version"])).is_ok()
+}
+
 /// Fails when any file is not formatted.
 pub fn format() -> Result<()> {
     run_command(cargo().args(["fmt", "--all", "--check"]))
 }
 
-fn clippy() -> Result<()> {
+/// Fails at any warning.
+pub fn clippy() -> Result<()> {
     run_command(cargo().args([
         "clippy",
         "--workspace",

@@ -59,6 +59,11 @@ impl Tally {
         Self { failed: 1, failures: vec![what.into()], ..Self::default() }
     }
 
+    /// What could not be tried as a whole.
+    pub fn skip(reason: impl Into<String>) -> Self {
+        Self { skipped: vec![reason.into()], ..Self::default() }
+    }
+
     /// Takes one line of output into account.
     pub fn read(&mut self, line: &str) {
         if let Some(result) = line.strip_prefix("test result: ") {

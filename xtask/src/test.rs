@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn run_steps(args: &Args, report: &mut Report) -> Result<()> {
     report.needed("setup", || setup::ensure(setup::Level::Test))?;
-    report.wanted("format", check::format);
+    report.component("format", "fmt", check::format);
     report.wanted("tidy", tidy::run);
     report.needed("kernel programs", || ebpf::build().map(drop))?;
     let artifacts = report.needed("build", artifacts::build_all)?;
@@ -91,6 +91,7 @@ fn run_steps(args: &Args, report: &mut Report) -> Result<()> {
         report.tests(group.title(), || run_group(group, &artifacts));
     }
     report.tests("examples in documentation", run_doc_tests);
+    report.component("clippy", "clippy", check::clippy);
     if args.without_guest {
         println!("== left out: tests on kernel {} (--without-guest)", guest::DEFAULT_KERNEL);
     } else {
@@ -205,6 +206,16 @@ impl Report {
     /// A step whose failure counts, and doesn't keep the others from running.
     fn wanted(&mut self, name: &str, step: impl FnOnce() -> Result<()>) {
         self.tests(name, || step().map(|()| Tally::default()));
+    }
+
+    /// A step that a part of the Rust tool chain does, which may not be installed.
+    fn component(&mut self, name: &str, subcommand: &str, step: impl FnOnce() -> Result<()>) {
+        self.tests(name, || {
+            if check::has_component(subcommand) {
+                return step().map(|()| Tally::default());
+            }
+            Ok(Tally::skip(format!("{name}: this tool chain has no `cargo {subcommand}`")))
+        });
     }
 
     /// Tests. That they can't run at all counts as one failure.
