@@ -2,8 +2,9 @@
 
 /// The state that every member builds from the same commands.
 pub trait Machine: Send + 'static {
-    /// Applies one command; never fails: a no is an answer.
-    fn apply(&mut self, index: u64, term: u64, command: &[u8]) -> Vec<u8>;
+    /// Applies one command. A no is an answer; an error means that this build can't read what the others
+    /// agreed on, and stops the member, because skipping it would make another state than theirs.
+    fn apply(&mut self, index: u64, term: u64, command: &[u8]) -> Result<Vec<u8>, MachineError>;
 
     /// Called after each batch was applied, before its answers go out: publish the new state to
     /// readers here, once per batch.
@@ -16,10 +17,11 @@ pub trait Machine: Send + 'static {
     fn restore(&mut self, bytes: &[u8]) -> Result<(), MachineError>;
 }
 
-/// Why a snapshot can't be the state: written by a newer release, or not a state at all.
+/// Why a snapshot or a command can't be used: written by a newer release, or damaged.
 #[derive(Debug, thiserror::Error)]
-#[error("can't restore the state from a snapshot of {bytes} bytes")]
+#[error("can't read {what} of {bytes} bytes")]
 pub struct MachineError {
+    pub what: &'static str,
     pub bytes: usize,
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,

@@ -113,7 +113,8 @@ impl RaftStateMachine<Types> for Applier {
             let answer = match entry.payload {
                 EntryPayload::Blank => Vec::new(),
                 EntryPayload::Normal(proposal) => {
-                    self.machine().apply(id.index(), term_of(&id), &proposal.bytes)
+                    let answer = self.machine().apply(id.index(), term_of(&id), &proposal.bytes);
+                    answer.map_err(io::Error::other)?
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(id), membership);

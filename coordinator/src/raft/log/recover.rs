@@ -29,14 +29,18 @@ use super::{
     writer::{Mark, Marks, Store, Writer},
 };
 
-pub const VOTE_KEY: &str = "vote";
-pub const PURGED_KEY: &str = "purged";
-const IDENTITY_KEY: &str = "identity";
+/// Beside the entries, in the same keyspace: fjall keeps a journal until every keyspace in it is
+/// flushed, and one that is hardly written would keep 64 MiB to be replayed at each start.
+pub const VOTE_KEY: &str = "meta/vote";
+pub const PURGED_KEY: &str = "meta/purged";
+const IDENTITY_KEY: &str = "meta/identity";
+/// No index comes near; as keys, all indices sort before the records above.
+pub const INDEX_END: u64 = 1 << 62;
 
 /// Blocks of old entries are read once, if at all.
 const CACHE_BYTES: u64 = 4 << 20;
 /// A start replays at most about this much.
-const MEMTABLE_BYTES: u64 = 16 << 20;
+const MEMTABLE_BYTES: u64 = 8 << 20;
 /// The least that fjall takes.
 const JOURNALS_BYTES: u64 = 64 << 20;
 
@@ -62,7 +66,7 @@ pub fn open(
     let cluster_id = open.identity(&store, &mut mark_file, mark, cluster_id, member_id)?;
     let mark = mark.unwrap_or_default();
     let purged = open
-        .record::<wire::LogId>(&store.meta, PURGED_KEY, "the record of what was purged")?
+        .record::<wire::LogId>(&store.log, PURGED_KEY, "the record of what was purged")?
         .map(log_id_from_wire);
     let vote = open.vote(&store, &mark)?;
     let marks = open.scan(&store, purged, &mark)?;
@@ -83,7 +87,7 @@ pub fn open(
             flushed_end: next(last),
             vote,
             committed,
-            stored: Some(store.entries.clone()),
+            stored: Some(store.log.clone()),
         }),
     });
     let (sender, operations) = mpsc::channel(WRITER_QUEUE_MAX);
@@ -120,9 +124,8 @@ impl Open<'_> {
             .open()
             .map_err(|source| self.broken(source))?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-        let entries = database.keyspace("log", options).map_err(|source| self.broken(source))?;
-        let meta = database.keyspace("meta", options).map_err(|source| self.broken(source))?;
-        Ok(Store { database, entries, meta })
+        let log = database.keyspace("log", options).map_err(|source| self.broken(source))?;
+        Ok(Store { database, log })
     }
 
     /// Whose directory this is; written at the first start.
@@ -135,7 +138,7 @@ impl Open<'_> {
         member_id: MemberId,
     ) -> Result<String, OpenError> {
         let path = self.directory.path().to_owned();
-        let found = self.record::<wire::Identity>(&store.meta, IDENTITY_KEY, "the identity")?;
+        let found = self.record::<wire::Identity>(&store.log, IDENTITY_KEY, "the identity")?;
         if let Some(found) = found {
             if let Some(wanted) = cluster_id
                 && wanted != found.cluster_id
@@ -154,9 +157,8 @@ impl Open<'_> {
             }
             return Ok(found.cluster_id);
         }
-        let is_pristine = mark.unwrap_or_default() == Watermark::default()
-            && store.entries.first_key_value().is_none()
-            && store.meta.first_key_value().is_none();
+        let is_pristine =
+            mark.unwrap_or_default() == Watermark::default() && store.log.first_key_value().is_none();
         if !is_pristine {
             return Err(OpenError::Record { path, what: "the identity" });
         }
@@ -171,13 +173,13 @@ impl Open<'_> {
             None => uuid::Uuid::new_v4().to_string(),
         };
         let identity = wire::Identity { cluster_id: cluster_id.clone(), member_id };
-        store.meta.insert(IDENTITY_KEY, record::seal(&identity)).map_err(|source| self.broken(source))?;
+        store.log.insert(IDENTITY_KEY, record::seal(&identity)).map_err(|source| self.broken(source))?;
         store.database.persist(PersistMode::SyncAll).map_err(|source| self.broken(source))?;
         Ok(cluster_id)
     }
 
     fn vote(&self, store: &Store, mark: &Watermark) -> Result<Option<Vote>, OpenError> {
-        let vote = self.record::<wire::Vote>(&store.meta, VOTE_KEY, "the last vote")?.map(vote_from_wire);
+        let vote = self.record::<wire::Vote>(&store.log, VOTE_KEY, "the last vote")?.map(vote_from_wire);
         let rank = |vote: Option<Vote>| vote.map(|vote| (vote.leader_id.term, vote.committed));
         if rank(vote) < rank(mark.vote) {
             // A member that forgot its vote could vote twice in one term.
@@ -189,7 +191,7 @@ impl Open<'_> {
 
     fn scan(&self, store: &Store, purged: Option<LogId>, mark: &Watermark) -> Result<Marks, OpenError> {
         let mut marks = Marks { first: next(purged), ..Marks::default() };
-        let mut found = store.entries.iter().peekable();
+        let mut found = store.log.range(0_u64.to_be_bytes()..INDEX_END.to_be_bytes()).peekable();
         while let Some(guard) = found.next() {
             let (key, value) = guard.into_inner().map_err(|source| self.broken(source))?;
             let expected = marks.end();
@@ -207,7 +209,7 @@ impl Open<'_> {
                 Err(torn) if found.peek().is_none() && index >= next(mark.durable) => {
                     warn!(log_index = index, error = %torn, "removed a torn entry from the end of the log");
                     store
-                        .entries
+                        .log
                         .remove(index.to_be_bytes())
                         .and_then(|()| store.database.persist(PersistMode::SyncAll))
                         .map_err(|source| self.broken(source))?;
@@ -252,11 +254,11 @@ impl Open<'_> {
 
     fn record<M: prost::Message + Default>(
         &self,
-        meta: &Keyspace,
+        log: &Keyspace,
         key: &str,
         what: &'static str,
     ) -> Result<Option<M>, OpenError> {
-        let Some(bytes) = meta.get(key).map_err(|source| self.broken(source))? else { return Ok(None) };
+        let Some(bytes) = log.get(key).map_err(|source| self.broken(source))? else { return Ok(None) };
         let path = self.directory.path().to_owned();
         match record::unseal(&bytes) {
             Ok(found) => Ok(Some(found)),

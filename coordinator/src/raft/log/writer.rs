@@ -42,14 +42,11 @@ pub enum Op {
     Purge { upto: LogId },
 }
 
-/// The store's keyspaces.
+/// The store: one keyspace with entries by index, big-endian, and the records of `recover.rs`.
 #[derive(Clone)]
 pub struct Store {
     pub database: Database,
-    /// Index, big-endian, to frame.
-    pub entries: Keyspace,
-    /// Identity, vote, and what was purged.
-    pub meta: Keyspace,
+    pub log: Keyspace,
 }
 
 /// What the writer remembers of an entry on disk.
@@ -177,7 +174,7 @@ impl Writer {
                     self.marks.push(id.index(), Mark { term: term_of(&id), crc, bytes });
                     group.bytes += frame.len();
                     group.entries += 1;
-                    batch.insert(&self.store.entries, id.index().to_be_bytes(), frame);
+                    batch.insert(&self.store.log, id.index().to_be_bytes(), frame);
                 }
                 group.appended.push(done);
             }
@@ -231,7 +228,7 @@ impl Writer {
         }
         let mut batch = batch.unwrap_or_else(|| self.store.database.batch());
         if let Some(vote) = vote {
-            batch.insert(&self.store.meta, VOTE_KEY, record::seal(&vote_to_wire(&vote)));
+            batch.insert(&self.store.log, VOTE_KEY, record::seal(&vote_to_wire(&vote)));
         }
         let started = Instant::now();
         batch.durability(Some(PersistMode::SyncData)).commit().map_err(io::Error::other)?;
@@ -264,7 +261,7 @@ impl Writer {
         while self.marks.end() > end
             && let Some(index) = self.marks.pop_last()
         {
-            batch.remove(&self.store.entries, index.to_be_bytes());
+            batch.remove(&self.store.log, index.to_be_bytes());
         }
         batch.durability(Some(PersistMode::SyncData)).commit().map_err(io::Error::other)?;
         self.shared.log_bytes.store(self.marks.bytes, Ordering::Relaxed);
@@ -286,7 +283,7 @@ impl Writer {
         while self.marks.first <= upto.index()
             && let Some(id) = self.marks.pop_first()
         {
-            batch.remove(&self.store.entries, id.index().to_be_bytes());
+            batch.remove(&self.store.log, id.index().to_be_bytes());
             removed += 1;
             purged = id;
             if removed == PURGE_ENTRIES_MAX {
@@ -297,7 +294,7 @@ impl Writer {
             purged = upto;
             self.purging = None;
         }
-        batch.insert(&self.store.meta, PURGED_KEY, record::seal(&log_id_to_wire(&purged)));
+        batch.insert(&self.store.log, PURGED_KEY, record::seal(&log_id_to_wire(&purged)));
         // Not synced: entries and record go together, and a purge that is forgotten is done again.
         batch.durability(Some(PersistMode::Buffer)).commit().map_err(io::Error::other)?;
         self.shared.log_bytes.store(self.marks.bytes, Ordering::Relaxed);

@@ -52,13 +52,13 @@ impl Recorder {
 }
 
 impl Machine for Recorder {
-    fn apply(&mut self, index: u64, _term: u64, command: &[u8]) -> Vec<u8> {
+    fn apply(&mut self, index: u64, _term: u64, command: &[u8]) -> Result<Vec<u8>, MachineError> {
         let mut journal = self.journal.lock().unwrap();
         assert!(journal.commands.last().is_none_or(|(last, _)| *last < index), "in order, each once");
         journal.commands.push((index, command.to_vec()));
         journal.applied += 1;
         assert!(command != PANIC, "as the test wanted");
-        [journal.commands.len().to_string().as_bytes(), b" ", command].concat()
+        Ok([journal.commands.len().to_string().as_bytes(), b" ", command].concat())
     }
 
     fn published(&mut self, last_applied: u64) {
@@ -83,9 +83,11 @@ impl Machine for Recorder {
         journal.commands.clear();
         let mut rest = bytes;
         while !rest.is_empty() {
-            let head = rest
-                .split_first_chunk::<16>()
-                .ok_or_else(|| MachineError { bytes: bytes.len(), source: "cut short".into() })?;
+            let head = rest.split_first_chunk::<16>().ok_or_else(|| MachineError {
+                what: "a snapshot",
+                bytes: bytes.len(),
+                source: "cut short".into(),
+            })?;
             let index = u64::from_le_bytes(head.0[..8].try_into().unwrap());
             let length = u64::from_le_bytes(head.0[8..].try_into().unwrap());
             let (command, after) = head.1.split_at(usize::try_from(length).unwrap());
