@@ -192,7 +192,7 @@ impl Agent {
     fn part(&self, agent: &AgentId) -> AgentPart {
         AgentPart {
             agent: agent.clone(),
-            facts: self.facts.clone(),
+            facts: self.facts.as_ref().clone(),
             epoch: self.epoch,
             is_reachable: self.is_reachable,
             registered_at: self.registered_at,
@@ -203,7 +203,7 @@ impl Agent {
     fn from_part(part: AgentPart) -> (AgentId, Arc<Self>) {
         let AgentPart { agent, facts, epoch, is_reachable, registered_at, changed_at } = part;
         let record = Self {
-            facts,
+            facts: Arc::new(facts),
             epoch,
             is_reachable,
             registered_at,

@@ -69,7 +69,8 @@ pub enum FrameworkState {
 /// One machine's daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
-    pub facts: AgentFacts,
+    /// Shared, because the record changes with each of its tasks and these don't.
+    pub facts: Arc<AgentFacts>,
     /// Grows with each registration; what carries an older one is refused.
     pub epoch: u64,
     pub is_reachable: bool,

@@ -69,7 +69,7 @@ impl Step<'_> {
         }
         let epoch = before.as_ref().map_or(1, |agent| agent.epoch + 1);
         let agent = Agent {
-            facts: facts.clone(),
+            facts: Arc::new(facts.clone()),
             epoch,
             is_reachable: true,
             registered_at: self.at,
