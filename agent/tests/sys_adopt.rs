@@ -2,7 +2,7 @@
 //!
 //! The launching process is this test program, started anew with a role in its environment.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod support_sys;
 
@@ -190,6 +190,43 @@ fn a_host_without_a_v2_tree_gets_one() {
     let parent = format!("{}-inside", host.parent.display());
     let output = command.env(ROLE, "v1").env(PARENT, parent).env(DIRECTORY, directory).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn an_agent_steps_aside_for_its_tasks() {
+    let unit = |parent: &str| format!("{parent}-unit");
+    if role().is_some() {
+        let directory = PathBuf::from(std::env::var_os(DIRECTORY).unwrap());
+        let parent = std::env::var(PARENT).unwrap();
+        let group = PathBuf::from("/sys/fs/cgroup").join(unit(&parent));
+        fs::write(group.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+        // The agent is in the group that is to hand out controllers, as under systemd.
+        let host = Host::at(&format!("{}/tasks", unit(&parent)), directory);
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        assert_eq!(own.trim(), format!("0::/{}/muster-agent", unit(&parent)));
+        let (exit, out, _) = host.run(&host.script("a", "cat /proc/self/cgroup; exit 5"));
+        assert_eq!(exit, Exit::Code(5));
+        assert_eq!(out.trim(), format!("0::/{}/tasks/a", unit(&parent)));
+        return;
+    }
+    let Some(host) = host("unit") else { return };
+    if host.kernel.layout() != Layout::V2 {
+        println!("skipped: only a host with cgroup v2 alone hands controllers down");
+        return;
+    }
+    let group = PathBuf::from("/sys/fs/cgroup").join(unit(host.parent.to_str().unwrap()));
+    fs::create_dir(&group).unwrap();
+    let directory = host.directory.join("inside");
+    fs::create_dir(&directory).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "an_agent_steps_aside_for_its_tasks", "--nocapture"]);
+    let output =
+        command.env(ROLE, "unit").env(PARENT, &host.parent).env(DIRECTORY, directory).output().unwrap();
+    for leaf in ["muster-agent", "tasks", ""] {
+        let _ = fs::remove_dir(group.join(leaf));
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(!group.exists());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a task can and can't do, and how it ends: on the real kernel.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod support_sys;
 
@@ -130,13 +130,15 @@ fn the_environment_is_exact_and_no_descriptor_leaks() {
 #[test]
 fn a_task_is_who_it_was_asked_to_be() {
     let Some(host) = host("who") else { return };
-    let mut request =
-        host.script("a", "id -u; id -g; id -G; touch /dev/stdout && pwd; cut -d' ' -f6 /proc/self/stat");
+    let mut request = host.script(
+        "a",
+        "id -u; id -g; id -G; echo owned >> /proc/self/fd/1; pwd; cut -d' ' -f6 /proc/self/stat",
+    );
     request.identity.groups = vec![UID, 1234];
     let (exit, out, err) = host.run(&request);
     assert_eq!(exit, Exit::Code(0), "{err}");
     let lines: Vec<&str> = out.lines().map(str::trim).collect();
-    assert_eq!(lines, ["65534", "65534", "65534 1234", request.sandbox.to_str().unwrap(), "2"]);
+    assert_eq!(lines, ["65534", "65534", "65534 1234", "owned", request.sandbox.to_str().unwrap(), "2"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Limits that the kernel keeps, and what it counts: on the real kernel.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod support_sys;
 
@@ -131,9 +131,8 @@ fn a_fork_bomb_stays_in_its_box() {
 #[test]
 fn figures_follow_what_the_task_does() {
     let Some(host) = host("figures") else { return };
-    let script = "x=$(head -c 8000000 /dev/zero | tr '\\0' x); echo ready; exec sleep 1000";
-    let script = script.replace("exec ", "");
-    let request = host.script("a", &script);
+    let script = "x=$(head -c 8000000 /dev/zero | tr '\\0' x); echo ready; sleep 1000; true";
+    let request = host.script("a", script);
     host.start(&request);
     until("the shell holds its string", || stdout(&request) == "ready\n");
     let figures = host.kernel.figures(&request.cgroup).unwrap();
@@ -195,6 +194,27 @@ fn removal_takes_groups_that_a_task_made_inside() {
     std::fs::create_dir_all(&v2).unwrap();
     host.kernel.remove_cgroup(&name).unwrap();
     assert!(host.kernel.list_cgroups().unwrap().is_empty());
+}
+
+#[test]
+fn a_kernel_without_cgroup_kill_is_no_way_out() {
+    let Some(host) = host("old-kill") else { return };
+    // Forks as fast as it can while it is killed.
+    let script = "while :; do (setsid sleep 1000 &); done";
+    let mut request = host.request("a", &["sh", "-c", script], &Limits { pids_max: 40, ..LIMITS });
+    request.namespaces.pid = false;
+    let process = host.start(&request);
+    until("some run", || host.kernel.figures(&request.cgroup).unwrap().processes > Some(10));
+    let watch = host.kernel.watch_cgroup(&request.cgroup).unwrap();
+    host.kernel.cgroups().kill_one_by_one(&request.cgroup).unwrap();
+    while !host.kernel.is_cgroup_empty(&request.cgroup).unwrap() {
+        assert!(watch.wait(PATIENCE).unwrap(), "some escaped");
+        watch.drain();
+    }
+    assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Signal(9)));
+    host.remove(&request);
+    // A watch of what is gone tells so at once.
+    assert!(host.kernel.watch_cgroup(&request.cgroup).unwrap().wait(Duration::ZERO).unwrap());
 }
 
 #[test]

@@ -127,6 +127,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
     fn a_trimmed_file_keeps_its_offsets() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out");

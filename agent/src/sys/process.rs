@@ -95,6 +95,12 @@ impl Watch {
         Ok(Self { fd, file: Some(file) })
     }
 
+    /// Of something that has happened already.
+    pub(super) fn raised() -> io::Result<Self> {
+        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+        Ok(Self::new(rustix::event::eventfd(1, flags)?))
+    }
+
     /// Waits until it is worth to look again. Safe to drop. Needs a tokio runtime.
     pub async fn changed(&self) -> io::Result<()> {
         readable(self.fd.try_clone()?).await?;
@@ -352,6 +358,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "`ending` reaps it, which is the point")]
     fn an_ended_child_is_reaped_and_its_code_known() {
         let child = std::process::Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
         let id = ProcessId { pid: child.id(), start_ticks: start_ticks(child.id()).unwrap().unwrap() };

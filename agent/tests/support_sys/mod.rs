@@ -1,6 +1,6 @@
 //! One host for one test: its own parent group and directory, and nothing left at the end.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, dead_code)]
 
 use std::ffi::OsString;
 use std::fs;
@@ -52,7 +52,7 @@ impl Host {
 
     /// As an agent that comes back: the same parent group and directory.
     pub fn at(parent: &str, directory: PathBuf) -> Self {
-        let mounts_before = mounts();
+        let mounts_before = mounts(&directory);
         let config = KernelConfig {
             cgroup_parent: parent.into(),
             own_cgroup2: directory.join("cgroup2"),
@@ -155,7 +155,7 @@ impl Drop for Host {
             residue.push(format!("parent: {error}"));
         }
         residue.extend(processes_that_name(&self.directory).into_iter().map(|pid| format!("process {pid}")));
-        if mounts() != self.mounts_before {
+        if mounts(&self.directory) != self.mounts_before {
             residue.push("mounts changed".to_owned());
         }
         let _ = fs::remove_dir_all(&self.directory);
@@ -199,10 +199,11 @@ fn poll(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Mounts of this host that tests of ours could leave behind.
-fn mounts() -> String {
+/// What is mounted under a test's directory, and masks that ought to be in tasks' namespaces only.
+fn mounts(directory: &Path) -> String {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    table.lines().filter(|line| line.contains("muster")).collect()
+    let directory = directory.to_str().unwrap();
+    table.lines().filter(|line| line.contains(directory) || line.contains("muster-hidden")).collect()
 }
 
 /// Processes whose root, directory or command line names the test's directory.

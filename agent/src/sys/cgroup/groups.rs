@@ -20,7 +20,8 @@ const CPU_PERIOD_US: u64 = 100_000;
 const REMOVE_TRIES: u32 = 100;
 const REMOVE_PAUSE: Duration = Duration::from_millis(2);
 
-/// Rounds of SIGKILL on kernels without `cgroup.kill`; a frozen group can't fork in between.
+/// Rounds of SIGKILL on kernels without `cgroup.kill`: freezing takes a moment, in which a process
+/// may fork once more.
 const KILL_ROUNDS: u32 = 16;
 
 /// The groups of one agent.
@@ -187,10 +188,26 @@ impl Cgroups {
         let path = group.join("cgroup.kill");
         match write_existing(&path, "1") {
             Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && group.exists() => kill_frozen(&group),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && group.exists() => {
+                self.kill_one_by_one(name)
+            }
             Err(error) if is_gone(&error) => Ok(()),
             Err(source) => Err(SysError::Write { path, value: "1".to_owned(), source }),
         }
+    }
+
+    /// For kernels without `cgroup.kill`: frozen, nobody can fork away from the signal.
+    pub fn kill_one_by_one(&self, name: &CgroupName) -> Result<(), SysError> {
+        let group = self.v2_path(name);
+        let freeze = group.join("cgroup.freeze");
+        // A kernel without a freezer (before 5.2) is chased instead; the rounds bound the chase.
+        let is_frozen = write_existing(&freeze, "1").is_ok();
+        let killed = (0..KILL_ROUNDS).try_for_each(|_| kill_below(&group));
+        if is_frozen {
+            // Dying processes leave the freezer by themselves; a group that is gone needs no thaw.
+            let _ = write_existing(&freeze, "0");
+        }
+        killed
     }
 
     pub fn is_empty(&self, name: &CgroupName) -> Result<bool, SysError> {
@@ -209,8 +226,11 @@ impl Cgroups {
     pub fn watch(&self, name: &CgroupName) -> Result<Watch, SysError> {
         let path = self.v2_path(name).join("cgroup.events");
         let failed = |source| SysError::Watch { path: path.clone(), source };
-        let events = File::open(&path).map_err(failed)?;
-        Watch::on_kernel_file(events).map_err(failed)
+        match File::open(&path) {
+            Ok(events) => Watch::on_kernel_file(events).map_err(failed),
+            Err(error) if is_gone(&error) => Watch::raised().map_err(failed),
+            Err(source) => Err(failed(source)),
+        }
     }
 
     /// Removes the group from every hierarchy, the v2 one last: while it is there, the group is
@@ -399,32 +419,15 @@ fn working_set(usage: Option<u64>, inactive_file: Option<u64>) -> Option<u64> {
     Some(usage?.saturating_sub(inactive_file?))
 }
 
-/// For kernels without `cgroup.kill`: frozen, nobody can fork away from the signal.
-fn kill_frozen(group: &Path) -> Result<(), SysError> {
-    let freeze = group.join("cgroup.freeze");
-    // A kernel without a freezer (before 5.2) is chased instead; the rounds bound the chase.
-    let is_frozen = write_existing(&freeze, "1").is_ok();
-    for _ in 0..KILL_ROUNDS {
-        let pids = processes_below(group)?;
-        if pids.is_empty() {
-            break;
-        }
-        for pid in pids {
-            match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => {
-                    let pid = pid.as_raw_nonzero().get().unsigned_abs();
-                    return Err(SysError::SendSignal { signal: "SIGKILL", pid, source: error.into() });
-                }
+fn kill_below(group: &Path) -> Result<(), SysError> {
+    for pid in processes_below(group)? {
+        match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => {
+                let pid = pid.as_raw_nonzero().get().unsigned_abs();
+                return Err(SysError::SendSignal { signal: "SIGKILL", pid, source: error.into() });
             }
         }
-        if is_frozen {
-            break;
-        }
-    }
-    if is_frozen {
-        // Dying processes leave the freezer by themselves; a group that is gone needs no thaw.
-        let _ = write_existing(&freeze, "0");
     }
     Ok(())
 }
