@@ -23,7 +23,7 @@ pub fn has_component(subcommand: &str) -> bool {
 
 /// Fails when any file is not formatted.
 pub fn format() -> Result<()> {
-    run_command(cargo().args(["fmt", "--all", "--check"]))
+    run_command(cargo().args(["fmt", "--all", "--", "--check", "--files-with-diff"]))
 }
 
 /// Fails at any warning.

@@ -5,6 +5,7 @@
 
 mod arrows;
 mod changelog;
+mod errors;
 mod manifests;
 mod map;
 mod words;
@@ -43,6 +44,7 @@ pub fn run() -> Result<()> {
     complaints.extend(map::check_folders(architecture, &sources));
     complaints.extend(map::check_invariants(architecture, &packages, &sources));
     complaints.extend(changelog::check(&sources));
+    complaints.extend(errors::check(&sources));
     complaints.extend(words::check(&sources));
 
     for warning in words::long_files(&sources) {
