@@ -8,6 +8,8 @@ mod feed;
 mod handle;
 pub mod messages;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 pub use ::leader::{Config, Counts, ProposeError};
 pub use actor::{Figures, LeaderLoop, Log, Standing};

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const CHANNEL_MESSAGES: usize = 256;
 /// Messages that wait for the channel. A reader that is this far behind does not read.
 const QUEUE_MESSAGES_MAX: usize = 4096;
-/// How long messages may wait for the channel.
-const BLOCKED_MAX: Duration = Duration::from_secs(30);
+/// How long messages may wait for the channel. Tests have less patience.
+const BLOCKED_MAX: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(30) };
 
 /// What a stream has to say by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use model::{
 };
 
 use crate::{
-    config::{ACKNOWLEDGE_INTERVAL, EVENTS_UNREAD_MAX, RECONCILED_MAX},
+    config::{ACKNOWLEDGE_INTERVAL, EVENTS_UNREAD_MAX, RECONCILED_MAX, RETRY_AFTER},
     demand::Appetite,
     filters::Filter,
     machine::{Effect, Leader},
@@ -583,9 +583,13 @@ impl Leader {
         }
     }
 
-    pub(crate) fn acknowledged(&mut self, framework: &FrameworkId) {
-        if let Some(entry) = self.interests.acknowledgements.get_mut(framework) {
-            entry.is_in_flight = false;
+    /// The log has heard of an acknowledgement, or had no room for it and will be told again.
+    pub(crate) fn acknowledged(&mut self, framework: FrameworkId, is_heard: bool, now: Timestamp) {
+        let Some(entry) = self.interests.acknowledgements.get_mut(&framework) else { return };
+        entry.is_in_flight = false;
+        if !is_heard {
+            entry.not_before = now + RETRY_AFTER;
+            self.interests.unacknowledged.insert(framework);
         }
     }
 

@@ -350,7 +350,7 @@ impl Leader {
                 self.interests.ending.remove(&framework);
                 self.touched.frameworks.insert(framework);
             }
-            Purpose::Acknowledge { framework } => self.acknowledged(&framework),
+            Purpose::Acknowledge { framework } => self.acknowledged(framework, result.is_ok(), now),
             Purpose::Launch(launching) => self.launched(launching, flat, state, now),
             Purpose::RegisterAgent { session } => self.agent_registered(session, flat, state),
             Purpose::MarkUnreachable { agent } => {

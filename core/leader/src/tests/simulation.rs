@@ -121,7 +121,7 @@ const FRAMEWORKS: usize = 2;
 const AGENT_CPUS: u64 = 8;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 6000, ..ProptestConfig::default() })]
 
     #[test]
     fn exactly_what_was_accepted_is_allocated_and_every_end_is_heard_once(
