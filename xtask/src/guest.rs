@@ -31,6 +31,17 @@ pub const DEFAULT_KERNEL: &str = "6.12";
 /// Boot, all tests, and the way down.
 const DEADLINE: Duration = Duration::from_secs(20 * 60);
 
+/// The scenarios that a slow machine is worth: what the kernel decides about limits, metering, kills and
+/// adoption. The others try our own code, which is the same on every kernel; by name they run there too.
+const SCENARIOS: &[&str] = &[
+    "access::a_task",
+    "containment::",
+    "limits::",
+    "metering::",
+    "running::run_streams",
+    "survival::adopt_after_restart",
+];
+
 /// What to run, and where.
 #[derive(clap::Args)]
 pub struct Args {
@@ -91,12 +102,19 @@ fn guest_programs(artifacts: &Artifacts) -> Vec<(Group, &TestProgram)> {
 /// Boots `kernel` and runs there every test that touches the kernel and whose name contains `filter`.
 pub fn run_tests(kernel: &str, artifacts: &Artifacts, filter: Option<&str>) -> Result<Tally> {
     let tree = kernel::fetch(kernel)?;
+    if filter.is_none() {
+        println!("  every kernel test, and of the scenarios: {}", SCENARIOS.join(" "));
+    }
     let programs: Vec<&TestProgram> = guest_programs(artifacts).into_iter().map(|(_, test)| test).collect();
     let mut plan = Vec::new();
     for test in &programs {
         let mut words = vec![guest_path(test), "--show-output".to_owned()];
         words.push("--test-threads=1".to_owned());
-        words.extend(filter.map(str::to_owned));
+        match (filter, Group::of(test)) {
+            (Some(name), _) => words.push(name.to_owned()),
+            (None, Group::EndToEnd) => words.extend(SCENARIOS.iter().map(|name| (*name).to_owned())),
+            (None, Group::Kernel | Group::Unit) => {}
+        }
         plan.push(boot::Command { name: test.name(), line: words.join(" ") });
     }
     let image = target_dir().join("guest").join(format!("initramfs-{kernel}.cpio"));
