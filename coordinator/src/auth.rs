@@ -55,9 +55,14 @@ impl TokenError {
                 format!("check who owns {} and its directory", path.display())
             }
             Self::Open { path, .. } => {
-                format!("remove it, so that a new token is made (or `chmod 600 {}` if nobody read it)", path.display())
+                format!(
+                    "remove it, so that a new token is made (or `chmod 600 {}` if nobody read it)",
+                    path.display()
+                )
             }
-            Self::Damaged { path } => format!("remove {}; a new token is made at the next start", path.display()),
+            Self::Damaged { path } => {
+                format!("remove {}; a new token is made at the next start", path.display())
+            }
         }
     }
 }
@@ -171,7 +176,10 @@ mod tests {
         Token::load_or_make(&path).unwrap();
         for damaged in ["", "abc", &"z".repeat(64)] {
             fs::write(&path, damaged).unwrap();
-            assert!(matches!(Token::load_or_make(&path), Err(TokenError::Damaged { .. })), "{damaged:?} was taken");
+            assert!(
+                matches!(Token::load_or_make(&path), Err(TokenError::Damaged { .. })),
+                "{damaged:?} was taken"
+            );
         }
     }
 }

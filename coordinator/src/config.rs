@@ -165,7 +165,9 @@ pub const SETTINGS: &[Setting] = &[
         value_name: "ID",
         help: "Refuse a data directory of another cluster [default: what the directory says]",
         set: |config, text| {
-            ClusterId::new(text).map(|value| config.cluster_id = Some(value)).map_err(|error| error.to_string())
+            ClusterId::new(text)
+                .map(|value| config.cluster_id = Some(value))
+                .map_err(|error| error.to_string())
         },
         show: |config| optional(config.cluster_id.as_ref()),
     },
@@ -469,7 +471,9 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 fn hosts(text: &str) -> Result<Vec<String>, String> {
     let names: Vec<_> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     for name in &names {
-        if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']'))
+        if !name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']'))
         {
             return Err(format!("`{}` is no host name", name.escape_debug()));
         }
@@ -485,8 +489,7 @@ fn optional(value: Option<impl fmt::Display>) -> String {
 fn suggestion(key: &str) -> String {
     let plain = key.replace('_', "-").to_ascii_lowercase();
     let near = |setting: &&Setting| {
-        setting.key == plain
-            || setting.key.split('-').any(|word| plain.split('-').any(|part| part == word))
+        setting.key == plain || setting.key.split('-').any(|word| plain.split('-').any(|part| part == word))
     };
     SETTINGS.iter().find(near).map(|setting| format!("; did you mean `{}`?", setting.key)).unwrap_or_default()
 }
@@ -496,7 +499,11 @@ mod tests {
     use super::*;
     use expect_test::expect;
 
-    fn load(file: &str, variables: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Loaded, ConfigError> {
+    fn load(
+        file: &str,
+        variables: &[(&str, &str)],
+        flags: &[(&'static str, &str)],
+    ) -> Result<Loaded, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
         std::fs::write(&path, file).unwrap();
@@ -524,7 +531,11 @@ mod tests {
     fn flags_beat_the_environment_which_beats_the_file() {
         let loaded = load(
             "offer-lease = '10s'\nagent-heartbeat = '1s'\nsnapshot-entries = 500",
-            &[("MUSTER_COORDINATOR_OFFER_LEASE", "20s"), ("MUSTER_COORDINATOR_AGENT_TIMEOUT", "4s"), ("HOME", "/")],
+            &[
+                ("MUSTER_COORDINATOR_OFFER_LEASE", "20s"),
+                ("MUSTER_COORDINATOR_AGENT_TIMEOUT", "4s"),
+                ("HOME", "/"),
+            ],
             &[("offer-lease", "40s")],
         )
         .unwrap();

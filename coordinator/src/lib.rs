@@ -3,8 +3,12 @@
 //! The binary in `main.rs` puts the parts together; they are a library so that tests can.
 //! Start at `daemon.rs`, whose start-up list names every part in order.
 
+pub mod api;
 pub mod auth;
 pub mod config;
 pub mod convert;
+pub mod daemon;
 pub mod leader;
+pub mod machine;
+pub mod metrics;
 pub mod raft;

@@ -1,1 +1,162 @@
-fn main() {}
+//! The `muster-coordinator` command: reads its settings, starts the daemon, and says why if it can't.
+
+use std::{error::Error, io::IsTerminal as _, path::PathBuf, process::ExitCode};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use coordinator::{
+    config::{Config, Loaded, LogFormat, SETTINGS, VARIABLE_PREFIX},
+    daemon::{Daemon, StartCode},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+fn main() -> ExitCode {
+    let matches = command().get_matches();
+    let loaded = match load(&matches) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            tell("can't take the settings", &error, &error.next(), StartCode::ConfigInvalid.as_str());
+            return ExitCode::from(2);
+        }
+    };
+    if matches.get_flag(PRINT_CONFIG) {
+        return print(&loaded.to_text());
+    }
+    let config = loaded.config;
+    start_logging(&config);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tell("can't start the runtime", &error, "see the cause", StartCode::StartFailed.as_str());
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run(&config));
+    // What still blocks a thread has had its time in the daemon's own shutdown.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(config: &Config) -> ExitCode {
+    let stop = CancellationToken::new();
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        eprintln!("error: can't listen for signals");
+        return ExitCode::FAILURE;
+    };
+    let told = stop.clone();
+    let listening = tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping, as told");
+        told.cancel();
+    });
+    let daemon = tokio::select! {
+        daemon = Daemon::start(config) => daemon,
+        () = stop.cancelled() => return ExitCode::SUCCESS,
+    };
+    let daemon = match daemon {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            tell("can't start the coordinator", &error, &error.next(), error.code().as_str());
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = daemon.run(stop).await;
+    listening.abort();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let next = "see the log above; start it again, and report it with the log if it comes back";
+            tell("the coordinator has failed", &error, next, "coordinator-failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+const CONFIG: &str = "config";
+const PRINT_CONFIG: &str = "print-config";
+
+fn command() -> Command {
+    let mut command = Command::new("muster-coordinator")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Agrees on what shall run, and offers resources to frameworks")
+        .after_help(
+            "Settings come from the file, then from the environment (MUSTER_COORDINATOR_ and the name in \
+             capitals), then from flags; the last one counts.\n\nExamples:\n  \
+             muster-coordinator --data-dir /var/lib/muster/coordinator\n  \
+             muster-coordinator --config /etc/muster/coordinator.toml --print-config",
+        )
+        .arg(
+            Arg::new(CONFIG)
+                .long(CONFIG)
+                .value_name("FILE")
+                .env("MUSTER_COORDINATOR_CONFIG")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("Settings as TOML"),
+        )
+        .arg(
+            Arg::new(PRINT_CONFIG)
+                .long(PRINT_CONFIG)
+                .action(ArgAction::SetTrue)
+                .help("Print every setting, its value and where it came from, and exit"),
+        );
+    for setting in SETTINGS {
+        let default = setting.default_text();
+        let help = match default.is_empty() {
+            true => setting.help.to_owned(),
+            false => format!("{} [default: {default}]", setting.help),
+        };
+        let flag = Arg::new(setting.key).long(setting.key).value_name(setting.value_name).help(help);
+        command = command.arg(flag);
+    }
+    command
+}
+
+fn load(matches: &ArgMatches) -> Result<Loaded, coordinator::config::ConfigError> {
+    let flags = SETTINGS.iter().filter_map(|setting| {
+        let value = matches.get_one::<String>(setting.key)?;
+        Some((setting.key, value.clone()))
+    });
+    // A variable that is no text can't be one of ours that is right; its name still can be.
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with(VARIABLE_PREFIX))?;
+        Some((name, value.to_string_lossy().into_owned()))
+    });
+    Loaded::load(matches.get_one::<PathBuf>(CONFIG).map(PathBuf::as_path), variables, flags)
+}
+
+fn start_logging(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::new(&config.log_filter);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Human => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is what was asked for")]
+fn print(text: &str) -> ExitCode {
+    print!("{text}");
+    ExitCode::SUCCESS
+}
+
+/// The four parts that a person reads: what failed, why, what to do, and the code to search for.
+fn tell(attempted: &str, error: &dyn Error, next: &str, code: &str) {
+    eprintln!("error: {attempted}");
+    let mut why = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Some libraries repeat their cause in their own message.
+        let text = error.to_string();
+        if !why.ends_with(&text) {
+            why += &format!(": {text}");
+        }
+        cause = error.source();
+    }
+    eprintln!("why:   {why}");
+    eprintln!("next:  {next}");
+    eprintln!("code:  {code}");
+}

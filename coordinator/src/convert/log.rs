@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use cluster::{AgentFacts, Answer, Command, Entry, FrameworkInfo, KillBy, KnownTask, VERSION_SUPPORTED};
 use model::{Cursor, Duration, Refusal, RefusalCode, TaskId, TaskSpec, Timestamp};
-use proto::log::v1 as wire;
 use prost::Message as _;
+use proto::log::v1 as wire;
 
 use super::{
     Invalid, Within as _, each, grace, id, micros, millis, optional_id, required, text_of,
@@ -25,18 +25,16 @@ pub enum LogError {
     Decode(#[source] prost::DecodeError),
     #[error("the record holds what can't be")]
     Invalid(#[source] Invalid),
-    #[error("the record needs cluster version {version}, and this program knows none above {VERSION_SUPPORTED}")]
+    #[error(
+        "the record needs cluster version {version}, and this program knows none above {VERSION_SUPPORTED}"
+    )]
     TooNew { version: u32 },
 }
 
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
     let Entry { at, command } = entry;
-    wire::LogEntry {
-        version: command.version_needed(),
-        at_us: at.0,
-        command: Some(to_command(command)),
-    }
-    .encode_to_vec()
+    wire::LogEntry { version: command.version_needed(), at_us: at.0, command: Some(to_command(command)) }
+        .encode_to_vec()
 }
 
 /// Refuses an entry that a newer program wrote: nobody here may act on half of it.
@@ -56,7 +54,9 @@ pub fn encode_answer(answer: &Result<Answer, Refusal>) -> Vec<u8> {
 
 /// The state machine's answer to an entry.
 pub fn decode_answer(bytes: &[u8]) -> Result<Result<Answer, Refusal>, LogError> {
-    wire::LogAnswer::decode(bytes).map_err(LogError::Decode).and_then(|read| answer(read).map_err(LogError::Invalid))
+    wire::LogAnswer::decode(bytes)
+        .map_err(LogError::Decode)
+        .and_then(|read| answer(read).map_err(LogError::Invalid))
 }
 
 fn to_command(command: &Command) -> wire::log_entry::Command {
@@ -279,12 +279,10 @@ pub(super) fn answer(answer: wire::LogAnswer) -> Result<Result<Answer, Refusal>,
             Answer::FrameworkRegistered { framework: id("framework_id", &framework_id)? }
         }
         Wire::AgentRegistered(wire::AgentRegistered { epoch }) => Answer::AgentRegistered { epoch },
-        Wire::Launched(wire::Launched { results }) => {
-            Answer::Launched(each("results", results, |result| {
-                let wire::LaunchResult { task_id, refusal: no } = result;
-                Ok((id("task_id", &task_id)?, no.map(refusal).transpose().within("refusal")?))
-            })?)
-        }
+        Wire::Launched(wire::Launched { results }) => Answer::Launched(each("results", results, |result| {
+            let wire::LaunchResult { task_id, refusal: no } = result;
+            Ok((id("task_id", &task_id)?, no.map(refusal).transpose().within("refusal")?))
+        })?),
         Wire::Recorded(wire::Recorded { tasks }) => Answer::Recorded(each("tasks", tasks, |task| {
             let wire::RecordedTask { task_id, sequence } = task;
             Ok((id("task_id", &task_id)?, sequence))
@@ -365,11 +363,7 @@ pub(super) fn agent_facts(facts: wire::AgentFacts) -> Result<AgentFacts, Invalid
 
 fn to_known_task(known: &KnownTask) -> wire::KnownTask {
     let KnownTask { task, sequence, state } = known;
-    wire::KnownTask {
-        task_id: task.to_string(),
-        sequence: *sequence,
-        state: to_task_state(*state).into(),
-    }
+    wire::KnownTask { task_id: task.to_string(), sequence: *sequence, state: to_task_state(*state).into() }
 }
 
 fn known_task(known: wire::KnownTask) -> Result<KnownTask, Invalid> {

@@ -5,11 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use cluster::{Agent, ClusterState, Framework, FrameworkState, Task, Waiting};
 use leader::{OutputChunk, OutputStream};
 use model::{
-    AgentId, Amounts, FrameworkId, RequestId, Resources, RoleName, TaskId, TaskSpec, Timestamp, Usage,
-    limits,
+    AgentId, Amounts, FrameworkId, RequestId, Resources, RoleName, TaskId, TaskSpec, Timestamp, Usage, limits,
 };
-use proto::{operator::v1 as wire, types::v1 as types};
 use prost::Message as _;
+use proto::{operator::v1 as wire, types::v1 as types};
 
 use super::{
     Invalid, Within as _, grace, id, ids, millis, optional_id, required, text_of,
@@ -45,7 +44,9 @@ pub fn run(request: wire::RunRequest) -> Result<(RequestId, Vec<TaskSpec>), Inva
     if size > RUN_BYTES_MAX {
         return Err(Invalid::new(
             "count",
-            format_args!("of {count} makes {size} bytes of specs; at most {RUN_BYTES_MAX} fit into one request"),
+            format_args!(
+                "of {count} makes {size} bytes of specs; at most {RUN_BYTES_MAX} fit into one request"
+            ),
         ));
     }
     let base =
@@ -234,15 +235,13 @@ pub fn to_waiting_view(waiting: &Waiting, because: Vec<String>) -> wire::TaskVie
 }
 
 pub fn to_task_usage(task: &TaskId, agent: Option<&AgentId>, usage: &Usage) -> wire::TaskUsage {
-    wire::TaskUsage {
-        task_id: task.to_string(),
-        agent_id: text_of(agent),
-        usage: Some(to_usage(usage)),
-    }
+    wire::TaskUsage { task_id: task.to_string(), agent_id: text_of(agent), usage: Some(to_usage(usage)) }
 }
 
 pub fn to_agent_view(agent: &AgentId, record: &Agent, offered: &Resources) -> wire::AgentView {
-    let Agent { facts, epoch, is_reachable, registered_at, changed_at: _not_shown, allocated, tasks } = record;
+    let Agent { facts, epoch, is_reachable, registered_at, changed_at: _not_shown, allocated, tasks } =
+        record;
+    let facts: &cluster::AgentFacts = facts;
     let cluster::AgentFacts {
         hostname,
         boot_id: _not_shown,
@@ -335,7 +334,7 @@ pub struct MemberFacts {
     /// 0 while there is no leader.
     pub leader: u64,
     pub term: u64,
-    pub offers_outstanding: usize,
+    pub offers_outstanding: u64,
 }
 
 pub fn to_status(state: &ClusterState, facts: MemberFacts) -> wire::GetStatusResponse {
@@ -368,7 +367,7 @@ pub fn to_status(state: &ClusterState, facts: MemberFacts) -> wire::GetStatusRes
         agents_total: count(state.agents().len()),
         agents_reachable: reachable,
         frameworks: count(state.frameworks().len()),
-        offers_outstanding: count(offers_outstanding),
+        offers_outstanding: u32::try_from(offers_outstanding).unwrap_or(u32::MAX),
         tasks: tasks.into_iter().map(|(state, count)| wire::StateCount { state, count }).collect(),
         total: Some(to_amounts(&total)),
         allocated: Some(to_amounts(&allocated)),

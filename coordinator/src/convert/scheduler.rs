@@ -4,16 +4,12 @@ use std::time::Duration;
 
 use cluster::FrameworkInfo;
 use leader::{Caller, Demand, OfferMessage, SubscribeParams, ToFramework};
-use model::{
-    Cursor, FrameworkEvent, OfferId, Refusal, RoleName, TaskId, TaskSpec, TaskStatus, limits,
-};
+use model::{Cursor, FrameworkEvent, OfferId, Refusal, RoleName, TaskId, TaskSpec, TaskStatus, limits};
 use proto::scheduler::v1 as wire;
 
 use super::{
     Invalid, Within as _, at_most, each, grace, id, ids, millis, optional_id, required, text, timeout,
-    types::{
-        attribute, checked_resources, task_spec, to_attributes, to_resources, to_task_status,
-    },
+    types::{attribute, checked_resources, task_spec, to_attributes, to_resources, to_task_status},
 };
 
 /// The role of a framework that names none.
@@ -108,7 +104,8 @@ pub fn to_accept_response(results: Vec<(TaskId, Option<Refusal>)>) -> wire::Acce
         .into_iter()
         .map(|(task, refusal)| wire::LaunchResult {
             task_id: task.to_string(),
-            refusal: refusal.map(|Refusal { code, message }| wire::Refusal { code: code.to_string(), message }),
+            refusal: refusal
+                .map(|Refusal { code, message }| wire::Refusal { code: code.to_string(), message }),
         })
         .collect();
     wire::AcceptResponse { results }

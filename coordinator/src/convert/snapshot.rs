@@ -10,15 +10,15 @@ use cluster::{
     RolePart, Task, VERSION_SUPPORTED, WaitingPart,
 };
 use model::{Cursor, FrameworkEvent, KillOrder, Timestamp};
-use proto::log::v1 as wire;
 use prost::Message as _;
+use proto::log::v1 as wire;
 
 use super::{
-    Invalid, Within as _, each, grace, id, millis, optional_id, required, text_of,
+    Invalid, Within as _, each, grace, id,
     log::{
-        agent_facts, answer, cursor, framework_info, to_agent_facts, to_answer, to_cursor,
-        to_framework_info,
+        agent_facts, answer, cursor, framework_info, to_agent_facts, to_answer, to_cursor, to_framework_info,
     },
+    millis, optional_id, required, text_of,
     types::{task_spec, task_state, task_status, to_task_spec, to_task_state, to_task_status},
 };
 
@@ -29,7 +29,9 @@ pub enum SnapshotError {
     Decode(#[source] prost::DecodeError),
     #[error("the snapshot holds what can't be")]
     Invalid(#[source] Invalid),
-    #[error("the snapshot has cluster version {version}, and this program knows none above {VERSION_SUPPORTED}")]
+    #[error(
+        "the snapshot has cluster version {version}, and this program knows none above {VERSION_SUPPORTED}"
+    )]
     TooNew { version: u32 },
     #[error("the parts of the snapshot make no state")]
     Parts(#[source] PartsError),
@@ -92,16 +94,8 @@ fn parts(snapshot: wire::Snapshot) -> Result<Parts, Invalid> {
 }
 
 fn to_framework(part: &FrameworkPart) -> wire::FrameworkRecord {
-    let FrameworkPart {
-        framework,
-        info,
-        state,
-        is_built_in,
-        events,
-        acknowledged,
-        compacted_to,
-        answers,
-    } = part;
+    let FrameworkPart { framework, info, state, is_built_in, events, acknowledged, compacted_to, answers } =
+        part;
     wire::FrameworkRecord {
         framework_id: framework.to_string(),
         info: Some(to_framework_info(info)),

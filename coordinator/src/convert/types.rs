@@ -19,8 +19,9 @@ pub(super) fn resources(resources: wire::Resources) -> Result<Resources, Invalid
     let mut ranges = Vec::with_capacity(ports.len());
     for (place, range) in ports.into_iter().enumerate() {
         let wire::PortRange { first, last } = range;
-        let range = PortRange::new(first, last)
-            .map_err(|error| Invalid::new(&format!("ports[{place}]"), format_args!("is not valid: {error}")))?;
+        let range = PortRange::new(first, last).map_err(|error| {
+            Invalid::new(&format!("ports[{place}]"), format_args!("is not valid: {error}"))
+        })?;
         ranges.push(range);
     }
     let ports = PortRanges::new(ranges)

@@ -1,0 +1,318 @@
+//! `muster.operator.v1`: the API for people and scripts.
+
+use std::collections::BTreeMap;
+
+use cluster::ClusterState;
+use model::{AgentId, FrameworkId, Refusal, RefusalCode, Resources, TaskId, Timestamp};
+use prost::Message as _;
+use proto::operator::v1::{self as wire, operator_server::Operator};
+use tonic::{Request, Response, Status};
+
+use super::{Answers, invalid, output, refused, watch};
+use crate::{
+    api::{Context, error::status},
+    convert::operator as convert,
+    leader::messages::SoftView,
+};
+
+/// What one page of tasks may weigh, whatever its count: a client takes messages of 4 MiB.
+const PAGE_BYTES_MAX: usize = 3 << 20;
+
+pub(super) struct OperatorApi {
+    context: Context,
+}
+
+impl OperatorApi {
+    pub(super) fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    /// What the leader remembers; nothing on a member that doesn't lead.
+    async fn soft(&self) -> SoftView {
+        self.context.leader.soft().await.unwrap_or_default()
+    }
+}
+
+#[tonic::async_trait]
+impl Operator for OperatorApi {
+    type WatchTasksStream = Answers<wire::TaskView>;
+    type ReadOutputStream = Answers<wire::OutputChunk>;
+
+    async fn get_status(
+        &self,
+        request: Request<wire::GetStatusRequest>,
+    ) -> Result<Response<wire::GetStatusResponse>, Status> {
+        let wire::GetStatusRequest {} = request.into_inner();
+        let leadership = *self.context.raft.leadership().borrow();
+        let member = self.context.raft.member_id();
+        let state = self.context.leader.state();
+        // A member that leads only on paper can't do anything for the caller yet.
+        let is_ready = leadership.is_leader && state.cluster().is_some();
+        let leader = leadership.leader.filter(|leader| *leader != member || is_ready);
+        let facts = convert::MemberFacts {
+            member,
+            leader: leader.unwrap_or(0),
+            term: leadership.term,
+            offers_outstanding: self.context.leader.figures().offers_outstanding,
+        };
+        Ok(Response::new(convert::to_status(&state, facts)))
+    }
+
+    async fn run(&self, request: Request<wire::RunRequest>) -> Result<Response<wire::RunResponse>, Status> {
+        let (request, tasks) = convert::run(request.into_inner()).map_err(invalid("run tasks"))?;
+        let ids = self.context.leader.run(request, tasks).await.map_err(refused)?;
+        Ok(Response::new(wire::RunResponse { task_ids: ids.iter().map(TaskId::to_string).collect() }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<wire::ListTasksRequest>,
+    ) -> Result<Response<wire::ListTasksResponse>, Status> {
+        let filter = convert::list_tasks(request.into_inner()).map_err(invalid("list tasks"))?;
+        let state = self.context.leader.state();
+        let because =
+            if state.queue().is_empty() { BTreeMap::new() } else { self.soft().await.waiting_because };
+        Ok(Response::new(page(&state, &filter, &because)))
+    }
+
+    async fn get_task(
+        &self,
+        request: Request<wire::GetTaskRequest>,
+    ) -> Result<Response<wire::TaskView>, Status> {
+        let task = convert::get_task(request.into_inner()).map_err(invalid("show the task"))?;
+        let state = self.context.leader.state();
+        let because =
+            if state.waiting(&task).is_some() { self.soft().await.waiting_because } else { BTreeMap::new() };
+        match view(&state, &task, &because) {
+            Some(view) => Ok(Response::new(view)),
+            None => Err(unknown_task(&task)),
+        }
+    }
+
+    async fn watch_tasks(
+        &self,
+        request: Request<wire::WatchTasksRequest>,
+    ) -> Result<Response<Self::WatchTasksStream>, Status> {
+        let tasks = convert::watch_tasks(request.into_inner()).map_err(invalid("watch tasks"))?;
+        Ok(Response::new(watch::watch(self.context.clone(), tasks)?))
+    }
+
+    async fn kill_task(
+        &self,
+        request: Request<wire::KillTaskRequest>,
+    ) -> Result<Response<wire::KillTaskResponse>, Status> {
+        let (request, task, grace) =
+            convert::kill_task(request.into_inner()).map_err(invalid("kill the task"))?;
+        self.context.leader.kill_task(request, task, grace).await.map_err(refused)?;
+        Ok(Response::new(wire::KillTaskResponse {}))
+    }
+
+    async fn read_output(
+        &self,
+        request: Request<wire::ReadOutputRequest>,
+    ) -> Result<Response<Self::ReadOutputStream>, Status> {
+        let wish = convert::read_output(request.into_inner()).map_err(invalid("read the output"))?;
+        let state = self.context.leader.state();
+        if state.task(&wish.task).is_none() && state.waiting(&wish.task).is_none() {
+            return Err(unknown_task(&wish.task));
+        }
+        Ok(Response::new(output::read(self.context.clone(), wish)))
+    }
+
+    async fn get_usage(
+        &self,
+        request: Request<wire::GetUsageRequest>,
+    ) -> Result<Response<wire::GetUsageResponse>, Status> {
+        let asked = convert::get_usage(request.into_inner()).map_err(invalid("show the usage"))?;
+        let usage = self.context.leader.soft().await.map_err(refused)?.usage;
+        let state = self.context.leader.state();
+        let show = |task: &TaskId| {
+            let agent = state.task(task).and_then(|task| task.agent.as_ref());
+            usage.get(task).map(|usage| convert::to_task_usage(task, agent, usage))
+        };
+        let tasks = match asked.is_empty() {
+            true => usage.keys().filter_map(show).collect(),
+            false => {
+                let is_known = |task: &TaskId| state.task(task).is_some() || state.waiting(task).is_some();
+                if let Some(stranger) = asked.iter().find(|task| !is_known(task)) {
+                    return Err(unknown_task(stranger));
+                }
+                asked.iter().filter_map(show).collect()
+            }
+        };
+        Ok(Response::new(wire::GetUsageResponse { tasks }))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<wire::ListAgentsRequest>,
+    ) -> Result<Response<wire::ListAgentsResponse>, Status> {
+        let wire::ListAgentsRequest {} = request.into_inner();
+        let offered = offered_by_agent(&self.soft().await);
+        let state = self.context.leader.state();
+        let none = Resources::default();
+        let agents = state
+            .agents()
+            .iter()
+            .map(|(agent, record)| convert::to_agent_view(agent, record, offered.get(agent).unwrap_or(&none)))
+            .collect();
+        Ok(Response::new(wire::ListAgentsResponse { agents }))
+    }
+
+    async fn get_agent(
+        &self,
+        request: Request<wire::GetAgentRequest>,
+    ) -> Result<Response<wire::AgentView>, Status> {
+        let agent = convert::get_agent(request.into_inner()).map_err(invalid("show the agent"))?;
+        let offered = offered_by_agent(&self.soft().await).remove(&agent).unwrap_or_default();
+        let state = self.context.leader.state();
+        let Some(record) = state.agent(&agent) else {
+            let message = format!("no agent has the id `{agent}`; `muster agent list` shows all of them");
+            return Err(status(&Refusal::new(RefusalCode::AgentUnknown, message)));
+        };
+        Ok(Response::new(convert::to_agent_view(&agent, record, &offered)))
+    }
+
+    async fn list_frameworks(
+        &self,
+        request: Request<wire::ListFrameworksRequest>,
+    ) -> Result<Response<wire::ListFrameworksResponse>, Status> {
+        let wire::ListFrameworksRequest {} = request.into_inner();
+        let mut offers: BTreeMap<FrameworkId, u32> = BTreeMap::new();
+        for offer in self.soft().await.offers {
+            *offers.entry(offer.framework).or_default() += 1;
+        }
+        let state = self.context.leader.state();
+        let frameworks = state
+            .frameworks()
+            .iter()
+            .map(|(id, record)| {
+                convert::to_framework_view(&state, id, record, offers.get(id).copied().unwrap_or(0))
+            })
+            .collect();
+        Ok(Response::new(wire::ListFrameworksResponse { frameworks }))
+    }
+
+    async fn teardown_framework(
+        &self,
+        request: Request<wire::TeardownFrameworkRequest>,
+    ) -> Result<Response<wire::TeardownFrameworkResponse>, Status> {
+        let (request, framework) =
+            convert::teardown_framework(request.into_inner()).map_err(invalid("tear down the framework"))?;
+        self.context.leader.teardown_framework(request, framework).await.map_err(refused)?;
+        Ok(Response::new(wire::TeardownFrameworkResponse {}))
+    }
+
+    async fn list_offers(
+        &self,
+        request: Request<wire::ListOffersRequest>,
+    ) -> Result<Response<wire::ListOffersResponse>, Status> {
+        let wire::ListOffersRequest {} = request.into_inner();
+        let soft = self.context.leader.soft().await.map_err(refused)?;
+        let now = now();
+        Ok(Response::new(wire::ListOffersResponse {
+            offers: soft.offers.iter().map(|offer| convert::to_offer_view(offer, now)).collect(),
+            held_back: soft.held_back,
+        }))
+    }
+
+    async fn list_roles(
+        &self,
+        request: Request<wire::ListRolesRequest>,
+    ) -> Result<Response<wire::ListRolesResponse>, Status> {
+        let wire::ListRolesRequest {} = request.into_inner();
+        Ok(Response::new(convert::to_roles(&self.context.leader.state())))
+    }
+
+    async fn set_role(
+        &self,
+        request: Request<wire::SetRoleRequest>,
+    ) -> Result<Response<wire::SetRoleResponse>, Status> {
+        let (request, role, weight) =
+            convert::set_role(request.into_inner()).map_err(invalid("set the role"))?;
+        self.context.leader.set_role(request, role, weight).await.map_err(refused)?;
+        Ok(Response::new(wire::SetRoleResponse {}))
+    }
+}
+
+type Reasons = BTreeMap<TaskId, Vec<String>>;
+
+/// The view of one task, whether it waits or not.
+pub(super) fn view(state: &ClusterState, task: &TaskId, because: &Reasons) -> Option<wire::TaskView> {
+    if let Some(record) = state.task(task) {
+        return Some(convert::to_task_view(record));
+    }
+    let waiting = state.waiting(task)?;
+    Some(convert::to_waiting_view(waiting, because.get(task).cloned().unwrap_or_default()))
+}
+
+pub(super) fn unknown_task(task: &TaskId) -> Status {
+    let message = format!("no task has the id `{task}`; it was never there, or was forgotten after its end");
+    status(&Refusal::new(RefusalCode::TaskUnknown, message))
+}
+
+/// One page in order of id, of launched and of waiting tasks alike.
+fn page(state: &ClusterState, filter: &convert::TaskFilter, because: &Reasons) -> wire::ListTasksResponse {
+    let convert::TaskFilter { page_size, after, framework, agent, only_live } = filter;
+    let is_after = |task: &TaskId| after.as_ref().is_none_or(|after| task > after);
+    let is_run = framework.as_ref().is_none_or(|framework| framework.as_str() == cluster::RUN_FRAMEWORK);
+    let mut waiting: Vec<&TaskId> = Vec::new();
+    if is_run && agent.is_none() {
+        waiting.extend(
+            state.queue().values().map(|waiting| &waiting.spec.task_id).filter(|task| is_after(task)),
+        );
+        waiting.sort_unstable();
+    }
+    let start = match after {
+        Some(after) => (std::ops::Bound::Excluded(after.clone()), std::ops::Bound::Unbounded),
+        None => (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded),
+    };
+    let mut launched = state
+        .tasks()
+        .range(start)
+        .filter(|(_, task)| {
+            framework.as_ref().is_none_or(|framework| task.framework == *framework)
+                && agent.as_ref().is_none_or(|agent| task.agent.as_ref() == Some(agent))
+                && !(*only_live && task.is_over())
+        })
+        .map(|(task, _)| task)
+        .peekable();
+    let mut waiting = waiting.into_iter().peekable();
+    let mut tasks = Vec::new();
+    let mut size = 0;
+    let mut last: Option<&TaskId> = None;
+    loop {
+        let next = match (launched.peek(), waiting.peek()) {
+            (Some(left), Some(right)) if left <= right => launched.next(),
+            (Some(_), None) => launched.next(),
+            (_, Some(_)) => waiting.next(),
+            (None, None) => None,
+        };
+        let Some(task) = next else {
+            return wire::ListTasksResponse { tasks, next_page_token: String::new() };
+        };
+        let Some(view) = view(state, task, because) else { continue };
+        size += view.encoded_len();
+        if let Some(last) = last
+            && (tasks.len() == *page_size || size > PAGE_BYTES_MAX)
+        {
+            return wire::ListTasksResponse { tasks, next_page_token: last.to_string() };
+        }
+        tasks.push(view);
+        last = Some(task);
+    }
+}
+
+fn offered_by_agent(soft: &SoftView) -> BTreeMap<AgentId, Resources> {
+    let mut offered: BTreeMap<AgentId, Resources> = BTreeMap::new();
+    for offer in &soft.offers {
+        let sum = offered.entry(offer.agent.clone()).or_default();
+        *sum = sum.plus(&offer.resources);
+    }
+    offered
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::EPOCH + since
+}

@@ -1,0 +1,123 @@
+//! Questions in, answers out, no rules of their own.
+//!
+//! `serve.rs` owns the sockets, `guard.rs` decides who may ask, `grpc/` and `rest.rs` answer: each
+//! method is one call of a handle and a conversion. `error.rs` is the one table of statuses.
+//! Nothing here knows how a thing is done.
+
+pub mod error;
+mod grpc;
+mod guard;
+mod rest;
+mod serve;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::body::Body;
+use http::{Request, Response, header};
+use hyper::body::Incoming;
+use model::{Refusal, RefusalCode};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+
+use crate::{
+    auth::Token,
+    leader::LeaderHandle,
+    metrics::{KindLabel, Metrics, Page},
+    raft::RaftHandle,
+};
+
+pub use guard::Peer;
+pub use serve::{BindError, Listeners};
+
+/// Longest time from a request's head to the head of its answer. Streams go on after that.
+///
+/// Longer than the leader's own patience, so that its answer comes first.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(45);
+
+/// What every method needs.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub leader: LeaderHandle,
+    pub raft: RaftHandle,
+    pub metrics: Arc<Metrics>,
+    /// Ends every stream.
+    pub stop: CancellationToken,
+    /// Owns what a stream does beside answering.
+    pub tasks: TaskTracker,
+}
+
+/// Everything that answers requests; cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    context: Context,
+    guard: Arc<guard::Guard>,
+    page: Arc<Page>,
+    grpc: axum::Router,
+}
+
+impl Api {
+    pub fn new(
+        leader: LeaderHandle,
+        raft: RaftHandle,
+        metrics: Arc<Metrics>,
+        token: Token,
+        allowed_hosts: Vec<String>,
+        stop: CancellationToken,
+    ) -> Result<Self, tonic_reflection::server::Error> {
+        let page = Arc::new(Page::new(&metrics, leader.clone(), raft.clone()));
+        let context = Context { leader, raft, metrics, stop, tasks: TaskTracker::new() };
+        let grpc = grpc::routes(&context)?;
+        Ok(Self { context, guard: Arc::new(guard::Guard::new(token, allowed_hosts)), page, grpc })
+    }
+
+    /// Answers one request of a peer; never fails, because a no is an answer.
+    async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+        let is_grpc = (request.headers().get(header::CONTENT_TYPE))
+            .and_then(|kind| kind.to_str().ok())
+            .is_some_and(|kind| kind.starts_with("application/grpc"));
+        let kind = if is_grpc { "grpc" } else { "http" };
+        self.context.metrics.requests.get_or_create(&KindLabel { kind }).inc();
+        if let Err(refusal) = self.guard.check(peer, &request) {
+            self.context.metrics.refused(refusal.code);
+            tracing::debug!(code = refusal.code.as_str(), path = request.uri().path(), "refused a request");
+            return match is_grpc {
+                true => error::status(&refusal).into_http(),
+                false => error::response(&refusal, &format!("can't answer {}", rest::shown(&request))),
+            };
+        }
+        let answer = async {
+            match is_grpc {
+                true => self.answer_grpc(request).await,
+                false => rest::answer(&self.context, &self.page, &request),
+            }
+        };
+        match tokio::time::timeout(ANSWER_TIME_MAX, answer).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => {
+                let refusal = Refusal::new(
+                    RefusalCode::OutcomeUnknown,
+                    format!(
+                        "the request was not complete, or had no answer, within {} s",
+                        ANSWER_TIME_MAX.as_secs()
+                    ),
+                );
+                self.context.metrics.refused(refusal.code);
+                error::status(&refusal).into_http()
+            }
+        }
+    }
+
+    async fn answer_grpc(&self, request: Request<Incoming>) -> Response<Body> {
+        let answer = match self.grpc.clone().oneshot(request.map(Body::new)).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        };
+        let answer = error::with_code(answer);
+        if let Some(code) = answer.headers().get(error::CODE_KEY).and_then(|code| code.to_str().ok())
+            && let Some(code) = RefusalCode::ALL.iter().find(|known| known.as_str() == code)
+        {
+            self.context.metrics.refused(*code);
+        }
+        answer
+    }
+}

@@ -1,0 +1,363 @@
+//! The coordinator as a whole: start-up is one list, shutdown is that list reversed.
+//!
+//! Puts the parts together and owns their tasks; decides nothing. A part that ends by itself stops
+//! the daemon. Start at [`Daemon::start`].
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use cluster::ClusterState;
+use model::{ClusterId, IdError};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api::{Api, BindError, Listeners},
+    auth::{Token, TokenError},
+    config::Config,
+    leader::{self, LeaderLoop, Standing, feed},
+    machine::{AgreedLog, StateMachine},
+    metrics::Metrics,
+    raft::{InitializeError, Leadership, OpenError, Raft, RaftConfig, RaftHandle, StopError},
+};
+
+/// Why the coordinator can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("can't bind the coordinator's sockets")]
+    Bind(#[source] BindError),
+    #[error("can't open the data directory")]
+    Open(#[source] OpenError),
+    #[error("can't use the cluster's id")]
+    ClusterId(#[source] IdError),
+    #[error("can't set up the credential")]
+    Token(#[source] TokenError),
+    #[error("can't begin the cluster")]
+    Initialize(#[source] InitializeError),
+    #[error("can't set up the API")]
+    Api(#[source] tonic_reflection::server::Error),
+}
+
+/// Every stable code of a start that failed; each has a page in `docs/errors/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartCode {
+    ConfigInvalid,
+    PortTaken,
+    SocketUnusable,
+    DataDirInUse,
+    DataDirForeign,
+    DataDirTooNew,
+    DataDirUnusable,
+    DataDirDamaged,
+    TokenUnusable,
+    StartFailed,
+}
+
+impl StartCode {
+    pub const ALL: &[Self] = &[
+        Self::ConfigInvalid,
+        Self::PortTaken,
+        Self::SocketUnusable,
+        Self::DataDirInUse,
+        Self::DataDirForeign,
+        Self::DataDirTooNew,
+        Self::DataDirUnusable,
+        Self::DataDirDamaged,
+        Self::TokenUnusable,
+        Self::StartFailed,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigInvalid => "config-invalid",
+            Self::PortTaken => "port-taken",
+            Self::SocketUnusable => "socket-unusable",
+            Self::DataDirInUse => "data-dir-in-use",
+            Self::DataDirForeign => "data-dir-foreign",
+            Self::DataDirTooNew => "data-dir-too-new",
+            Self::DataDirUnusable => "data-dir-unusable",
+            Self::DataDirDamaged => "data-dir-damaged",
+            Self::TokenUnusable => "token-unusable",
+            Self::StartFailed => "start-failed",
+        }
+    }
+}
+
+impl StartError {
+    pub fn code(&self) -> StartCode {
+        match self {
+            Self::Bind(BindError::Port { .. }) => StartCode::PortTaken,
+            Self::Bind(BindError::Socket { .. } | BindError::SocketPath { .. }) => StartCode::SocketUnusable,
+            Self::Open(OpenError::InUse { .. }) => StartCode::DataDirInUse,
+            Self::Open(OpenError::OtherCluster { .. } | OpenError::OtherMember { .. }) => {
+                StartCode::DataDirForeign
+            }
+            Self::Open(OpenError::Newer { .. } | OpenError::Machine { .. }) => StartCode::DataDirTooNew,
+            Self::Open(OpenError::Directory { .. }) => StartCode::DataDirUnusable,
+            Self::Open(
+                OpenError::Store { .. }
+                | OpenError::Shortened { .. }
+                | OpenError::Damaged { .. }
+                | OpenError::Record { .. }
+                | OpenError::Snapshot { .. }
+                | OpenError::SnapshotMissing { .. },
+            )
+            | Self::ClusterId(_) => StartCode::DataDirDamaged,
+            Self::Token(_) => StartCode::TokenUnusable,
+            Self::Open(OpenError::Timing { .. } | OpenError::Thread { .. } | OpenError::Start { .. })
+            | Self::Initialize(_)
+            | Self::Api(_) => StartCode::StartFailed,
+        }
+    }
+
+    /// What the operator can do about it.
+    pub fn next(&self) -> String {
+        match self {
+            Self::Bind(error) => error.next(),
+            Self::Open(error) => error.next().to_owned(),
+            Self::ClusterId(_) => {
+                "restore the data directory from a backup, or begin anew in an empty one".to_owned()
+            }
+            Self::Token(error) => error.next(),
+            Self::Initialize(_) | Self::Api(_) => "see the cause and the log of this start".to_owned(),
+        }
+    }
+}
+
+/// Why a coordinator that ran has ended, when nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("Raft stopped by itself")]
+    Raft(#[source] StopError),
+    #[error("the {part} ended by itself")]
+    Ended { part: &'static str },
+    #[error("the {part} ended with a panic")]
+    Panicked { part: &'static str },
+    #[error("the shutdown took longer than {} s, and what was left was dropped", limit.as_secs())]
+    ShutdownTooLong { limit: Duration },
+}
+
+/// A coordinator that runs.
+pub struct Daemon {
+    address: SocketAddr,
+    token: Token,
+    socket: PathBuf,
+    raft: RaftHandle,
+    shutdown_timeout: Duration,
+    /// In order of their start; stopped from the last to the first.
+    parts: Vec<Part>,
+}
+
+/// One task that the daemon owns.
+struct Part {
+    name: &'static str,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), StopError>>,
+}
+
+impl Part {
+    fn start<F>(name: &'static str, stop: CancellationToken, work: F) -> Self
+    where
+        F: Future<Output = Result<(), StopError>> + Send + 'static,
+    {
+        Self { name, stop, task: tokio::spawn(work) }
+    }
+}
+
+impl Daemon {
+    /// Starts everything, in this order; what was started ends again when a later step fails.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let port = Listeners::bind_port(config.listen).await.map_err(StartError::Bind)?;
+        let address = port
+            .local_addr()
+            .map_err(|source| StartError::Bind(BindError::Port { address: config.listen, source }))?;
+        tracing::info!(%address, "bound the port");
+
+        let metrics = Arc::new(Metrics::new());
+        let (feed, feed_reader) = feed(0, ClusterState::new());
+        let machine = StateMachine::new(feed, metrics.clone());
+        let raft_config = RaftConfig {
+            cluster_id: config.cluster_id.as_ref().map(ToString::to_string),
+            snapshot_entries: config.snapshot_entries,
+            ..RaftConfig::new(&config.data_dir, config.member_id, address.to_string())
+        };
+        let (raft, member) = Raft::open(raft_config, machine).await.map_err(StartError::Open)?;
+        let cluster = ClusterId::new(raft.cluster_id()).map_err(StartError::ClusterId)?;
+        tracing::info!(cluster_id = %cluster, member = raft.member_id(), "opened the log");
+
+        let token = Token::load_or_make(&config.token_path()).map_err(StartError::Token)?;
+        tracing::info!(path = %config.token_path().display(), "the credential is ready");
+
+        let listeners = Listeners::with_socket(port, &config.socket_path()).map_err(StartError::Bind)?;
+        tracing::info!(path = %config.socket_path().display(), "made the socket");
+
+        let raft_stop = CancellationToken::new();
+        let member = Part::start("raft member", raft_stop.clone(), member.run(raft_stop));
+        if !raft.is_initialized().await.map_err(StartError::Initialize)? {
+            raft.initialize_single().await.map_err(StartError::Initialize)?;
+            tracing::info!(cluster_id = %cluster, "began a new cluster");
+        }
+        tracing::info!("the raft member runs");
+
+        let standing_stop = CancellationToken::new();
+        let (standing, standing_seen) = watch::channel(Standing::Follows);
+        let follow = follow_leadership(raft.leadership(), standing, standing_stop.clone());
+        let standing = Part::start("leadership watch", standing_stop, follow);
+
+        let leader_stop = CancellationToken::new();
+        let log = AgreedLog::new(raft.clone());
+        let (leader_loop, leader) = LeaderLoop::new(
+            leader_config(config, cluster),
+            log,
+            feed_reader,
+            standing_seen,
+            leader_stop.clone(),
+        );
+        let leader_part = Part::start("leader loop", leader_stop, async {
+            leader_loop.run().await;
+            Ok(())
+        });
+        tracing::info!("the leader loop runs");
+
+        let api_stop = CancellationToken::new();
+        let api = Api::new(
+            leader,
+            raft.clone(),
+            metrics,
+            token.clone(),
+            config.allowed_hosts.clone(),
+            api_stop.clone(),
+        )
+        .map_err(StartError::Api)?;
+        let serving = Part::start("api", api_stop, async {
+            listeners.serve(api).await;
+            Ok(())
+        });
+        tracing::info!(%address, "the api answers");
+
+        Ok(Self {
+            address,
+            token,
+            socket: config.socket_path(),
+            raft,
+            shutdown_timeout: config.shutdown_timeout,
+            parts: vec![member, standing, leader_part, serving],
+        })
+    }
+
+    /// Where gRPC and HTTP are answered.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    pub fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
+    pub fn raft(&self) -> &RaftHandle {
+        &self.raft
+    }
+
+    /// Runs until told to stop, or until a part ends by itself; then stops everything.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
+        let ended = {
+            let tasks = self.parts.iter_mut().map(|part| &mut part.task);
+            tokio::select! {
+                () = stop.cancelled() => None,
+                (result, place, _others) = futures::future::select_all(tasks) => Some((place, result)),
+            }
+        };
+        let failure = ended.map(|(place, result)| {
+            let part = self.parts.remove(place).name;
+            match result {
+                Ok(Ok(())) => RunError::Ended { part },
+                Ok(Err(error)) => RunError::Raft(error),
+                Err(_panic) => RunError::Panicked { part },
+            }
+        });
+        if let Some(failure) = &failure {
+            tracing::error!(error = %failure, "stopping, because a part has ended");
+        }
+        let stopped = self.stop().await;
+        match failure {
+            Some(failure) => Err(failure),
+            None => stopped,
+        }
+    }
+
+    /// The start-up list reversed, with one deadline.
+    async fn stop(self) -> Result<(), RunError> {
+        let limit = self.shutdown_timeout;
+        let mut parts = self.parts;
+        let aborts: Vec<_> = parts.iter().map(|part| part.task.abort_handle()).collect();
+        let all = async {
+            let mut outcome = Ok(());
+            while let Some(Part { name, stop, task }) = parts.pop() {
+                stop.cancel();
+                match task.await {
+                    Ok(Ok(())) => tracing::info!(part = name, "stopped"),
+                    Ok(Err(error)) => outcome = Err(RunError::Raft(error)),
+                    Err(_panic) => outcome = Err(RunError::Panicked { part: name }),
+                }
+            }
+            outcome
+        };
+        match tokio::time::timeout(limit, all).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => {
+                for abort in aborts {
+                    abort.abort();
+                }
+                Err(RunError::ShutdownTooLong { limit })
+            }
+        }
+    }
+}
+
+/// Tells the leader's loop when this member leads.
+async fn follow_leadership(
+    mut leadership: watch::Receiver<Leadership>,
+    standing: watch::Sender<Standing>,
+    stop: CancellationToken,
+) -> Result<(), StopError> {
+    loop {
+        let Leadership { term, leader: _, is_leader } = *leadership.borrow_and_update();
+        let now = if is_leader { Standing::Leads { term } } else { Standing::Follows };
+        standing.send_if_modified(|known| {
+            let is_new = *known != now;
+            *known = now;
+            is_new
+        });
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            changed = leadership.changed() => if changed.is_err() { return Ok(()) },
+        }
+    }
+}
+
+fn leader_config(config: &Config, cluster: ClusterId) -> leader::Config {
+    leader::Config {
+        offer_lease: config.offer_lease,
+        agent_heartbeat: config.agent_heartbeat,
+        agent_timeout: config.agent_timeout,
+        framework_heartbeat: config.framework_heartbeat,
+        ..leader::Config::new(cluster)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_start_code_has_a_page() {
+        for code in StartCode::ALL {
+            let path = format!("{}/../docs/errors/{}.md", env!("CARGO_MANIFEST_DIR"), code.as_str());
+            let page = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert!(page.starts_with(&format!("# {}\n", code.as_str())), "{path}");
+        }
+    }
+}
