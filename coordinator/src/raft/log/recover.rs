@@ -29,8 +29,9 @@ use super::{
     writer::{Mark, Marks, Store, Writer},
 };
 
-/// Beside the entries, in the same keyspace: fjall keeps a journal until every keyspace in it is
-/// flushed, and one that is hardly written would keep 64 MiB to be replayed at each start.
+/// Beside the entries, in the same keyspace: fjall keeps a full journal (64 MiB) until every keyspace
+/// in it is flushed, and one that is hardly written would keep it for long. A start reads the journal
+/// that isn't full yet in any case.
 pub const VOTE_KEY: &str = "meta/vote";
 pub const PURGED_KEY: &str = "meta/purged";
 const IDENTITY_KEY: &str = "meta/identity";
@@ -39,7 +40,7 @@ pub const INDEX_END: u64 = 1 << 62;
 
 /// Blocks of old entries are read once, if at all.
 const CACHE_BYTES: u64 = 4 << 20;
-/// A start replays at most about this much.
+/// Small, since the entries that anyone asks for are in the log's own memory.
 const MEMTABLE_BYTES: u64 = 8 << 20;
 /// The least that fjall takes.
 const JOURNALS_BYTES: u64 = 64 << 20;
