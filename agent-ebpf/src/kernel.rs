@@ -60,11 +60,14 @@ impl Pointer {
     }
 
     /// Reads a field through the verifier's own bounds check.
+    ///
+    /// Volatile, so that the compiler doesn't merge the loads of two branches into one of "this or that struct at
+    /// this or that offset", which older verifiers can't follow.
     #[inline(always)]
     fn read<T: Copy>(self, offset: usize) -> T {
         // SAFETY: the verifier checks against BTF that a field of this size lies at this offset, and
         // loads through such a pointer have a fault handler that yields zero.
-        unsafe { *self.0.add(offset).cast::<T>() }
+        unsafe { self.0.add(offset).cast::<T>().read_volatile() }
     }
 
     /// Reads where the verifier can't follow: through a pointer to an embedded struct.
@@ -145,14 +148,15 @@ impl Signal {
         self.0.read(offset!(signal_live))
     }
 
-    /// The status of the group, if it has one apart from its leader's.
+    /// Whether the status of the group is its own, and not its leader's.
     #[inline(always)]
-    pub fn group_exit_code(self) -> Option<u32> {
-        let flags: u32 = self.0.read(offset!(signal_flags));
-        if flags & Self::GROUP_EXIT == 0 {
-            return None;
-        }
-        Some(self.0.read(offset!(signal_group_exit_code)))
+    pub fn has_group_exit(self) -> bool {
+        self.0.read::<u32>(offset!(signal_flags)) & Self::GROUP_EXIT != 0
+    }
+
+    #[inline(always)]
+    pub fn group_exit_code(self) -> u32 {
+        self.0.read(offset!(signal_group_exit_code))
     }
 }
 

@@ -29,10 +29,9 @@ pub fn m_exit(ctx: BtfTracePointContext) -> i32 {
         count(Stat::ExitOther, 1);
         return 0;
     };
-    let status = match signal.group_exit_code() {
-        Some(code) => code,
-        None => leader.exit_code(),
-    };
+    // Both are read in any case: see `Pointer::read` for what branches would make of it.
+    let (of_group, of_leader) = (signal.group_exit_code(), leader.exit_code());
+    let status = if signal.has_group_exit() { of_group } else { of_leader };
     // SAFETY: the record is ours to write. The agent copies it from low to high addresses, so one that
     // shows `ended` shows the time too.
     unsafe {

@@ -46,7 +46,8 @@ impl Pins {
         for (program, availability) in programs.availability() {
             match availability {
                 Availability::Unavailable(reason) if needs.contains(program) => {
-                    assert!(kernel_version() < EVERY_PROGRAM_SINCE, "{program}: {reason}");
+                    let is_known = reason.starts_with("not on this kernel");
+                    assert!(is_known && kernel_version() < EVERY_PROGRAM_SINCE, "{program}: {reason}");
                     eprintln!("skipped: {program} can't run: {reason}");
                     return None;
                 }
@@ -361,7 +362,9 @@ fn agent_that_will_be_killed() {
 
 #[test]
 fn after_sigkill_of_the_agent_the_next_one_finds_everything_counted() {
-    let Some(pins) = Pins::new() else { return };
+    // Only asks whether the programs can run here; the agent below loads them anew.
+    let Some((pins, programs)) = start(&[Program::Cpu, Program::Exit]) else { return };
+    programs.remove().unwrap();
     let group = Group::new();
     let mut first = Running(
         Command::new(std::env::current_exe().unwrap())
@@ -394,7 +397,7 @@ fn after_sigkill_of_the_agent_the_next_one_finds_everything_counted() {
     dies.stdin.take().unwrap().write_all(b"go\n").unwrap();
     assert_eq!(dies.wait().unwrap().code(), Some(7));
 
-    let Some(programs) = pins.open(&[Program::Cpu, Program::Exit], Limits::default()) else { return };
+    let programs = pins.open(&[Program::Cpu, Program::Exit], Limits::default()).unwrap();
     let ProcessState::Ended(exit) = programs.process_state(dying).unwrap() else {
         panic!("the exit wasn't recorded while no agent ran");
     };
