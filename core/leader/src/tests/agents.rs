@@ -263,3 +263,38 @@ fn output_is_read_from_the_agent() {
         "#]],
     );
 }
+
+#[test]
+fn statuses_survive_a_busy_log() {
+    check(
+        "agent a1 cpus=4 mem=1024
+         subscribe f1
+         accept f1 1-1 t1:cpus=1,mem=64
+         hold
+         say a1 t1:running:1
+         busy
+         say a1 t1:finished:2:released
+         commit
+         wait 1s a1",
+        expect![[r#"
+            > agent a1 cpus=4 mem=1024
+              a1#1 < welcome 1 []
+            > subscribe f1
+              f1#1 < subscribed
+              f1#1 < offers [1-1 of a1 cpus=4 mem=1024MiB]
+            > accept f1 1-1 t1:cpus=1,mem=64
+              f1 = launched [t1 launched]
+              a1#1 < launch [t1 after 0]
+            > hold
+            > say a1 t1:running:1
+            > busy
+            > say a1 t1:finished:2:released
+            > commit
+            > wait 1s a1
+              a1#1 < acknowledge [t1 1, t1 2]
+              f1#1 < 5.0 t1 running #1
+              f1#1 < 5.1 t1 finished #2 released
+              f1#1 < offers [1-2 of a1 cpus=4 mem=1024MiB]
+        "#]],
+    );
+}

@@ -319,3 +319,46 @@ fn a_torn_down_framework_hears_so_last() {
         "#]],
     );
 }
+
+/// The log had no room for an acknowledgement, and the framework had nothing newer to acknowledge.
+#[test]
+fn an_acknowledgement_survives_a_busy_log() {
+    check(
+        "agent a1 cpus=4 mem=1024
+         subscribe f1
+         accept f1 1-1 t1:cpus=1,mem=64
+         say a1 t1:running:1
+         hold
+         acknowledge f1 5.0
+         busy
+         commit
+         pending
+         wait 1s a1
+         pending",
+        expect![[r#"
+            > agent a1 cpus=4 mem=1024
+              a1#1 < welcome 1 []
+            > subscribe f1
+              f1#1 < subscribed
+              f1#1 < offers [1-1 of a1 cpus=4 mem=1024MiB]
+            > accept f1 1-1 t1:cpus=1,mem=64
+              f1 = launched [t1 launched]
+              a1#1 < launch [t1 after 0]
+            > say a1 t1:running:1
+              a1#1 < acknowledge [t1 1]
+              f1#1 < 5.0 t1 running #1
+            > hold
+            > acknowledge f1 5.0
+              f1 = done
+            > busy
+            > commit
+            > pending
+              c1-1.1 has 1 events pending
+              run has 0 events pending
+            > wait 1s a1
+            > pending
+              c1-1.1 has 0 events pending
+              run has 0 events pending
+        "#]],
+    );
+}

@@ -179,6 +179,16 @@ impl World {
                 let subscription = self.subscriptions[rest[0]].clone();
                 self.input(Input::Drained { subscription });
             }
+            "busy" => {
+                for (ticket, _) in std::mem::take(&mut self.held) {
+                    self.input(Input::Answered { ticket, result: Err(ProposeError::Busy) });
+                }
+            }
+            "pending" => {
+                for (id, framework) in self.state.frameworks() {
+                    self.out.push(format!("{id} has {} events pending", framework.events.len()));
+                }
+            }
             "unknown" => {
                 for (ticket, _) in std::mem::take(&mut self.held) {
                     self.input(Input::Answered { ticket, result: Err(ProposeError::Unknown) });
