@@ -36,7 +36,7 @@ fn deed() {
         "spin_in_real_time" => {
             become_real_time();
             let mut state = 1_u64;
-            for step in 0..100_000_000 {
+            for step in 0..20_000_000 {
                 state = std::hint::black_box(state ^ step);
             }
             std::process::exit(0);
