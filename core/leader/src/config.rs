@@ -38,6 +38,8 @@ impl Config {
     }
 }
 
+/// A round looks at every agent, some 2 µs each (5 000 agents: 13 ms), and should take half of the time at most.
+pub const CYCLE_INTERVAL_PER_AGENT: Duration = Duration::from_micros(4);
 /// How often the leader looks for silence, timeouts and work that was put off.
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 /// Agents marked unreachable at once: when the leader itself is cut off, it has time to notice.

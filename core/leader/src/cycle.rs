@@ -10,6 +10,7 @@ use cluster::ClusterState;
 use model::{Amounts, FrameworkId, Resources, RoleName, Timestamp, limits};
 
 use crate::{
+    config::CYCLE_INTERVAL_PER_AGENT,
     demand::Appetite,
     machine::Leader,
     messages::{Demand, OfferMessage, ToFramework},
@@ -41,7 +42,9 @@ impl Leader {
             return;
         }
         self.cycle.is_touched = false;
-        self.cycle.not_before = now + self.config.cycle_interval;
+        let agents = u32::try_from(state.agents().len()).unwrap_or(u32::MAX);
+        let interval = CYCLE_INTERVAL_PER_AGENT.saturating_mul(agents).max(self.config.cycle_interval);
+        self.cycle.not_before = now + interval;
         self.counts.cycles += 1;
         let allocation = self.allocate(state);
         self.cycle.held_back = allocation.held_back;

@@ -34,7 +34,8 @@ pub(crate) struct Runner {
     held: Vec<run::Offer>,
     /// Tasks that the log refused: until when they are left alone, and why.
     troubles: BTreeMap<TaskId, Trouble>,
-    demand: Vec<run::Wish>,
+    /// What was said last; absent when launches have changed what is left of it.
+    demand: Option<Vec<run::Wish>>,
     is_touched: bool,
 }
 
@@ -70,6 +71,7 @@ impl Runner {
             if let Some(refusal) = refusal_of(place) {
                 // When it may be tried again is decided where there is a clock.
                 self.troubles.insert(task, Trouble { until: Timestamp::EPOCH, refusal });
+                self.demand = None;
             }
         }
         self.is_touched = true;
@@ -111,14 +113,14 @@ impl Leader {
             return;
         }
         let demand = run::demand(&self.runner.queue(state));
-        if demand == self.runner.demand {
+        if self.runner.demand.as_ref() == Some(&demand) {
             return;
         }
         let demands = demand
             .iter()
             .map(|wish| Demand { shape: wish.shape.clone(), count: wish.count, constraints: Vec::new() })
             .collect();
-        self.runner.demand = demand;
+        self.runner.demand = Some(demand);
         let Some(caller) = self.run_caller() else { return };
         let asker = self.run_asker();
         self.call(asker, Call::SetDemand { caller, demands }, state, now);
@@ -157,6 +159,7 @@ impl Leader {
         let ids: Vec<_> = tasks.iter().map(|task| task.task_id.clone()).collect();
         self.runner.placed.extend(ids.iter().cloned());
         self.runner.placing.insert(self.runner.next_call, ids);
+        self.runner.demand = None;
         self.runner.is_touched = true;
         let tasks = tasks.iter().map(|task| task.as_ref().clone()).collect();
         // What is left over may be offered again at once: other tasks of the queue may want it.

@@ -115,3 +115,33 @@ fn a_new_leader_goes_on_placing() {
         "#]],
     );
 }
+
+/// The demand was 1 before the launch of t1, and is 1 again for t2: it must be said again all the same.
+#[test]
+fn a_task_that_comes_while_its_like_is_placed_is_placed_too() {
+    check(
+        "agent a1 cpus=4 mem=1024
+         turns
+         run t1:cpus=1,mem=64
+         run t2:cpus=1,mem=64
+         decide
+         decide
+         decide
+         decide",
+        expect![[r#"
+            > agent a1 cpus=4 mem=1024
+              a1#1 < welcome 1 []
+            > turns
+            > run t1:cpus=1,mem=64
+            > run t2:cpus=1,mem=64
+            > decide
+              user = submitted [t1]
+            > decide
+              user = submitted [t2]
+            > decide
+              a1#1 < launch [t1 after 0]
+            > decide
+              a1#1 < launch [t2 after 0]
+        "#]],
+    );
+}

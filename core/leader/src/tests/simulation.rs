@@ -232,6 +232,7 @@ impl Play {
         };
         play.settle();
         play.commit(1);
+        play.settle();
         play
     }
 
@@ -548,14 +549,10 @@ impl Play {
         self.leader.handle(input, &self.state, self.now);
     }
 
+    /// One turn. What it makes agents and frameworks say is heard in the next.
     fn settle(&mut self) {
-        loop {
-            let effects = self.leader.settle(&self.state, self.now);
-            if effects.is_empty() {
-                return;
-            }
-            self.perform(effects);
-        }
+        let effects = self.leader.settle(&self.state, self.now);
+        self.perform(effects);
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
@@ -623,7 +620,6 @@ impl Play {
             let outcome = self.apply(&entry);
             self.input(Input::Applied { changes: outcome.changes });
             self.input(Input::Answered { ticket, result: Ok(outcome.answer) });
-            self.settle();
         }
     }
 
@@ -678,10 +674,11 @@ impl Play {
                 }
                 self.acknowledge(framework);
             }
-            self.settle();
-            self.commit(usize::MAX);
-            self.wait(Duration::from_secs(1));
-            self.commit(usize::MAX);
+            for _ in 0..10 {
+                self.settle();
+                self.commit(usize::MAX);
+                self.wait(Duration::from_millis(100));
+            }
             self.check();
             let is_quiet = self.held.is_empty()
                 && self.state.queue().is_empty()

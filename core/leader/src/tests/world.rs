@@ -25,6 +25,8 @@ pub struct World {
     /// Proposals that the log has not decided yet.
     pub held: VecDeque<(Ticket, Entry)>,
     is_holding: bool,
+    /// Each line is one turn, and the log decides when told to.
+    is_single: bool,
     sessions: BTreeMap<String, SessionId>,
     session_names: BTreeMap<SessionId, String>,
     frameworks: BTreeMap<String, FrameworkId>,
@@ -53,6 +55,7 @@ impl World {
             calls: 0,
             held: VecDeque::new(),
             is_holding: false,
+            is_single: false,
             sessions: BTreeMap::new(),
             session_names: BTreeMap::new(),
             frameworks: BTreeMap::new(),
@@ -173,6 +176,12 @@ impl World {
                 self.is_holding = false;
                 self.settle();
             }
+            "turns" => self.is_single = true,
+            "decide" => {
+                if let Some((ticket, entry)) = self.held.pop_front() {
+                    self.apply(ticket, &entry);
+                }
+            }
             "unread" => self.is_drained = false,
             "drain" => {
                 self.is_drained = true;
@@ -197,7 +206,13 @@ impl World {
             "elect" => self.elect(),
             other => panic!("what is {other}?"),
         }
-        self.settle();
+        if self.is_single {
+            self.now = self.now + config().cycle_interval;
+            let effects = self.leader.settle(&self.state, self.now);
+            self.show(effects);
+        } else {
+            self.settle();
+        }
         std::mem::take(&mut self.out)
     }
 
