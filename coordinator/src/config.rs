@@ -66,7 +66,8 @@ impl Default for Config {
             // systemd waits 90 s; a coordinator has nothing to do that takes longer than this.
             shutdown_timeout: Duration::from_secs(10),
             log_format: LogFormat::Human,
-            log_filter: "info".to_owned(),
+            // The story of the day; openraft tells its own at the same level, in the words of its code.
+            log_filter: "info,openraft=warn".to_owned(),
         }
     }
 }
@@ -576,6 +577,16 @@ mod tests {
         shown += &refused("", &[], &[("agent-timeout", "15s")]);
         shown += &refused("", &[], &[("log-format", "xml")]);
         shown += &refused("", &[], &[("allowed-hosts", "a b")]);
-        expect![[r#""#]].assert_eq(&shown);
+        expect![[r#"
+            there is no setting `ofer-lease` (from file …c.toml); did you mean `offer-lease`?
+            there is no setting `listn` (from environment MUSTER_COORDINATOR_LISTN)
+            setting `offer-lease` (from file …c.toml) is not valid: `30` is no duration; write it like `500ms`, `30s`, `5m` or `1h`
+            setting `member-id` (from environment MUSTER_COORDINATOR_MEMBER_ID) is not valid: `-1` is no whole number from 1 on
+            setting `listen` (from flag) is not valid: `localhost` is no address with a port, such as 127.0.0.1:5050
+            `--listen 0.0.0.0:5050` is beyond this machine, and nothing is served there without mTLS
+            settings `agent-timeout` and `agent-heartbeat` don't fit together: an agent that is given up after 15s must be able to lose three heartbeats of 5s
+            setting `log-format` (from flag) is not valid: `xml` is no log format; take `human` or `json`
+            setting `allowed-hosts` (from flag) is not valid: `a b` is no host name
+        "#]].assert_eq(&shown);
     }
 }

@@ -37,9 +37,9 @@ pub enum StartError {
     Api(#[source] tonic_reflection::server::Error),
 }
 
-/// Every stable code of a start that failed; each has a page in `docs/errors/`.
+/// Every stable code of a coordinator that failed; each has a page in `docs/errors/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartCode {
+pub enum FailureCode {
     ConfigInvalid,
     PortTaken,
     SocketUnusable,
@@ -50,9 +50,10 @@ pub enum StartCode {
     DataDirDamaged,
     TokenUnusable,
     StartFailed,
+    CoordinatorFailed,
 }
 
-impl StartCode {
+impl FailureCode {
     pub const ALL: &[Self] = &[
         Self::ConfigInvalid,
         Self::PortTaken,
@@ -64,6 +65,7 @@ impl StartCode {
         Self::DataDirDamaged,
         Self::TokenUnusable,
         Self::StartFailed,
+        Self::CoordinatorFailed,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -78,21 +80,24 @@ impl StartCode {
             Self::DataDirDamaged => "data-dir-damaged",
             Self::TokenUnusable => "token-unusable",
             Self::StartFailed => "start-failed",
+            Self::CoordinatorFailed => "coordinator-failed",
         }
     }
 }
 
 impl StartError {
-    pub fn code(&self) -> StartCode {
+    pub fn code(&self) -> FailureCode {
         match self {
-            Self::Bind(BindError::Port { .. }) => StartCode::PortTaken,
-            Self::Bind(BindError::Socket { .. } | BindError::SocketPath { .. }) => StartCode::SocketUnusable,
-            Self::Open(OpenError::InUse { .. }) => StartCode::DataDirInUse,
-            Self::Open(OpenError::OtherCluster { .. } | OpenError::OtherMember { .. }) => {
-                StartCode::DataDirForeign
+            Self::Bind(BindError::Port { .. }) => FailureCode::PortTaken,
+            Self::Bind(BindError::Socket { .. } | BindError::SocketPath { .. }) => {
+                FailureCode::SocketUnusable
             }
-            Self::Open(OpenError::Newer { .. } | OpenError::Machine { .. }) => StartCode::DataDirTooNew,
-            Self::Open(OpenError::Directory { .. }) => StartCode::DataDirUnusable,
+            Self::Open(OpenError::InUse { .. }) => FailureCode::DataDirInUse,
+            Self::Open(OpenError::OtherCluster { .. } | OpenError::OtherMember { .. }) => {
+                FailureCode::DataDirForeign
+            }
+            Self::Open(OpenError::Newer { .. } | OpenError::Machine { .. }) => FailureCode::DataDirTooNew,
+            Self::Open(OpenError::Directory { .. }) => FailureCode::DataDirUnusable,
             Self::Open(
                 OpenError::Store { .. }
                 | OpenError::Shortened { .. }
@@ -101,11 +106,11 @@ impl StartError {
                 | OpenError::Snapshot { .. }
                 | OpenError::SnapshotMissing { .. },
             )
-            | Self::ClusterId(_) => StartCode::DataDirDamaged,
-            Self::Token(_) => StartCode::TokenUnusable,
+            | Self::ClusterId(_) => FailureCode::DataDirDamaged,
+            Self::Token(_) => FailureCode::TokenUnusable,
             Self::Open(OpenError::Timing { .. } | OpenError::Thread { .. } | OpenError::Start { .. })
             | Self::Initialize(_)
-            | Self::Api(_) => StartCode::StartFailed,
+            | Self::Api(_) => FailureCode::StartFailed,
         }
     }
 
@@ -353,8 +358,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_start_code_has_a_page() {
-        for code in StartCode::ALL {
+    fn every_failure_code_has_a_page() {
+        for code in FailureCode::ALL {
             let path = format!("{}/../docs/errors/{}.md", env!("CARGO_MANIFEST_DIR"), code.as_str());
             let page = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
             assert!(page.starts_with(&format!("# {}\n", code.as_str())), "{path}");

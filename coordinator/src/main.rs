@@ -5,7 +5,7 @@ use std::{error::Error, io::IsTerminal as _, path::PathBuf, process::ExitCode};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use coordinator::{
     config::{Config, Loaded, LogFormat, SETTINGS, VARIABLE_PREFIX},
-    daemon::{Daemon, StartCode},
+    daemon::{Daemon, FailureCode},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let loaded = match load(&matches) {
         Ok(loaded) => loaded,
         Err(error) => {
-            tell("can't take the settings", &error, &error.next(), StartCode::ConfigInvalid.as_str());
+            tell("can't take the settings", &error, &error.next(), FailureCode::ConfigInvalid.as_str());
             return ExitCode::from(2);
         }
     };
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            tell("can't start the runtime", &error, "see the cause", StartCode::StartFailed.as_str());
+            tell("can't start the runtime", &error, "see the cause", FailureCode::StartFailed.as_str());
             return ExitCode::FAILURE;
         }
     };
@@ -70,7 +70,7 @@ async fn run(config: &Config) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let next = "see the log above; start it again, and report it with the log if it comes back";
-            tell("the coordinator has failed", &error, next, "coordinator-failed");
+            tell("the coordinator has failed", &error, next, FailureCode::CoordinatorFailed.as_str());
             ExitCode::FAILURE
         }
     }

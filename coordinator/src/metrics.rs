@@ -391,7 +391,7 @@ fn encode_state(page: &mut DescriptorEncoder<'_>, state: &ClusterState) -> Resul
     };
     labelled(
         page,
-        "resources_total",
+        "resources_capacity",
         "What agents that answer have, in the unit of each kind",
         kinds(&total).into_iter().map(|(kind, amount)| ("kind", kind, amount)),
     )?;

@@ -215,7 +215,7 @@ mod tests {
             let path = format!("{}/../docs/errors/{code}.md", env!("CARGO_MANIFEST_DIR"));
             let page = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
             assert!(page.starts_with(&format!("# {code}\n")), "{path} does not begin with its code");
-            for part in ["## What it means", "## What to do"] {
+            for part in ["## How one gets there", "## What to do"] {
                 assert!(page.contains(part), "{path} has no part `{part}`");
             }
         }

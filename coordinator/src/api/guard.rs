@@ -182,7 +182,61 @@ mod tests {
              GET /health; host: 127.0.0.1:5050; sec-fetch-site: cross-site
              GET /health; host: 127.0.0.1:5050; sec-fetch-site: none",
         );
-        expect![[r#""#]].assert_eq(&verdicts);
+        expect![[r#"
+            GET /health; host: 127.0.0.1:5050
+                may
+            GET /health; host: localhost:5050
+                may
+            GET /metrics; host: [::1]:5050
+                may
+            HEAD /metrics; host: muster.example
+                may
+            POST /health; host: 127.0.0.1
+                unauthenticated: the request shows no credential
+            GET /health/; host: 127.0.0.1
+                unauthenticated: the request shows no credential
+            GET /; host: 127.0.0.1:5050
+                unauthenticated: the request shows no credential
+            GET /; host: 127.0.0.1:5050; authorization: Bearer TOKEN
+                may
+            GET /; host: 127.0.0.1:5050; authorization: bearer TOKEN
+                may
+            GET /; host: 127.0.0.1:5050; authorization: Basic TOKEN
+                unauthenticated: the request shows a credential that isn't valid here
+            GET /; host: 127.0.0.1:5050; authorization: Bearer 00
+                unauthenticated: the request shows a credential that isn't valid here
+            GET /; host: 127.0.0.1:5050; authorization: Bearer TOKEN; authorization: Bearer TOKEN
+                unauthenticated: the request shows a credential that isn't valid here
+            POST http://127.0.0.1:5050/x; authorization: Bearer TOKEN
+                may
+            GET /health
+                origin-refused: the request names no host
+            GET /health; host: evil.example:5050
+                origin-refused: the request is for host `evil.example`, which isn't served here
+            GET /health; host: 127.0.0.1.evil.example
+                origin-refused: the request is for host `127.0.0.1.evil.example`, which isn't served here
+            GET /health; host: 127.0.0.1; host: 127.0.0.1
+                origin-refused: the request names several hosts
+            GET http://127.0.0.1/health; host: evil.example
+                origin-refused: the request names two hosts
+            GET /health; host: evil@127.0.0.1
+                origin-refused: the request's host holds a user
+            GET /health; host: 10.0.0.1
+                origin-refused: the request is for host `10.0.0.1`, which isn't served here
+            GET /health; host: 127.0.0.1:5050; origin: http://evil.example
+                origin-refused: the request comes from a web page of another origin
+            GET /health; host: 127.0.0.1:5050; origin: null
+                origin-refused: the request comes from a web page of another origin
+            GET /health; host: 127.0.0.1:5050; origin: http://127.0.0.1:5051
+                origin-refused: the request comes from a web page of another origin
+            GET /health; host: 127.0.0.1:5050; origin: http://127.0.0.1:5050
+                may
+            GET /health; host: 127.0.0.1:5050; sec-fetch-site: cross-site
+                origin-refused: the request comes from a web page of another site
+            GET /health; host: 127.0.0.1:5050; sec-fetch-site: none
+                may
+        "#]]
+        .assert_eq(&verdicts);
     }
 
     #[test]

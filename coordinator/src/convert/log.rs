@@ -378,3 +378,35 @@ fn to_specs(specs: &[Arc<TaskSpec>]) -> Vec<proto::types::v1::TaskSpec> {
 fn specs(field: &str, specs: Vec<proto::types::v1::TaskSpec>) -> Result<Vec<Arc<TaskSpec>>, Invalid> {
     each(field, specs, |spec| task_spec(spec).map(Arc::new))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convert::testing;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_entry_that_was_written_can_be_read(entry in testing::entry()) {
+            prop_assert_eq!(decode_entry(&encode_entry(&entry)).unwrap(), entry);
+        }
+
+        #[test]
+        fn an_answer_that_was_written_can_be_read(answer in testing::answer()) {
+            prop_assert_eq!(decode_answer(&encode_answer(&answer)).unwrap(), answer);
+        }
+
+        #[test]
+        fn bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _either = decode_entry(&bytes);
+            let _either = decode_answer(&bytes);
+        }
+    }
+
+    #[test]
+    fn what_needs_a_newer_version_is_refused_before_it_is_read() {
+        let version = VERSION_SUPPORTED + 1;
+        let bytes = wire::LogEntry { version, at_us: 0, command: None }.encode_to_vec();
+        assert!(matches!(decode_entry(&bytes), Err(LogError::TooNew { version: found }) if found == version));
+    }
+}

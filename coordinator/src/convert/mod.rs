@@ -9,6 +9,8 @@ pub mod log;
 pub mod operator;
 pub mod scheduler;
 mod snapshot;
+#[cfg(test)]
+mod testing;
 mod types;
 
 use std::{fmt, str::FromStr, time::Duration};
@@ -117,10 +119,7 @@ fn at_most(field: &str, count: usize, max: usize) -> Result<(), Invalid> {
 /// A text for people or other programs: bounded, and without control characters that would fool a terminal.
 fn text(field: &str, text: String, max: usize) -> Result<String, Invalid> {
     if text.len() > max {
-        return Err(Invalid::new(
-            field,
-            format_args!("has {} bytes; at most {max} are allowed", text.len()),
-        ));
+        return Err(Invalid::new(field, format_args!("has {} bytes; at most {max} are allowed", text.len())));
     }
     if text.chars().any(char::is_control) {
         return Err(Invalid::new(field, "holds a control character"));

@@ -378,3 +378,53 @@ pub fn to_status(state: &ClusterState, facts: MemberFacts) -> wire::GetStatusRes
 pub fn count(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(id: &str, name: &str, count: Option<u32>) -> wire::RunRequest {
+        let resources = types::Resources { cpus_milli: 100, mem_mib: 64, ..types::Resources::default() };
+        wire::RunRequest {
+            request_id: "0123456789abcdef0123456789abcdef".to_owned(),
+            spec: Some(types::TaskSpec {
+                task_id: id.to_owned(),
+                name: name.to_owned(),
+                resources: Some(resources),
+                command: vec!["true".to_owned()],
+                ..types::TaskSpec::default()
+            }),
+            count,
+        }
+    }
+
+    fn ids(request: wire::RunRequest) -> Vec<String> {
+        run(request).unwrap().1.into_iter().map(|spec| spec.task_id.to_string()).collect()
+    }
+
+    #[test]
+    fn ids_are_made_where_the_caller_gives_none() {
+        assert_eq!(ids(request("given", "x", None)), ["given"]);
+        assert_eq!(ids(request("given", "x", Some(2))), ["given-1", "given-2"]);
+        assert_eq!(ids(request("", "hello", None)), ["hello.89abcdef0123456789abcdef"]);
+        assert_eq!(ids(request("", "", None)), ["task.89abcdef0123456789abcdef"]);
+        assert_eq!(ids(request("", "../ü x", None)), ["x.89abcdef0123456789abcdef"]);
+        let long = ids(request("", &"n".repeat(128), Some(limits::RUN_COUNT_MAX)));
+        assert_eq!(long.len(), 10_000);
+        assert_eq!(
+            ids(request("", "hello", None)),
+            ids(request("", "hello", None)),
+            "a repeat makes the same"
+        );
+    }
+
+    #[test]
+    fn absurd_counts_are_refused() {
+        for count in [0, limits::RUN_COUNT_MAX + 1, u32::MAX] {
+            assert_eq!(run(request("a", "", Some(count))).unwrap_err().field, "count");
+        }
+        let mut large = request("a", "", Some(1_000));
+        large.spec.as_mut().unwrap().command = vec!["x".repeat(100_000)];
+        assert_eq!(run(large).unwrap_err().field, "count");
+    }
+}

@@ -323,3 +323,34 @@ fn kept(record: wire::KeptAnswer) -> Result<AnswerPart, Invalid> {
     };
     Ok(AnswerPart { index, request: id("request_id", &request_id)?, asked, answer })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convert::testing;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn parts_that_were_written_can_be_read(given in testing::parts()) {
+            let bytes = to_snapshot(&given).encode_to_vec();
+            prop_assert_eq!(parts(wire::Snapshot::decode(&*bytes).unwrap()).unwrap(), given);
+        }
+
+        #[test]
+        fn bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _either = decode_snapshot(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_newer_snapshot_is_refused() {
+        let version = VERSION_SUPPORTED + 1;
+        let bytes = wire::Snapshot { version, ..wire::Snapshot::default() }.encode_to_vec();
+        assert!(
+            matches!(decode_snapshot(&bytes), Err(SnapshotError::TooNew { version: found }) if found == version)
+        );
+    }
+}

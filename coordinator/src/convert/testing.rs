@@ -1,0 +1,392 @@
+//! Arbitrary values of the model, for the property that what is written can be read.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use cluster::{
+    AgentFacts, AgentPart, Answer, AnswerPart, Asked, Command, EndedPart, Entry, FrameworkInfo,
+    FrameworkPart, FrameworkState, KillBy, KnownTask, Parts, RolePart, Task, WaitingPart,
+};
+use model::{
+    AgentId, ClusterId, Cursor, Duration, Exit, FrameworkEvent, FrameworkId, KillOrder, PortRange,
+    PortRanges, Reason, Refusal, RefusalCode, RequestId, Resources, RoleName, ScalarName, SharedNamespaces,
+    TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, Usage,
+};
+use proptest::{collection::btree_map, collection::vec, option, prelude::*, sample::select};
+
+pub fn task_id() -> impl Strategy<Value = TaskId> {
+    "[A-Za-z0-9][A-Za-z0-9._-]{0,20}".prop_map(|text| TaskId::new(&text).unwrap())
+}
+
+pub fn framework_id() -> impl Strategy<Value = FrameworkId> {
+    "[a-z0-9][a-z0-9.-]{0,20}".prop_map(|text| FrameworkId::new(&text).unwrap())
+}
+
+pub fn agent_id() -> impl Strategy<Value = AgentId> {
+    "[a-z0-9][a-z0-9.-]{0,20}".prop_map(|text| AgentId::new(&text).unwrap())
+}
+
+fn request_id() -> impl Strategy<Value = RequestId> {
+    "[a-z0-9][a-z0-9.-]{0,20}".prop_map(|text| RequestId::new(&text).unwrap())
+}
+
+fn role() -> impl Strategy<Value = RoleName> {
+    "[a-z0-9][a-z0-9_-]{0,10}".prop_map(|text| RoleName::new(&text).unwrap())
+}
+
+fn at() -> impl Strategy<Value = Timestamp> {
+    any::<i64>().prop_map(Timestamp)
+}
+
+fn cursor() -> impl Strategy<Value = Cursor> {
+    (any::<u64>(), any::<u32>()).prop_map(|(index, ordinal)| Cursor { index, ordinal })
+}
+
+fn grace() -> impl Strategy<Value = Duration> {
+    (0..=model::limits::KILL_GRACE_MS_MAX).prop_map(Duration::from_millis)
+}
+
+fn ports() -> impl Strategy<Value = PortRanges> {
+    vec((1u32..60_000, 0u32..50), 0..4).prop_map(|ranges| {
+        let mut ports = PortRanges::default();
+        for (first, size) in ranges {
+            let range = PortRange::new(first, first + size).unwrap();
+            ports = ports.union(&PortRanges::new(vec![range]).unwrap());
+        }
+        ports
+    })
+}
+
+pub fn resources() -> impl Strategy<Value = Resources> {
+    let scalars = btree_map("[a-z0-9][a-z0-9_-]{0,8}", 1u64.., 0..3).prop_map(|scalars| {
+        scalars.into_iter().map(|(name, amount)| (ScalarName::new(&name).unwrap(), amount)).collect()
+    });
+    (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>(), ports(), scalars).prop_map(
+        |(cpus_milli, mem_mib, disk_mib, gpus, ports, scalars)| Resources {
+            cpus_milli,
+            mem_mib,
+            disk_mib,
+            gpus,
+            ports,
+            scalars,
+        },
+    )
+}
+
+fn texts() -> impl Strategy<Value = BTreeMap<String, String>> {
+    btree_map(".{0,8}", ".{0,8}", 0..3)
+}
+
+pub fn spec() -> impl Strategy<Value = TaskSpec> {
+    let names = (task_id(), ".{0,12}", resources(), vec(".{0,12}", 0..3), texts());
+    let rest = (
+        option::of(".{0,8}"),
+        option::of(".{0,8}"),
+        option::of(any::<u64>()),
+        option::of(any::<u32>()),
+        grace(),
+        texts(),
+        any::<(bool, bool)>(),
+    );
+    (names, rest).prop_map(|((task_id, name, resources, command, env), rest)| {
+        let (user, cwd, cpu_limit_milli, pids_limit, kill_grace, labels, (pid, ipc)) = rest;
+        TaskSpec {
+            task_id,
+            name,
+            resources,
+            command,
+            env,
+            user,
+            cwd,
+            cpu_limit_milli,
+            pids_limit,
+            kill_grace,
+            labels,
+            shared_namespaces: SharedNamespaces { pid, ipc },
+        }
+    })
+}
+
+fn state() -> impl Strategy<Value = TaskState> {
+    select(TaskState::ALL)
+}
+
+fn reason() -> impl Strategy<Value = Reason> {
+    select(&[
+        Reason::None,
+        Reason::CommandExited,
+        Reason::CommandSignaled,
+        Reason::KillRequested,
+        Reason::MemoryLimit,
+        Reason::CommandNotExecutable,
+        Reason::UserRefused,
+        Reason::LaunchFailed,
+        Reason::ExitStatusUnknown,
+        Reason::AgentRebooted,
+        Reason::AgentUnreachable,
+        Reason::AgentGone,
+        Reason::AgentLostTask,
+        Reason::FrameworkTornDown,
+        Reason::Reconciliation,
+        Reason::TaskUnknown,
+    ])
+}
+
+fn exit() -> impl Strategy<Value = Exit> {
+    prop_oneof![any::<u8>().prop_map(Exit::Code), any::<u8>().prop_map(Exit::Signal)]
+}
+
+fn usage() -> impl Strategy<Value = Usage> {
+    (at(), proptest::array::uniform7(option::of(any::<u64>()))).prop_map(|(at, figures)| {
+        let [
+            cpu_ns,
+            cpu_throttled_ns,
+            memory_bytes,
+            memory_working_set_bytes,
+            memory_limit_bytes,
+            oom_kills,
+            processes,
+        ] = figures;
+        Usage {
+            at,
+            cpu_ns,
+            cpu_throttled_ns,
+            memory_bytes,
+            memory_working_set_bytes,
+            memory_limit_bytes,
+            oom_kills,
+            processes,
+        }
+    })
+}
+
+pub fn status() -> impl Strategy<Value = TaskStatus> {
+    let who = (task_id(), framework_id(), option::of(agent_id()), state(), reason());
+    let what = (".{0,20}", option::of(exit()), at(), any::<u64>(), any::<bool>(), option::of(usage()));
+    (who, what).prop_map(|((task_id, framework_id, agent_id, state, reason), what)| {
+        let (message, exit, at, sequence, is_released, usage) = what;
+        TaskStatus {
+            task_id,
+            framework_id,
+            agent_id,
+            state,
+            reason,
+            message,
+            exit,
+            at,
+            sequence,
+            is_released,
+            usage,
+        }
+    })
+}
+
+fn info() -> impl Strategy<Value = FrameworkInfo> {
+    (".{0,12}", role(), 0u64..=u64::from(u32::MAX)).prop_map(|(name, role, us)| FrameworkInfo {
+        name,
+        role,
+        failover_timeout: Duration::from_micros(us),
+    })
+}
+
+fn facts() -> impl Strategy<Value = AgentFacts> {
+    (".{0,8}", ".{1,8}", ".{0,8}", ".{0,8}", resources(), texts(), vec(".{0,8}", 0..3)).prop_map(
+        |(hostname, boot_id, address, version, total, attributes, limitations)| AgentFacts {
+            hostname,
+            boot_id,
+            address,
+            version,
+            total,
+            attributes,
+            limitations,
+        },
+    )
+}
+
+fn known_task() -> impl Strategy<Value = KnownTask> {
+    (task_id(), any::<u64>(), state()).prop_map(|(task, sequence, state)| KnownTask { task, sequence, state })
+}
+
+fn specs() -> impl Strategy<Value = Vec<Arc<TaskSpec>>> {
+    vec(spec().prop_map(Arc::new), 0..3)
+}
+
+fn request() -> impl Strategy<Value = Option<RequestId>> {
+    option::of(request_id())
+}
+
+/// Every command; a new one must be added here, which the count in the test of `log.rs` notices.
+pub fn command() -> impl Strategy<Value = Command> {
+    let frameworks =
+        prop_oneof![
+            "[a-z0-9]{1,8}".prop_map(|id| Command::Initialize { cluster: ClusterId::new(&id).unwrap() }),
+            any::<u32>().prop_map(|version| Command::RaiseVersion { version }),
+            (framework_id(), info(), request()).prop_map(|(framework, info, request)| {
+                Command::RegisterFramework { framework, info, request }
+            }),
+            (framework_id(), info(), request())
+                .prop_map(|(framework, info, request)| Command::UpdateFramework { framework, info, request }),
+            framework_id().prop_map(|framework| Command::ConnectFramework { framework }),
+            framework_id().prop_map(|framework| Command::DisconnectFramework { framework }),
+            (framework_id(), request())
+                .prop_map(|(framework, request)| Command::TearDownFramework { framework, request }),
+            (framework_id(), cursor())
+                .prop_map(|(framework, cursor)| Command::AcknowledgeEvents { framework, cursor }),
+        ];
+    let by = prop_oneof![Just(KillBy::Operator), framework_id().prop_map(KillBy::Framework)];
+    let launch = (framework_id(), request(), agent_id(), any::<u64>(), role(), resources(), specs());
+    let tasks = prop_oneof![
+        (agent_id(), facts(), vec(known_task(), 0..3))
+            .prop_map(|(agent, facts, tasks)| Command::RegisterAgent { agent, facts, tasks }),
+        (agent_id(), any::<u64>()).prop_map(|(agent, epoch)| Command::MarkAgentUnreachable { agent, epoch }),
+        launch.prop_map(|(framework, request, agent, epoch, role, offered, tasks)| Command::Launch {
+            framework,
+            request,
+            agent,
+            epoch,
+            role,
+            offered,
+            tasks,
+        }),
+        (by, task_id(), option::of(grace()), request())
+            .prop_map(|(by, task, grace, request)| Command::Kill { by, task, grace, request }),
+        (agent_id(), any::<u64>(), vec(status(), 0..3))
+            .prop_map(|(agent, epoch, statuses)| Command::RecordStatuses { agent, epoch, statuses }),
+        (request(), specs()).prop_map(|(request, tasks)| Command::SubmitRun { request, tasks }),
+        (role(), any::<u64>(), request()).prop_map(|(role, weight_milli, request)| Command::SetRole {
+            role,
+            weight_milli,
+            request
+        }),
+        (any::<u64>(), option::of(at())).prop_map(|(keep, before)| Command::Prune { keep, before }),
+    ];
+    prop_oneof![frameworks, tasks]
+}
+
+pub fn entry() -> impl Strategy<Value = Entry> {
+    (at(), command()).prop_map(|(at, command)| Entry { at, command })
+}
+
+fn refusal() -> impl Strategy<Value = Refusal> {
+    (select(RefusalCode::ALL), ".{0,20}").prop_map(|(code, message)| Refusal { code, message })
+}
+
+fn good_answer() -> impl Strategy<Value = Answer> {
+    prop_oneof![
+        Just(Answer::Done),
+        framework_id().prop_map(|framework| Answer::FrameworkRegistered { framework }),
+        any::<u64>().prop_map(|epoch| Answer::AgentRegistered { epoch }),
+        vec((task_id(), option::of(refusal())), 0..3).prop_map(Answer::Launched),
+        vec((task_id(), any::<u64>()), 0..3).prop_map(Answer::Recorded),
+        vec(task_id(), 0..3).prop_map(Answer::Submitted),
+        any::<u64>().prop_map(|tasks| Answer::Pruned { tasks }),
+    ]
+}
+
+pub fn answer() -> impl Strategy<Value = Result<Answer, Refusal>> {
+    prop_oneof![good_answer().prop_map(Ok), refusal().prop_map(Err)]
+}
+
+fn answer_part() -> impl Strategy<Value = AnswerPart> {
+    let asked = prop_oneof![
+        ".{0,8}".prop_map(|name| Asked::RegisterFramework { name }),
+        Just(Asked::UpdateFramework),
+        framework_id().prop_map(Asked::TearDownFramework),
+        Just(Asked::Launch),
+        task_id().prop_map(Asked::Kill),
+        Just(Asked::SubmitRun),
+        role().prop_map(Asked::SetRole),
+    ];
+    (any::<u64>(), request_id(), asked, good_answer())
+        .prop_map(|(index, request, asked, answer)| AnswerPart { index, request, asked, answer })
+}
+
+fn event() -> impl Strategy<Value = (Cursor, Arc<FrameworkEvent>)> {
+    let event = prop_oneof![
+        status().prop_map(FrameworkEvent::Status),
+        agent_id().prop_map(FrameworkEvent::AgentLost),
+        agent_id().prop_map(FrameworkEvent::AgentBack),
+    ];
+    (cursor(), event.prop_map(Arc::new))
+}
+
+fn framework_part() -> impl Strategy<Value = FrameworkPart> {
+    let state =
+        prop_oneof![Just(FrameworkState::Connected), at().prop_map(|at| FrameworkState::Disconnected { at })];
+    let known = (framework_id(), info(), state, any::<bool>());
+    let heard = (vec(event(), 0..3), cursor(), option::of(cursor()), vec(answer_part(), 0..2));
+    (known, heard).prop_map(|((framework, info, state, is_built_in), heard)| {
+        let (events, acknowledged, compacted_to, answers) = heard;
+        FrameworkPart { framework, info, state, is_built_in, events, acknowledged, compacted_to, answers }
+    })
+}
+
+fn agent_part() -> impl Strategy<Value = AgentPart> {
+    (agent_id(), facts(), any::<u64>(), any::<bool>(), at(), at()).prop_map(
+        |(agent, facts, epoch, is_reachable, registered_at, changed_at)| AgentPart {
+            agent,
+            facts,
+            epoch,
+            is_reachable,
+            registered_at,
+            changed_at,
+        },
+    )
+}
+
+fn task() -> impl Strategy<Value = Task> {
+    let who = (spec(), framework_id(), role(), option::of(agent_id()), any::<u64>(), state());
+    let what = (
+        option::of(grace().prop_map(|grace| KillOrder { grace })),
+        any::<bool>(),
+        option::of(status()),
+        any::<u64>(),
+        at(),
+        at(),
+    );
+    (who, what).prop_map(|((spec, framework, role, agent, epoch, state), what)| {
+        let (kill, is_released, status, recorded_sequence, created_at, changed_at) = what;
+        Task {
+            spec: Arc::new(spec),
+            framework,
+            role,
+            agent,
+            epoch,
+            state,
+            kill,
+            is_released,
+            status,
+            recorded_sequence,
+            created_at,
+            changed_at,
+        }
+    })
+}
+
+pub fn parts() -> impl Strategy<Value = Parts> {
+    let ended = (framework_id(), any::<u64>(), at()).prop_map(|(framework, index, at)| EndedPart {
+        framework,
+        index,
+        at,
+    });
+    let role_part = (role(), any::<u64>()).prop_map(|(role, weight_milli)| RolePart { role, weight_milli });
+    let waiting = (cursor(), spec(), at()).prop_map(|(place, spec, submitted_at)| WaitingPart {
+        place,
+        spec: Arc::new(spec),
+        submitted_at,
+    });
+    let cluster = option::of("[a-z0-9]{1,8}".prop_map(|id| ClusterId::new(&id).unwrap()));
+    let head = (cluster, 0..=cluster::VERSION_SUPPORTED, any::<u64>());
+    let records = (
+        vec(framework_part(), 0..2),
+        vec(ended, 0..2),
+        vec(agent_part(), 0..2),
+        vec(task().prop_map(Arc::new), 0..2),
+        vec(role_part, 0..2),
+        vec(waiting, 0..2),
+        vec(answer_part(), 0..2),
+    );
+    (head, records).prop_map(|((cluster, version, applied), records)| {
+        let (frameworks, ended, agents, tasks, roles, queue, answers) = records;
+        Parts { cluster, version, applied, frameworks, ended, agents, tasks, roles, queue, answers }
+    })
+}
