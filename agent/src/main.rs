@@ -1,1 +1,190 @@
-fn main() {}
+//! The `muster-agent` command: reads its settings, starts the daemon, and says why if it can't.
+
+use std::{error::Error, io::IsTerminal as _, path::PathBuf, process::ExitCode};
+
+use agent::{
+    actor::Stop,
+    config::{Config, ConfigError, Loaded, LogFormat, SETTINGS, VARIABLE_PREFIX},
+    daemon::{Daemon, FailureCode},
+    doctor, inspect,
+};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+fn main() -> ExitCode {
+    let matches = command().get_matches();
+    let verb = matches.subcommand().map_or("run", |(verb, _)| verb).to_owned();
+    // Settings may stand before the verb and after it.
+    let inner = matches.subcommand().map_or(&matches, |(_, inner)| inner);
+    let loaded = match load(inner) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            tell("can't take the settings", &error, &error.next(), FailureCode::ConfigInvalid.as_str());
+            return ExitCode::from(2);
+        }
+    };
+    if inner.get_flag(PRINT_CONFIG) {
+        return print(&loaded.to_text(), true);
+    }
+    let config = loaded.config;
+    start_logging(&config);
+    match verb.as_str() {
+        DOCTOR => {
+            let (report, can_run) = doctor::examine(&config);
+            print(&report, can_run)
+        }
+        INSPECT => print(&inspect::report(&config), true),
+        _ => start(&config),
+    }
+}
+
+fn start(config: &Config) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tell("can't start the runtime", &error, "see the cause", FailureCode::StartFailed.as_str());
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run(config));
+    // What still blocks a thread has had its time in the daemon's own shutdown.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(config: &Config) -> ExitCode {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        eprintln!("error: can't listen for signals");
+        return ExitCode::FAILURE;
+    };
+    let (told, stop) = watch::channel(Stop::No);
+    let ends_tasks = config.end_tasks_on_exit;
+    let listening = tokio::spawn(async move {
+        // An agent that is replaced gets SIGTERM, and its tasks go on; a person at the terminal means it all.
+        let (name, how) = tokio::select! {
+            _ = terminate.recv() => ("SIGTERM", if ends_tasks { Stop::EndTasks } else { Stop::LeaveTasks }),
+            _ = interrupt.recv() => ("SIGINT", Stop::EndTasks),
+        };
+        tracing::info!(signal = name, ends_tasks = how == Stop::EndTasks, "stopping, as told");
+        told.send_replace(how);
+        // Held until the end, so that nobody takes its loss for a word.
+        std::future::pending::<()>().await;
+        drop(told);
+    });
+    let daemon = match Daemon::start(config).await {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            tell("can't start the agent", &error, &error.next(), error.code().as_str());
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = daemon.run(stop).await;
+    listening.abort();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell("the agent has stopped", &error, &error.next(), error.code().as_str());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+const CONFIG: &str = "config";
+const PRINT_CONFIG: &str = "print-config";
+const DOCTOR: &str = "doctor";
+const INSPECT: &str = "inspect";
+
+fn command() -> Command {
+    let command = with_settings(Command::new("muster-agent"))
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Runs what the coordinator assigns to this host, and says what it sees")
+        .args_conflicts_with_subcommands(true)
+        .after_help(
+            "Settings come from the file, then from the environment (MUSTER_AGENT_ and the name in capitals), \
+             then from flags; the last one counts.\n\
+             SIGTERM stops the agent and leaves its tasks running; SIGINT ends them too.\n\nExamples:\n  \
+             muster-agent --coordinator http://127.0.0.1:5050 --token-file /var/lib/muster/coordinator/token\n  \
+             muster-agent doctor",
+        );
+    let verbs = [
+        ("run", "Run the agent (the default)"),
+        (DOCTOR, "Say what this host offers, and what is lost where it does not"),
+        (INSPECT, "Show tasks as recorded, running and on disk, side by side"),
+    ];
+    verbs.into_iter().fold(command, |command, (verb, about)| {
+        command.subcommand(with_settings(Command::new(verb)).about(about))
+    })
+}
+
+fn with_settings(command: Command) -> Command {
+    let command = command
+        .arg(
+            Arg::new(CONFIG)
+                .long(CONFIG)
+                .value_name("FILE")
+                .env("MUSTER_AGENT_CONFIG")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("Settings as TOML"),
+        )
+        .arg(
+            Arg::new(PRINT_CONFIG)
+                .long(PRINT_CONFIG)
+                .action(ArgAction::SetTrue)
+                .help("Print every setting, its value and where it came from, and exit"),
+        );
+    SETTINGS.iter().fold(command, |command, setting| {
+        let default = setting.default_text();
+        let help = match default.is_empty() || setting.value_name.is_none() {
+            true => setting.help.to_owned(),
+            false => format!("{} [default: {default}]", setting.help),
+        };
+        let flag = Arg::new(setting.key).long(setting.key).help(help);
+        let flag = match setting.value_name {
+            Some(name) => flag.value_name(name),
+            None => {
+                flag.num_args(0..=1).require_equals(true).default_missing_value("true").value_name("BOOL")
+            }
+        };
+        command.arg(flag)
+    })
+}
+
+fn load(matches: &ArgMatches) -> Result<Loaded, ConfigError> {
+    let flags = SETTINGS.iter().filter_map(|setting| {
+        let value = matches.get_one::<String>(setting.key)?;
+        Some((setting.key, value.clone()))
+    });
+    // A variable that is no text can't be one of ours that is right; its name still can be.
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with(VARIABLE_PREFIX))?;
+        Some((name, value.to_string_lossy().into_owned()))
+    });
+    Loaded::load(matches.get_one::<PathBuf>(CONFIG).map(PathBuf::as_path), variables, flags)
+}
+
+fn start_logging(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::new(&config.log_filter);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Human => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is what was asked for")]
+fn print(text: &str, is_good: bool) -> ExitCode {
+    print!("{text}");
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The four parts that a person reads: what failed, why, what to do, and the code to search for.
+fn tell(attempted: &str, error: &dyn Error, next: &str, code: &str) {
+    eprintln!("error: {attempted}");
+    eprintln!("why:   {}", agent::execute::chain(error));
+    eprintln!("next:  {next}");
+    eprintln!("code:  {code}");
+}

@@ -1,0 +1,661 @@
+//! The one owner of the task table: everything that happens to a task passes through its loop.
+//!
+//! Feeds the supervisor with what the leader says and what this host shows, stores and reports what it
+//! answers, and hands the rest to the pool. Never blocks on the kernel, and decides nothing itself.
+//! Start at [`Actor::run`]; whatever can wake it is a line in [`Wake`].
+
+mod output;
+mod rounds;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use model::{ClusterId, TaskId, TaskState, Usage};
+use supervisor::{Action, Event, Phase, Row, Supervisor};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::{AbortHandle, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+};
+
+use crate::{
+    checkpoint::{Change, Checkpoint, CheckpointError, Identity},
+    clock,
+    execute::{
+        ExecuteError, Executor, Outcome, chain,
+        lanes::{Job, Lanes, OUTCOMES_MAX, THREADS},
+    },
+    metrics::Metrics,
+    session::{FromLeader, Greeting, SessionEvent, ToLeader},
+    sys::{
+        Process, Watch,
+        bpf::{OomEvent, OomStream},
+    },
+};
+
+pub use rounds::{Live, Rounds, Sample, Samples, Totals};
+
+/// Requests that wait for the actor.
+const REQUESTS_MAX: usize = 256;
+/// Session events that wait for it; the stream stops being read when it is that far behind.
+pub const SESSION_EVENTS_MAX: usize = 256;
+/// Statuses in one message.
+const STATUSES_PER_MESSAGE: usize = 256;
+/// How often the leader hears of usage.
+const USAGE_INTERVAL: Duration = Duration::from_secs(2);
+/// Readings of output under way at once.
+const READS_MAX: usize = 1024;
+/// A process that could not be reached is looked for again after this.
+const LATER: Duration = Duration::from_secs(1);
+/// How long launches under way may take to be finished when the agent stops.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long ended tasks may take to be gone, beyond their own grace.
+const END_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the leader may take to acknowledge the last statuses.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How the agent is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Not yet.
+    No,
+    /// Tasks go on, and the next start adopts them.
+    LeaveTasks,
+    /// Tasks end, and nothing of them remains.
+    EndTasks,
+}
+
+/// Why the actor can't go on. Its tasks can.
+#[derive(Debug, thiserror::Error)]
+pub enum ActorError {
+    #[error("can't start the threads that launch tasks")]
+    Threads(#[source] std::io::Error),
+    #[error("can't store what is decided")]
+    Store(#[source] ExecuteError),
+    #[error("can't store which cluster this agent belongs to")]
+    Identity(#[source] CheckpointError),
+    #[error("this agent belongs to the cluster {ours}, and the coordinator is of {theirs}")]
+    ClusterForeign { ours: ClusterId, theirs: ClusterId },
+    #[error("the coordinator's cluster id is not valid")]
+    ClusterId(#[source] model::IdError),
+}
+
+/// What others may ask.
+pub(crate) enum Request {
+    /// Where a task's output is, and whether more may come.
+    Output {
+        task_id: TaskId,
+        answer: oneshot::Sender<Option<output::Place>>,
+    },
+    Snapshot {
+        answer: oneshot::Sender<Snapshot>,
+    },
+}
+
+/// The actor at one moment, for metrics and `inspect`.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Rows by state, ended ones while they are kept.
+    pub states: BTreeMap<TaskState, u64>,
+    pub statuses_unacknowledged: u64,
+    pub is_connected: bool,
+    /// One line for each row.
+    pub rows: Vec<String>,
+}
+
+/// Asks the actor. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Handle {
+    /// `None` when the actor is gone or has too much to do.
+    pub async fn snapshot(&self) -> Option<Snapshot> {
+        let (answer, snapshot) = oneshot::channel();
+        self.requests.try_send(Request::Snapshot { answer }).ok()?;
+        snapshot.await.ok()
+    }
+}
+
+/// Everything that the actor is made of.
+pub struct Parts {
+    pub supervisor: Supervisor,
+    /// What the restored table asks for first.
+    pub actions: Vec<Action>,
+    pub executor: Arc<Executor>,
+    pub checkpoint: Arc<Checkpoint>,
+    pub identity: Identity,
+    pub metrics: Arc<Metrics>,
+    pub rounds: Arc<Rounds>,
+    pub oom: Option<OomStream>,
+    pub session: mpsc::Receiver<SessionEvent>,
+    pub stop: watch::Receiver<Stop>,
+}
+
+/// Owns the task table.
+pub struct Actor {
+    supervisor: Supervisor,
+    first: Vec<Action>,
+    executor: Arc<Executor>,
+    lanes: Lanes,
+    checkpoint: Arc<Checkpoint>,
+    identity: Identity,
+    metrics: Arc<Metrics>,
+    rounds: Arc<Rounds>,
+    oom: Option<OomStream>,
+    session: mpsc::Receiver<SessionEvent>,
+    stop: watch::Receiver<Stop>,
+    outcomes: mpsc::Receiver<Outcome>,
+    requests: mpsc::Receiver<Request>,
+    handle: Handle,
+    link: Option<Link>,
+    watchers: JoinSet<Watched>,
+    /// Watchers of cgroups that aren't empty: one for each task.
+    lingering: BTreeMap<TaskId, AbortHandle>,
+    reads: JoinSet<()>,
+}
+
+/// The way to the leader.
+struct Link {
+    generation: u64,
+    sender: mpsc::Sender<ToLeader>,
+    /// Before the Welcome nothing is said.
+    is_welcomed: bool,
+}
+
+/// What a watcher saw.
+enum Watched {
+    Readable { task_id: TaskId, process: Process },
+    MaybeEmpty { task_id: TaskId, attempt: String, watch: Watch },
+    Again(Action),
+}
+
+/// Whatever can wake the actor.
+enum Wake {
+    Session(SessionEvent),
+    Outcome(Outcome),
+    Watched(Watched),
+    OutOfMemory(OomEvent),
+    Request(Request),
+    Timer,
+    UsageDue,
+    Stop,
+}
+
+impl Actor {
+    pub fn new(parts: Parts) -> Result<(Self, Handle), ActorError> {
+        let Parts {
+            supervisor,
+            actions,
+            executor,
+            checkpoint,
+            identity,
+            metrics,
+            rounds,
+            oom,
+            session,
+            stop,
+        } = parts;
+        let (done, outcomes) = mpsc::channel(OUTCOMES_MAX);
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        let lanes = Lanes::start(&executor, THREADS, &done).map_err(ActorError::Threads)?;
+        let handle = Handle { requests: sender };
+        let actor = Self {
+            supervisor,
+            first: actions,
+            executor,
+            lanes,
+            checkpoint,
+            identity,
+            metrics,
+            rounds,
+            oom,
+            session,
+            stop,
+            outcomes,
+            requests,
+            handle: handle.clone(),
+            link: None,
+            watchers: JoinSet::new(),
+            lingering: BTreeMap::new(),
+            reads: JoinSet::new(),
+        };
+        Ok((actor, handle))
+    }
+
+    /// Runs until it is told to stop, and then until what must be finished is.
+    pub async fn run(mut self) -> Result<(), ActorError> {
+        let first = std::mem::take(&mut self.first);
+        self.perform(first)?;
+        let mut usage_due = interval(USAGE_INTERVAL);
+        usage_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stop = Stop::No;
+        let mut deadline = None;
+        loop {
+            let wake = tokio::select! {
+                wake = self.next(&mut usage_due) => wake,
+                () = until(deadline) => break,
+            };
+            match wake {
+                Wake::Stop => {
+                    let told = *self.stop.borrow_and_update();
+                    if told != stop {
+                        stop = told;
+                        deadline = self.begin_stop(stop)?;
+                    }
+                }
+                other => self.handle(other)?,
+            }
+            match stop {
+                Stop::No => {}
+                Stop::LeaveTasks if self.has_launches() => {}
+                Stop::LeaveTasks => break,
+                Stop::EndTasks if !self.supervisor.is_idle() => {}
+                // The tasks are gone; the last statuses may still be on their way.
+                Stop::EndTasks if self.is_heard_out() => break,
+                Stop::EndTasks => {
+                    let farewell = Instant::now() + FAREWELL_PATIENCE;
+                    deadline = Some(deadline.map_or(farewell, |before: Instant| before.min(farewell)));
+                }
+            }
+        }
+        self.finish(stop);
+        Ok(())
+    }
+
+    async fn next(&mut self, usage_due: &mut tokio::time::Interval) -> Wake {
+        let timer = self.supervisor.next_wake().map(|at| Instant::now() + at.since(clock::now()));
+        // What is lost when another arm is taken: nothing. Channels, sets and intervals keep what they
+        // have, and the OOM stream says so of itself.
+        tokio::select! {
+            // In the kernel's order: what killed a task before its end.
+            biased;
+            Some(event) = next_oom(&mut self.oom) => Wake::OutOfMemory(event),
+            Some(outcome) = self.outcomes.recv() => Wake::Outcome(outcome),
+            Some(Ok(watched)) = self.watchers.join_next() => Wake::Watched(watched),
+            Some(event) = self.session.recv() => Wake::Session(event),
+            Some(request) = self.requests.recv() => Wake::Request(request),
+            () = until(timer) => Wake::Timer,
+            _ = usage_due.tick() => Wake::UsageDue,
+            Ok(()) = self.stop.changed() => Wake::Stop,
+            Some(_) = self.reads.join_next(), if !self.reads.is_empty() => Wake::Timer,
+        }
+    }
+
+    fn handle(&mut self, wake: Wake) -> Result<(), ActorError> {
+        match wake {
+            Wake::Session(event) => self.session_event(event),
+            Wake::Outcome(outcome) => self.outcome(outcome),
+            Wake::Watched(watched) => {
+                self.watched(watched);
+                Ok(())
+            }
+            Wake::OutOfMemory(event) => self.out_of_memory(&event),
+            Wake::Request(request) => {
+                self.request(request);
+                Ok(())
+            }
+            Wake::Timer => self.decide(Event::Tick),
+            Wake::UsageDue => {
+                self.report_usage();
+                Ok(())
+            }
+            // `run` sees to it.
+            Wake::Stop => Ok(()),
+        }
+    }
+
+    fn decide(&mut self, event: Event) -> Result<(), ActorError> {
+        let actions = self.supervisor.handle(event, clock::now());
+        self.perform(actions)
+    }
+
+    /// Stores first, then tells, then acts. The supervisor's order within each kind is kept, and a
+    /// record that is stored early is never wrong.
+    fn perform(&mut self, actions: Vec<Action>) -> Result<(), ActorError> {
+        if actions.is_empty() {
+            return Ok(());
+        }
+        let changes: Vec<Change<'_>> = actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::WriteRecord(row) => Some(Change::Write(row)),
+                Action::Forget { task_id } => Some(Change::Forget(task_id)),
+                _ => None,
+            })
+            .collect();
+        if !changes.is_empty() {
+            self.executor.store(changes).map_err(ActorError::Store)?;
+        }
+        let mut statuses = Vec::new();
+        let mut plan: Vec<Action> = Vec::new();
+        for action in actions {
+            if let Action::Report(status) = action {
+                tracing::info!(
+                    task_id = %status.task_id,
+                    state = status.state.as_str(),
+                    sequence = status.sequence,
+                    reason = ?status.reason,
+                    is_released = status.is_released,
+                    "task"
+                );
+                statuses.push(*status);
+                continue;
+            }
+            if action.is_immediate() {
+                tracing::debug!(%action, "action");
+                continue;
+            }
+            // What follows for the same task is one plan, which fails and is undone as one.
+            if plan.last().is_some_and(|last| lane(last) != lane(&action)) {
+                self.submit(std::mem::take(&mut plan));
+            }
+            plan.push(action);
+        }
+        self.submit(plan);
+        let mut statuses = statuses.into_iter().peekable();
+        while statuses.peek().is_some() {
+            self.say(ToLeader::Statuses(statuses.by_ref().take(STATUSES_PER_MESSAGE).collect()));
+        }
+        Ok(())
+    }
+
+    fn submit(&self, plan: Vec<Action>) {
+        if let Some(lane) = plan.first().map(lane) {
+            self.lanes.submit(&lane, Job::Plan(plan));
+        }
+    }
+
+    /// Says it if there is a session; else it is said after the next Welcome.
+    fn say(&mut self, message: ToLeader) {
+        let Some(link) = self.link.as_ref().filter(|link| link.is_welcomed) else { return };
+        if link.sender.try_send(message).is_err() {
+            tracing::warn!("the coordinator does not keep up; the session begins anew");
+            self.metrics.session_overruns.inc();
+            self.link = None;
+        }
+    }
+
+    fn session_event(&mut self, event: SessionEvent) -> Result<(), ActorError> {
+        match event {
+            SessionEvent::Opening { generation, link, greeting } => {
+                self.link = Some(Link { generation, sender: link, is_welcomed: false });
+                let cluster_id = self.identity.cluster_id.clone();
+                // The session may have ended while it waited.
+                let _ = greeting.send(Greeting { cluster_id, tasks: self.supervisor.known() });
+                Ok(())
+            }
+            SessionEvent::Closed { generation } => {
+                if self.is_current(generation) {
+                    self.link = None;
+                }
+                Ok(())
+            }
+            SessionEvent::Said { generation, message } if self.is_current(generation) => self.said(message),
+            // Of a session that is over: a newer one brings all of it again.
+            SessionEvent::Said { .. } => Ok(()),
+        }
+    }
+
+    fn is_current(&self, generation: u64) -> bool {
+        self.link.as_ref().is_some_and(|link| link.generation == generation)
+    }
+
+    fn said(&mut self, message: FromLeader) -> Result<(), ActorError> {
+        match message {
+            FromLeader::Welcomed { cluster_id, epoch, assignments } => {
+                self.join_cluster(&cluster_id)?;
+                if let Some(link) = &mut self.link {
+                    link.is_welcomed = true;
+                }
+                tracing::debug!(epoch, "welcome");
+                self.metrics.sessions_welcomed.inc();
+                self.decide(Event::Welcomed { assignments })
+            }
+            FromLeader::Launch(assignments) => self.decide(Event::Assigned { assignments }),
+            FromLeader::Kill { task_id, grace } => {
+                self.decide(Event::KillOrdered { task_id, grace: Some(grace) })
+            }
+            FromLeader::Acknowledge(tasks) => tasks
+                .into_iter()
+                .try_for_each(|(task_id, sequence)| self.decide(Event::Acknowledged { task_id, sequence })),
+            FromLeader::ReadOutput(wish) => {
+                let Some(link) = &self.link else { return Ok(()) };
+                let reader = output::Reader {
+                    requests: self.handle.requests.clone(),
+                    executor: self.executor.clone(),
+                    link: link.sender.clone(),
+                };
+                if self.reads.len() >= READS_MAX {
+                    reader.refuse(wish.request, "too many readings of output are under way on the agent");
+                } else {
+                    self.reads.spawn(reader.read(wish));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn join_cluster(&mut self, theirs: &str) -> Result<(), ActorError> {
+        let theirs = ClusterId::new(theirs).map_err(ActorError::ClusterId)?;
+        match &self.identity.cluster_id {
+            Some(ours) if *ours == theirs => Ok(()),
+            Some(ours) => Err(ActorError::ClusterForeign { ours: ours.clone(), theirs }),
+            None => {
+                tracing::info!(cluster_id = %theirs, "this agent belongs to the cluster from now on");
+                self.identity.cluster_id = Some(theirs);
+                self.checkpoint.write_identity(&self.identity).map_err(ActorError::Identity)
+            }
+        }
+    }
+
+    fn outcome(&mut self, outcome: Outcome) -> Result<(), ActorError> {
+        match outcome {
+            Outcome::Event(event) => {
+                self.note(&event);
+                self.decide(event)
+            }
+            Outcome::Process { task_id, process } => {
+                if let Some(row) = self.supervisor.row(&task_id) {
+                    self.rounds.begin(row);
+                }
+                self.watchers.spawn(async move {
+                    or_later(process.ended()).await;
+                    Watched::Readable { task_id, process }
+                });
+                Ok(())
+            }
+            Outcome::NotEmpty { task_id, attempt, watch } => {
+                let name = task_id.clone();
+                let watcher = self.watchers.spawn(async move {
+                    or_later(watch.changed()).await;
+                    Watched::MaybeEmpty { task_id, attempt, watch }
+                });
+                if let Some(older) = self.lingering.insert(name, watcher) {
+                    older.abort();
+                }
+                Ok(())
+            }
+            Outcome::Later(action) => {
+                self.watchers.spawn(async move {
+                    sleep(LATER).await;
+                    Watched::Again(action)
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// What metrics and rounds want to know of an event.
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Launched { task_id } => {
+                let row = self.supervisor.row(task_id);
+                if let Some(row) = row.filter(|row| matches!(row.phase, Phase::Releasing { .. })) {
+                    let took = clock::now().since(row.assigned_at);
+                    self.metrics.task_launch.observe(took.as_secs_f64());
+                }
+            }
+            Event::LaunchFailed { .. } | Event::ExecFailed { .. } => {
+                self.metrics.launches_failed.inc();
+            }
+            Event::Emptied { task_id, usage } => {
+                self.lingering.remove(task_id);
+                self.rounds.end(task_id, usage.as_ref());
+            }
+            Event::Welcomed { .. }
+            | Event::Assigned { .. }
+            | Event::KillOrdered { .. }
+            | Event::Acknowledged { .. }
+            | Event::Prepared { .. }
+            | Event::Exited { .. }
+            | Event::OutOfMemory { .. }
+            | Event::SandboxRemoved { .. }
+            | Event::EndAll
+            | Event::Tick => {}
+        }
+    }
+
+    fn watched(&self, watched: Watched) {
+        match watched {
+            Watched::Readable { task_id, process } => {
+                let Some(row) = self.supervisor.row(&task_id) else { return };
+                let attempt = row.attempt.clone();
+                let lane = task_id.as_str().to_owned();
+                self.lanes.submit(&lane, Job::CollectExit { task_id, attempt, process });
+            }
+            Watched::MaybeEmpty { task_id, attempt, watch } => {
+                let lane = task_id.as_str().to_owned();
+                self.lanes.submit(&lane, Job::LookWhetherEmpty { task_id, attempt, watch });
+            }
+            Watched::Again(action) => self.submit(vec![action]),
+        }
+    }
+
+    fn out_of_memory(&mut self, event: &OomEvent) -> Result<(), ActorError> {
+        let Some(task_id) = self.executor.task_of(event.cgroup) else { return Ok(()) };
+        let usage = Usage {
+            at: clock::now(),
+            memory_bytes: event.memory_bytes,
+            memory_limit_bytes: event.memory_bytes_limit,
+            ..Usage::default()
+        };
+        self.decide(Event::OutOfMemory { task_id, usage })
+    }
+
+    fn request(&self, request: Request) {
+        match request {
+            Request::Output { task_id, answer } => {
+                let place = self.supervisor.row(&task_id).map(|row| output::Place {
+                    attempt: row.attempt.clone(),
+                    is_over: !row.holds_resources(),
+                });
+                // Whoever asked may be gone.
+                let _ = answer.send(place);
+            }
+            Request::Snapshot { answer } => {
+                // As above.
+                let _ = answer.send(self.snapshot());
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot {
+            is_connected: self.link.as_ref().is_some_and(|link| link.is_welcomed),
+            ..Snapshot::default()
+        };
+        for row in self.supervisor.rows() {
+            *snapshot.states.entry(row.state()).or_default() += 1;
+            snapshot.statuses_unacknowledged += row.unacknowledged().count() as u64;
+            snapshot.rows.push(format!("{} {} {row}", row.task_id, row.attempt));
+        }
+        snapshot
+    }
+
+    fn report_usage(&mut self) {
+        let usages = self.rounds.usages();
+        for some in usages.chunks(STATUSES_PER_MESSAGE) {
+            self.say(ToLeader::Usage(some.to_vec()));
+        }
+    }
+
+    fn begin_stop(&mut self, stop: Stop) -> Result<Option<Instant>, ActorError> {
+        match stop {
+            Stop::No => Ok(None),
+            Stop::LeaveTasks => {
+                // Nothing new comes from here on.
+                self.link = None;
+                Ok(Some(Instant::now() + LEAVE_PATIENCE))
+            }
+            Stop::EndTasks => {
+                let graces = self.supervisor.rows().filter(|row| row.is_live());
+                let grace = graces.map(|row| row.spec.kill_grace).max().unwrap_or_default();
+                self.decide(Event::EndAll)?;
+                Ok(Some(Instant::now() + grace + END_PATIENCE))
+            }
+        }
+    }
+
+    fn has_launches(&self) -> bool {
+        self.supervisor.rows().any(|row| matches!(row.phase, Phase::Preparing | Phase::Releasing { .. }))
+    }
+
+    fn is_heard_out(&self) -> bool {
+        let is_connected = self.link.as_ref().is_some_and(|link| link.is_welcomed);
+        !is_connected || self.supervisor.rows().all(Row::is_acknowledged)
+    }
+
+    fn finish(self, stop: Stop) {
+        let left = self.supervisor.rows().filter(|row| row.holds_resources()).count();
+        match stop {
+            Stop::EndTasks if left > 0 => {
+                tracing::error!(left, "tasks would not end in time; the next start of the agent ends them");
+            }
+            _ => tracing::info!(tasks = left, "the agent leaves"),
+        }
+        // Threads that have an outcome to deliver must not wait for a reader that is gone.
+        drop(self.outcomes);
+        self.lanes.stop();
+    }
+}
+
+/// One lane for each task, and one for each stray.
+fn lane(action: &Action) -> String {
+    match action {
+        Action::RemoveStrayCgroups { attempt } | Action::RemoveStraySandbox { attempt } => attempt.clone(),
+        other => other.task_id().map(|task_id| task_id.as_str().to_owned()).unwrap_or_default(),
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_oom(oom: &mut Option<OomStream>) -> Option<OomEvent> {
+    loop {
+        match oom {
+            Some(stream) => match stream.next().await {
+                Ok(event) => return Some(event),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "no news of the OOM killer from here on");
+                    *oom = None;
+                }
+            },
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// An error is a wake, too: the thread that looks then says what is wrong.
+async fn or_later(waited: impl Future<Output = std::io::Result<()>>) {
+    if let Err(error) = waited.await {
+        tracing::warn!(error = chain(&error), "can't wait for a descriptor");
+        sleep(LATER).await;
+    }
+}

@@ -1,0 +1,230 @@
+//! Rounds over all running tasks: measuring them and trimming their output, each on a thread of its own.
+//!
+//! Holds the latest figures of each, and the sums of those that ended.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use model::{FrameworkId, TaskId};
+use supervisor::Row;
+
+use crate::{
+    clock,
+    execute::{Executor, chain},
+    meter::{self, Meter, Target},
+    sys::{CgroupId, CgroupName, Layout},
+};
+
+/// How often outputs are looked at: a task that writes 1 GB/s gets this much ahead of its limit.
+const TRIM_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A running task.
+#[derive(Debug, Clone)]
+pub struct Live {
+    pub framework_id: FrameworkId,
+    pub attempt: String,
+    /// Absent until the first round.
+    cgroup: Option<CgroupId>,
+}
+
+/// What a task used, when it was last looked at.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    pub framework_id: FrameworkId,
+    pub at: model::Timestamp,
+    pub usage: meter::Usage,
+}
+
+/// Sums over tasks that ended since the agent's start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Totals {
+    pub cpu_ns: u64,
+    pub cpu_throttled_ns: u64,
+    pub oom_kills: u64,
+}
+
+/// All figures at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Samples {
+    pub live: BTreeMap<TaskId, Sample>,
+    pub ended: Totals,
+}
+
+/// What the two threads share with the actor.
+#[derive(Default)]
+pub struct Rounds {
+    state: Mutex<State>,
+    stop: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    live: BTreeMap<TaskId, Live>,
+    samples: Samples,
+    is_over: bool,
+}
+
+impl Rounds {
+    /// Starts measuring a task.
+    pub fn begin(&self, row: &Row) {
+        let live =
+            Live { framework_id: row.framework_id.clone(), attempt: row.attempt.clone(), cgroup: None };
+        self.lock().live.entry(row.task_id.clone()).or_insert(live);
+    }
+
+    /// Stops measuring it; its last figures go into the sums.
+    pub fn end(&self, task_id: &TaskId, last: Option<&model::Usage>) {
+        let mut state = self.lock();
+        state.live.remove(task_id);
+        let sample = state.samples.live.remove(task_id);
+        let of_sample = |figure: fn(&meter::Usage) -> Option<u64>| {
+            sample.as_ref().and_then(|sample| figure(&sample.usage))
+        };
+        // Two sources may differ by a hair; sums never go back.
+        let final_of = |last: Option<u64>, sampled: Option<u64>| last.max(sampled).unwrap_or(0);
+        let cpu_ns = final_of(last.and_then(|last| last.cpu_ns), of_sample(|usage| usage.cpu_ns));
+        let throttled =
+            final_of(last.and_then(|last| last.cpu_throttled_ns), of_sample(|usage| usage.cpu_throttled_ns));
+        let oom_kills = final_of(last.and_then(|last| last.oom_kills), of_sample(|usage| usage.oom_kills));
+        let ended = &mut state.samples.ended;
+        ended.cpu_ns += cpu_ns;
+        ended.cpu_throttled_ns += throttled;
+        ended.oom_kills += oom_kills;
+    }
+
+    pub fn samples(&self) -> Samples {
+        self.lock().samples.clone()
+    }
+
+    /// The latest figures of each running task, as the leader hears them.
+    pub fn usages(&self) -> Vec<(TaskId, model::Usage)> {
+        let state = self.lock();
+        state.samples.live.iter().map(|(id, sample)| (id.clone(), for_leader(sample))).collect()
+    }
+
+    /// Lets both threads end.
+    pub fn stop(&self) {
+        self.lock().is_over = true;
+        self.stop.notify_all();
+    }
+
+    /// Starts the thread that measures.
+    pub fn measure(
+        self: &Arc<Self>,
+        executor: Arc<Executor>,
+        meter: Meter,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let rounds = self.clone();
+        thread::Builder::new().name("meter".to_owned()).spawn(move || rounds.measure_all(&executor, meter))
+    }
+
+    /// Starts the thread that trims.
+    pub fn trim(self: &Arc<Self>, executor: Arc<Executor>) -> std::io::Result<JoinHandle<()>> {
+        let rounds = self.clone();
+        thread::Builder::new().name("trim".to_owned()).spawn(move || {
+            while !rounds.wait(TRIM_INTERVAL) {
+                let attempts: Vec<String> =
+                    rounds.lock().live.values().map(|live| live.attempt.clone()).collect();
+                attempts.iter().for_each(|attempt| executor.trim(attempt));
+            }
+        })
+    }
+
+    fn measure_all(&self, executor: &Executor, mut meter: Meter) {
+        // The first round soon: a task may be short.
+        let mut pause = Duration::from_millis(100);
+        while !self.wait(pause) {
+            let live = self.with_ids(executor);
+            let targets: Vec<Target> = live.iter().map(|(_, _, _, target)| *target).collect();
+            let names: Vec<Option<CgroupName>> =
+                live.iter().map(|(_, live, _, _)| CgroupName::new(&live.attempt).ok()).collect();
+            let sample = meter.sample(&targets, |index| {
+                let name = names.get(index).and_then(Option::as_ref);
+                // A group that is gone has no figures; its task is about to be taken off the list.
+                name.and_then(|name| executor.sys.figures(name).ok()).unwrap_or_default()
+            });
+            if let Some(error) = sample.errors.first() {
+                tracing::warn!(
+                    errors = sample.errors.len(),
+                    error = chain(error),
+                    "some figures can't be measured"
+                );
+            }
+            let at = clock::now();
+            let mut state = self.lock();
+            for ((task_id, live, _, _), usage) in live.into_iter().zip(sample.usages) {
+                // It may have ended since; then its last figures are in the sums already.
+                if state.live.contains_key(&task_id) {
+                    let sample = Sample { framework_id: live.framework_id, at, usage };
+                    state.samples.live.insert(task_id, sample);
+                }
+            }
+            drop(state);
+            pause = meter.interval();
+        }
+    }
+
+    fn with_ids(&self, executor: &Executor) -> Vec<(TaskId, Live, CgroupId, Target)> {
+        let live: Vec<(TaskId, Live)> =
+            self.lock().live.iter().map(|(id, live)| (id.clone(), live.clone())).collect();
+        let is_v2 = executor.sys.layout() == Layout::V2;
+        let mut known = Vec::with_capacity(live.len());
+        for (task_id, live) in live {
+            let found = live.cgroup.or_else(|| {
+                let name = CgroupName::new(&live.attempt).ok()?;
+                let id = executor.sys.cgroup_id(&name).ok().flatten()?;
+                if let Some(live) = self.lock().live.get_mut(&task_id) {
+                    live.cgroup = Some(id);
+                }
+                Some(id)
+            });
+            if let Some(cgroup) = found {
+                // On v2 one group is both; elsewhere the meter finds out.
+                let target = Target { cgroup, memory_cgroup_id: is_v2.then_some(cgroup.0) };
+                known.push((task_id, live, cgroup, target));
+            }
+        }
+        known
+    }
+
+    /// Waits; true when it is over.
+    fn wait(&self, span: Duration) -> bool {
+        let state = self.lock();
+        let waited = self.stop.wait_timeout_while(state, span, |state| !state.is_over);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.is_over
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn for_leader(sample: &Sample) -> model::Usage {
+    let meter::Usage {
+        cpu_ns,
+        cpu_throttled_ns,
+        memory_bytes,
+        memory_working_set_bytes,
+        memory_swap_bytes: _,
+        memory_peak_bytes: _,
+        memory_limit_bytes,
+        oom_kills,
+        processes,
+        threads: _,
+    } = sample.usage;
+    model::Usage {
+        at: sample.at,
+        cpu_ns,
+        cpu_throttled_ns,
+        memory_bytes,
+        memory_working_set_bytes,
+        memory_limit_bytes,
+        oom_kills,
+        processes,
+    }
+}

@@ -1,0 +1,786 @@
+//! What an operator may set: file, then environment, then flags; the last one counts.
+//!
+//! Everything becomes a type that can't be wrong, once, here; relations between settings are
+//! checked in [`Config::check`]. What the host offers is asked in `host`, not here.
+//! The table is [`SETTINGS`].
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use model::{PortRange, PortRanges, limits};
+
+/// Everything that can be set. Each default and its reason stand in [`Config::default`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub coordinator: String,
+    pub token_file: PathBuf,
+    pub data_dir: PathBuf,
+    pub listen: SocketAddr,
+    pub cgroup_parent: PathBuf,
+    /// `None`: `bpf` in the data directory.
+    pub bpf_dir: Option<PathBuf>,
+    /// `None`: what the host calls itself.
+    pub hostname: Option<String>,
+    /// `None`: all of them.
+    pub cpus_milli: Option<u64>,
+    /// `None`: most of it.
+    pub mem_mib: Option<u64>,
+    /// `None`: what is free below the data directory.
+    pub disk_mib: Option<u64>,
+    pub gpus: u32,
+    pub ports: PortRanges,
+    pub attributes: BTreeMap<String, String>,
+    pub default_user: String,
+    /// `None`: every user but root.
+    pub allowed_users: Option<Vec<String>>,
+    pub allow_root_tasks: bool,
+    pub hidden_paths: Vec<PathBuf>,
+    pub pids_limit: u32,
+    pub output_limit: Bytes,
+    pub end_tasks_on_exit: bool,
+    pub log_format: LogFormat,
+    pub log_filter: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            // The coordinator's own default.
+            coordinator: "http://127.0.0.1:5050".to_owned(),
+            token_file: PathBuf::from("/var/lib/muster/coordinator/token"),
+            // Where the FHS puts what a daemon must keep.
+            data_dir: PathBuf::from("/var/lib/muster/agent"),
+            // 5051 is where Mesos users look; loopback, because nothing else is served without mTLS.
+            listen: SocketAddr::from(([127, 0, 0, 1], 5051)),
+            cgroup_parent: PathBuf::from("muster"),
+            // Beside the data, so that two agents on one host don't share their counters.
+            bpf_dir: None,
+            hostname: None,
+            cpus_milli: None,
+            mem_mib: None,
+            disk_mib: None,
+            gpus: 0,
+            // As Mesos has it: below the ephemeral ports of Linux.
+            ports: PortRange::new(31_000, 32_000)
+                .and_then(|range| PortRanges::new(vec![range]))
+                .unwrap_or_default(),
+            attributes: BTreeMap::new(),
+            // The user of least rights that every Linux has.
+            default_user: "nobody".to_owned(),
+            allowed_users: None,
+            // A task of root can do much to its host; that must be somebody's decision.
+            allow_root_tasks: false,
+            // Where coordinators and agents keep what gives power over the cluster.
+            hidden_paths: vec![PathBuf::from("/var/lib/muster"), PathBuf::from("/run/muster")],
+            // Enough for a large JVM, and the host survives a fork bomb.
+            pids_limit: 4096,
+            // Hours of an ordinary log; a disk of 100 GB holds those of 2500 tasks.
+            output_limit: Bytes(20 << 20),
+            // An agent may be upgraded while its tasks run.
+            end_tasks_on_exit: false,
+            log_format: LogFormat::Human,
+            log_filter: "info".to_owned(),
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "human" => Ok(Self::Human),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("`{text}` is no log format; take `human` or `json`")),
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// An amount of memory or disk, as people write it: `64MiB`, `4GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bytes(pub u64);
+
+const UNITS: &[(&str, u32)] = &[("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refuse = || format!("`{text}` is no amount; write it like `64MiB` or `4GiB`");
+        let (digits, shift) = UNITS
+            .iter()
+            .find_map(|(unit, shift)| text.strip_suffix(unit).map(|digits| (digits.trim_end(), *shift)))
+            .ok_or_else(refuse)?;
+        let amount = digits.parse::<u64>().ok().and_then(|amount| amount.checked_mul(1 << shift));
+        amount.map(Self).ok_or_else(refuse)
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fitting = UNITS.iter().find(|(_, shift)| self.0 > 0 && self.0.is_multiple_of(1 << shift));
+        match fitting {
+            Some((unit, shift)) => write!(formatter, "{}{unit}", self.0 >> shift),
+            None => write!(formatter, "{}KiB", self.0 >> 10),
+        }
+    }
+}
+
+/// One line of the table: how a setting is named, explained, read and shown.
+pub struct Setting {
+    /// As a flag (`--data-dir`), a key in the file (`data-dir`), and in the environment
+    /// (`MUSTER_AGENT_DATA_DIR`).
+    pub key: &'static str,
+    /// Absent: a flag that means `true` by itself.
+    pub value_name: Option<&'static str>,
+    pub help: &'static str,
+    set: fn(&mut Config, &str) -> Result<(), String>,
+    show: fn(&Config) -> String,
+}
+
+impl Setting {
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.key.replace('-', "_").to_ascii_uppercase())
+    }
+
+    /// The default as text; empty where there is none.
+    pub fn default_text(&self) -> String {
+        (self.show)(&Config::default())
+    }
+}
+
+/// Every environment variable of ours begins like this.
+pub const VARIABLE_PREFIX: &str = "MUSTER_AGENT_";
+
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "coordinator",
+        value_name: Some("URL"),
+        help: "Where the coordinator answers",
+        set: |config, text| url(text).map(|value| config.coordinator = value),
+        show: |config| config.coordinator.clone(),
+    },
+    Setting {
+        key: "token-file",
+        value_name: Some("PATH"),
+        help: "The credential that the coordinator asks for",
+        set: |config, text| path(text).map(|value| config.token_file = value),
+        show: |config| config.token_file.display().to_string(),
+    },
+    Setting {
+        key: "data-dir",
+        value_name: Some("DIR"),
+        help: "Where records, sandboxes and output are kept",
+        set: |config, text| path(text).map(|value| config.data_dir = value),
+        show: |config| config.data_dir.display().to_string(),
+    },
+    Setting {
+        key: "listen",
+        value_name: Some("ADDRESS:PORT"),
+        help: "Where health and metrics are answered; loopback only",
+        set: |config, text| address(text).map(|value| config.listen = value),
+        show: |config| config.listen.to_string(),
+    },
+    Setting {
+        key: "cgroup-parent",
+        value_name: Some("PATH"),
+        help: "The agent's group below each cgroup hierarchy's root",
+        set: |config, text| cgroup_path(text).map(|value| config.cgroup_parent = value),
+        show: |config| config.cgroup_parent.display().to_string(),
+    },
+    Setting {
+        key: "bpf-dir",
+        value_name: Some("DIR"),
+        help: "Where kernel programs and their maps are pinned [default: bpf in the data directory]",
+        set: |config, text| path(text).map(|value| config.bpf_dir = Some(value)),
+        show: |config| optional(config.bpf_dir.as_ref().map(|path| path.display())),
+    },
+    Setting {
+        key: "hostname",
+        value_name: Some("NAME"),
+        help: "What this host is called in the cluster [default: its own name]",
+        set: |config, text| hostname(text).map(|value| config.hostname = Some(value)),
+        show: |config| optional(config.hostname.as_ref()),
+    },
+    Setting {
+        key: "cpus",
+        value_name: Some("NUMBER"),
+        help: "Cores that tasks may use, such as 3.5 [default: all]",
+        set: |config, text| cpus(text).map(|value| config.cpus_milli = Some(value)),
+        show: |config| optional(config.cpus_milli.map(Thousandths)),
+    },
+    Setting {
+        key: "mem",
+        value_name: Some("AMOUNT"),
+        help: "Memory that tasks may use, such as 4GiB [default: 90 % of what there is]",
+        set: |config, text| mib(text).map(|value| config.mem_mib = Some(value)),
+        show: |config| optional(config.mem_mib.map(|mib| Bytes(mib << 20))),
+    },
+    Setting {
+        key: "disk",
+        value_name: Some("AMOUNT"),
+        help: "Disk that tasks may use, such as 100GiB [default: what is free below the data directory]",
+        set: |config, text| mib(text).map(|value| config.disk_mib = Some(value)),
+        show: |config| optional(config.disk_mib.map(|mib| Bytes(mib << 20))),
+    },
+    Setting {
+        key: "gpus",
+        value_name: Some("NUMBER"),
+        help: "Devices that tasks may use; Muster counts them",
+        set: |config, text| number(text, 0, limits::GPUS_MAX).map(|value| config.gpus = value),
+        show: |config| config.gpus.to_string(),
+    },
+    Setting {
+        key: "ports",
+        value_name: Some("FIRST-LAST,…"),
+        help: "Ports that tasks may use",
+        set: |config, text| ports(text).map(|value| config.ports = value),
+        show: |config| config.ports.to_string(),
+    },
+    Setting {
+        key: "attributes",
+        value_name: Some("NAME=VALUE,…"),
+        help: "Facts about this host that frameworks may choose by",
+        set: |config, text| attributes(text).map(|value| config.attributes = value),
+        show: |config| {
+            let pairs: Vec<_> =
+                config.attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            pairs.join(",")
+        },
+    },
+    Setting {
+        key: "default-user",
+        value_name: Some("USER"),
+        help: "Who a task runs as when nobody says otherwise",
+        set: |config, text| word(text).map(|value| config.default_user = value),
+        show: |config| config.default_user.clone(),
+    },
+    Setting {
+        key: "allowed-users",
+        value_name: Some("USER,…"),
+        help: "The only users that tasks may run as [default: every user but root]",
+        set: |config, text| {
+            let users: Result<Vec<_>, _> = list(text).map(word).collect();
+            users.map(|users| config.allowed_users = Some(users))
+        },
+        show: |config| optional(config.allowed_users.as_ref().map(|users| users.join(","))),
+    },
+    Setting {
+        key: "allow-root-tasks",
+        value_name: None,
+        help: "Let tasks run as root",
+        set: |config, text| boolean(text).map(|value| config.allow_root_tasks = value),
+        show: |config| config.allow_root_tasks.to_string(),
+    },
+    Setting {
+        key: "hidden-paths",
+        value_name: Some("PATH,…"),
+        help: "Files and directories that no task sees, beside the data directory and the token",
+        set: |config, text| {
+            let paths: Result<Vec<_>, _> = list(text).map(absolute_path).collect();
+            paths.map(|paths| config.hidden_paths = paths)
+        },
+        show: |config| {
+            let paths: Vec<_> = config.hidden_paths.iter().map(|path| path.display().to_string()).collect();
+            paths.join(",")
+        },
+    },
+    Setting {
+        key: "pids-limit",
+        value_name: Some("NUMBER"),
+        help: "Most processes and threads of a task whose spec says nothing",
+        set: |config, text| number(text, 1, limits::PIDS_MAX).map(|value| config.pids_limit = value),
+        show: |config| config.pids_limit.to_string(),
+    },
+    Setting {
+        key: "output-limit",
+        value_name: Some("AMOUNT"),
+        help: "How much of each output of a task is kept; the oldest goes first",
+        set: |config, text| {
+            let bytes = text.parse::<Bytes>()?;
+            if bytes < OUTPUT_LIMIT_MIN {
+                return Err(format!("`{text}` is below {OUTPUT_LIMIT_MIN}"));
+            }
+            config.output_limit = bytes;
+            Ok(())
+        },
+        show: |config| config.output_limit.to_string(),
+    },
+    Setting {
+        key: "end-tasks-on-exit",
+        value_name: None,
+        help: "End all tasks when the agent ends, and leave nothing behind",
+        set: |config, text| boolean(text).map(|value| config.end_tasks_on_exit = value),
+        show: |config| config.end_tasks_on_exit.to_string(),
+    },
+    Setting {
+        key: "log-format",
+        value_name: Some("FORMAT"),
+        help: "How log lines on stderr look: human or json",
+        set: |config, text| text.parse().map(|value| config.log_format = value),
+        show: |config| config.log_format.to_string(),
+    },
+    Setting {
+        key: "log-filter",
+        value_name: Some("FILTER"),
+        help: "What is logged: error, warn, info, debug, trace, or target=level,…",
+        set: |config, text| {
+            text.parse::<tracing_subscriber::EnvFilter>()
+                .map(|_| config.log_filter = text.to_owned())
+                .map_err(|error| error.to_string())
+        },
+        show: |config| config.log_filter.clone(),
+    },
+];
+
+/// Punching holes works by filesystem blocks; less than a few of them would keep nothing.
+const OUTPUT_LIMIT_MIN: Bytes = Bytes(64 << 10);
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    Default,
+    File(PathBuf),
+    Variable(String),
+    Flag,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => formatter.write_str("default"),
+            Self::File(path) => write!(formatter, "file {}", path.display()),
+            Self::Variable(name) => write!(formatter, "environment {name}"),
+            Self::Flag => formatter.write_str("flag"),
+        }
+    }
+}
+
+/// Why the settings can't be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("can't read the configuration file {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("can't understand the configuration file {}", path.display())]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("there is no setting `{key}` (from {origin}){}", suggestion(key))]
+    UnknownKey { key: String, origin: Source },
+    #[error("setting `{key}` (from {origin}) is not valid: {why}")]
+    Value { key: &'static str, origin: Source, why: String },
+    #[error("settings `{first}` and `{second}` don't fit together: {why}")]
+    Relation { first: &'static str, second: &'static str, why: String },
+    #[error("`listen` is {listen}, which is beyond this machine, and nothing is served there without mTLS")]
+    BeyondLoopback { listen: SocketAddr },
+}
+
+impl ConfigError {
+    /// What the operator can do about it.
+    pub fn next(&self) -> String {
+        match self {
+            Self::Read { .. } => "check the path given with `--config`".to_owned(),
+            Self::Parse { .. } => "mend the file; keys are those of `--help` without the dashes".to_owned(),
+            Self::UnknownKey { .. } => "see `--help` for every setting".to_owned(),
+            Self::Value { key, .. } => format!("see `--help` for what `{key}` takes"),
+            Self::Relation { first, second, .. } => format!("change `{first}` or `{second}`"),
+            Self::BeyondLoopback { .. } => "listen on a loopback address such as 127.0.0.1:5051".to_owned(),
+        }
+    }
+}
+
+/// Every setting together with where it came from.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    sources: BTreeMap<&'static str, Source>,
+}
+
+impl Loaded {
+    /// Reads the file if there is one, then the environment, then the flags.
+    ///
+    /// `variables` are all of the process; those with our prefix that name no setting are refused,
+    /// because a misspelt one would be missed in silence.
+    pub fn load(
+        file: Option<&Path>,
+        variables: impl IntoIterator<Item = (String, String)>,
+        flags: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut loaded = Self { config: Config::default(), sources: BTreeMap::new() };
+        if let Some(path) = file {
+            loaded.take_file(path)?;
+        }
+        for (name, value) in variables {
+            let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) else { continue };
+            let key = rest.to_ascii_lowercase().replace('_', "-");
+            // The file's own path is set like everything else, but is no setting inside the file.
+            if key != "config" {
+                loaded.set(&key, &value, Source::Variable(name.clone()))?;
+            }
+        }
+        for (key, value) in flags {
+            loaded.set(key, &value, Source::Flag)?;
+        }
+        loaded.config.check()?;
+        Ok(loaded)
+    }
+
+    /// What `--print-config` prints: TOML with the source of each value behind it.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for setting in SETTINGS {
+            let value = (setting.show)(&self.config);
+            let source = self.sources.get(setting.key).unwrap_or(&Source::Default);
+            let line = if value.is_empty() {
+                format!("# {} is not set", setting.key)
+            } else {
+                format!("{} = {}", setting.key, toml::Value::String(value))
+            };
+            text += &format!("{line:<60} # {source}\n");
+        }
+        text
+    }
+
+    fn take_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let table: toml::Table = toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        for (key, value) in table {
+            let text = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Array(parts) => {
+                    let parts: Vec<_> = parts
+                        .iter()
+                        .map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned))
+                        .collect();
+                    parts.join(",")
+                }
+                toml::Value::Integer(_)
+                | toml::Value::Float(_)
+                | toml::Value::Boolean(_)
+                | toml::Value::Datetime(_)
+                | toml::Value::Table(_) => value.to_string(),
+            };
+            self.set(&key, &text, Source::File(path.to_owned()))?;
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, key: &str, text: &str, origin: Source) -> Result<(), ConfigError> {
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
+            return Err(ConfigError::UnknownKey { key: key.to_owned(), origin });
+        };
+        (setting.set)(&mut self.config, text).map_err(|why| ConfigError::Value {
+            key: setting.key,
+            origin: origin.clone(),
+            why,
+        })?;
+        self.sources.insert(setting.key, origin);
+        Ok(())
+    }
+}
+
+impl Config {
+    pub fn bpf_path(&self) -> PathBuf {
+        self.bpf_dir.clone().unwrap_or_else(|| self.data_dir.join("bpf"))
+    }
+
+    /// Relations between settings; each alone is right already.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !self.listen.ip().is_loopback() {
+            return Err(ConfigError::BeyondLoopback { listen: self.listen });
+        }
+        if matches!(self.default_user.as_str(), "root" | "0") && !self.allow_root_tasks {
+            return Err(ConfigError::Relation {
+                first: "default-user",
+                second: "allow-root-tasks",
+                why: "tasks would run as root, which is not allowed".to_owned(),
+            });
+        }
+        if let Some(users) = &self.allowed_users
+            && !users.contains(&self.default_user)
+        {
+            return Err(ConfigError::Relation {
+                first: "default-user",
+                second: "allowed-users",
+                why: format!("the default user `{}` is not among the allowed ones", self.default_user),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Shows thousandths as a decimal.
+struct Thousandths(u64);
+
+impl fmt::Display for Thousandths {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = format!("{}.{:03}", self.0 / 1000, self.0 % 1000);
+        formatter.write_str(digits.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+fn cpus(text: &str) -> Result<u64, String> {
+    let refuse = || format!("`{text}` is no number of cores; write it like `4` or `0.5`");
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    if part.is_empty() || part.len() > 3 || !part.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(refuse());
+    }
+    let whole = whole.parse::<u64>().map_err(|_| refuse())?;
+    let part = format!("{part:0<3}").parse::<u64>().map_err(|_| refuse())?;
+    let milli = whole.checked_mul(1000).and_then(|milli| milli.checked_add(part)).ok_or_else(refuse)?;
+    if milli == 0 || milli > limits::CPUS_MILLI_MAX {
+        return Err(refuse());
+    }
+    Ok(milli)
+}
+
+fn mib(text: &str) -> Result<u64, String> {
+    let Bytes(bytes) = text.parse()?;
+    let mib = bytes >> 20;
+    if mib == 0 || mib > limits::MIB_MAX {
+        return Err(format!("`{text}` is less than 1MiB or more than any host has"));
+    }
+    Ok(mib)
+}
+
+fn number(text: &str, min: u32, max: u32) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(value) if (min..=max).contains(&value) => Ok(value),
+        _ => Err(format!("`{text}` is no whole number from {min} to {max}")),
+    }
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("`{text}` is neither `true` nor `false`")),
+    }
+}
+
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn word(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.chars().any(|letter| letter.is_control() || letter.is_whitespace()) {
+        return Err(format!("`{}` is no name", text.escape_debug()));
+    }
+    Ok(text.to_owned())
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("a path can't be empty or hold a NUL".to_owned());
+    }
+    // Tasks get paths below the data directory, and see the world from elsewhere.
+    std::path::absolute(text).map_err(|error| error.to_string())
+}
+
+fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    match text.starts_with('/') {
+        true => path(text),
+        false => Err(format!("`{text}` is no absolute path")),
+    }
+}
+
+fn cgroup_path(text: &str) -> Result<PathBuf, String> {
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    };
+    if !text.split('/').all(is_part) {
+        return Err(format!(
+            "`{}` is no relative path of plain names, such as `muster`",
+            text.escape_debug()
+        ));
+    }
+    Ok(PathBuf::from(text))
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is no address with a port, such as 127.0.0.1:5051"))
+}
+
+fn url(text: &str) -> Result<String, String> {
+    let refuse = || format!("`{text}` is no URL such as http://127.0.0.1:5050");
+    let uri: axum::http::Uri = text.parse().map_err(|_| refuse())?;
+    match (uri.scheme_str(), uri.host(), uri.path()) {
+        (Some("http"), Some(_), "/") if uri.query().is_none() => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err(refuse()),
+    }
+}
+
+fn hostname(text: &str) -> Result<String, String> {
+    if text.is_empty()
+        || text.len() > 253
+        || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
+    {
+        return Err(format!("`{}` is no host name", text.escape_debug()));
+    }
+    Ok(text.to_owned())
+}
+
+fn ports(text: &str) -> Result<PortRanges, String> {
+    let mut ranges = Vec::new();
+    for part in list(text) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let refuse = || format!("`{part}` is no port and no range such as 31000-32000");
+        let (first, last) = (first.parse().map_err(|_| refuse())?, last.parse().map_err(|_| refuse())?);
+        ranges.push(PortRange::new(first, last).map_err(|error| error.to_string())?);
+    }
+    PortRanges::new(ranges).map_err(|error| error.to_string())
+}
+
+fn attributes(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut attributes = BTreeMap::new();
+    for part in list(text) {
+        let refuse = |why: &str| Err(format!("`{}` {why}", part.escape_debug()));
+        let Some((name, value)) = part.split_once('=') else {
+            return refuse("is no NAME=VALUE");
+        };
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if name.is_empty() || name.len() > limits::NAME_BYTES_MAX || !name.bytes().all(is_plain) {
+            return refuse("has a name that isn't 1 to 64 of [A-Za-z0-9._-]");
+        }
+        if value.len() > limits::VALUE_BYTES_MAX {
+            return refuse("has a value of more than 256 bytes");
+        }
+        if attributes.insert(name.to_owned(), value.to_owned()).is_some() {
+            return refuse("is the second of its name");
+        }
+    }
+    if attributes.len() > limits::ATTRIBUTES_MAX {
+        return Err(format!("more than {} attributes", limits::ATTRIBUTES_MAX));
+    }
+    Ok(attributes)
+}
+
+fn optional(value: Option<impl fmt::Display>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+/// `; did you mean …?` for a key that is nearly right.
+fn suggestion(key: &str) -> String {
+    let plain = key.replace('_', "-").to_ascii_lowercase();
+    let near = |setting: &&Setting| {
+        setting.key == plain || setting.key.split('-').any(|word| plain.split('-').any(|part| part == word))
+    };
+    SETTINGS.iter().find(near).map(|setting| format!("; did you mean `{}`?", setting.key)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    fn load(
+        file: &str,
+        variables: &[(&str, &str)],
+        flags: &[(&'static str, &str)],
+    ) -> Result<Loaded, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, file).unwrap();
+        Loaded::load(
+            Some(&path),
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+            flags.iter().map(|(key, value)| (*key, (*value).to_owned())),
+        )
+    }
+
+    fn refused(variables: &[(&str, &str)], flags: &[(&'static str, &str)]) -> String {
+        format!("{}\n", load("", variables, flags).unwrap_err())
+    }
+
+    #[test]
+    fn flags_beat_the_environment_which_beats_the_file() {
+        let loaded = load(
+            "cpus = '1'\nmem = '1GiB'\npids-limit = 7\nallow-root-tasks = true",
+            &[("MUSTER_AGENT_CPUS", "2"), ("MUSTER_AGENT_MEM", "2GiB"), ("HOME", "/")],
+            &[("cpus", "3.25")],
+        )
+        .unwrap();
+        assert_eq!(loaded.config.cpus_milli, Some(3250));
+        assert_eq!(loaded.config.mem_mib, Some(2048));
+        assert_eq!(loaded.config.pids_limit, 7);
+        assert!(loaded.config.allow_root_tasks);
+        assert_eq!(loaded.sources["cpus"], Source::Flag);
+    }
+
+    #[test]
+    fn every_default_can_be_read_back() {
+        let loaded = Loaded::load(None, [], []).unwrap();
+        assert_eq!(loaded.config, Config::default());
+        let flags = SETTINGS.iter().map(|setting| (setting.key, setting.default_text()));
+        let again = Loaded::load(None, [], flags.filter(|(_, text)| !text.is_empty())).unwrap();
+        assert_eq!(again.config, Config::default());
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read_as_a_file() {
+        let loaded = load(
+            "attributes = ['rack=a', 'zone=b']\nallowed-users = ['nobody', 'alice']",
+            &[],
+            &[("ports", "1-2,80"), ("cpus", "0.5")],
+        )
+        .unwrap();
+        let again = load(&loaded.to_text(), &[], &[]).unwrap();
+        assert_eq!(again.config, loaded.config);
+        assert!(loaded.to_text().contains("# flag"), "{}", loaded.to_text());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_name_and_its_place() {
+        let mut shown = String::new();
+        shown += &refused(&[("MUSTER_AGENT_LISTN", "1")], &[]);
+        shown += &refused(&[("MUSTER_AGENT_DATA", "1")], &[]);
+        for (key, text) in [
+            ("listen", "localhost"),
+            ("listen", "0.0.0.0:5051"),
+            ("coordinator", "127.0.0.1:5050"),
+            ("coordinator", "https://x"),
+            ("cpus", "-1"),
+            ("cpus", "0"),
+            ("cpus", "0.0001"),
+            ("mem", "64"),
+            ("mem", "99999999TiB"),
+            ("ports", "5-4"),
+            ("ports", "1-5,5-6"),
+            ("attributes", "rack"),
+            ("attributes", "a b=c"),
+            ("default-user", "root"),
+            ("allowed-users", "alice"),
+            ("hidden-paths", "etc"),
+            ("cgroup-parent", "../x"),
+            ("pids-limit", "0"),
+            ("output-limit", "1KiB"),
+            ("end-tasks-on-exit", "yes"),
+        ] {
+            shown += &refused(&[], &[(key, text)]);
+        }
+        expect![[""]].assert_eq(&shown);
+    }
+}

@@ -1,0 +1,667 @@
+//! The agent as a whole: start-up is one list, shutdown is that list reversed.
+//!
+//! Puts the parts together and owns them; decides nothing. A part that fails stops the daemon, and the tasks
+//! go on. Start at [`Daemon::start`].
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle as Thread,
+    time::Instant,
+};
+
+use model::{AgentId, IdError};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use supervisor::{Found, Row, Supervisor};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    actor::{self, Actor, ActorError, Parts, Rounds, Stop},
+    checkpoint::{Checkpoint, CheckpointError, Identity, Loaded, Lock, LockError, ensure_data_dir},
+    clock,
+    config::Config,
+    convert,
+    execute::{Directories, Executor, Recorder, Settings, chain},
+    host,
+    http::Http,
+    meter::{Counters, Meter},
+    metrics::{Metrics, Page},
+    session::{Facts, Session, SessionError},
+    sys::{
+        CgroupName, Kernel, KernelConfig, ProcessId, Sys, SysError, UserPolicy,
+        bpf::{self, Availability, OomStream, Programs},
+    },
+};
+
+/// Why the agent can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the agent makes cgroups, mounts and processes of other users, which only root may")]
+    NotRoot,
+    #[error("can't listen on {listen}")]
+    Listen { listen: SocketAddr, source: io::Error },
+    #[error("can't take the data directory")]
+    Lock(#[source] LockError),
+    #[error("can't use the data directory")]
+    Checkpoint(#[source] CheckpointError),
+    #[error("can't make {}", path.display())]
+    MakeDirectory { path: PathBuf, source: io::Error },
+    #[error("can't read what is in {}", path.display())]
+    ReadDirectory { path: PathBuf, source: io::Error },
+    #[error("can't use this host's kernel")]
+    Kernel(#[source] SysError),
+    #[error("can't name this agent")]
+    Identity(#[source] IdError),
+    #[error("the resources that are set can't be offered")]
+    Resources(#[source] model::ResourcesError),
+    #[error("can't start a thread")]
+    Thread(#[source] io::Error),
+    #[error("can't start the actor")]
+    Actor(#[source] ActorError),
+}
+
+/// Why the agent stopped although nobody had told it to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the task table can't be kept")]
+    Actor(#[source] ActorError),
+    #[error("the coordinator does not want this agent")]
+    Session(#[source] SessionError),
+    #[error("the HTTP server has failed")]
+    Http(#[source] io::Error),
+    #[error("a part of the agent panicked")]
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+/// Every stable code of an agent that failed; each has a page in `docs/errors/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureCode {
+    ConfigInvalid,
+    RootNeeded,
+    PortTaken,
+    DataDirInUse,
+    DataDirUnusable,
+    DataDirDamaged,
+    ClusterForeign,
+    AgentRefused,
+    StartFailed,
+    AgentFailed,
+}
+
+impl FailureCode {
+    pub const ALL: &[Self] = &[
+        Self::ConfigInvalid,
+        Self::RootNeeded,
+        Self::PortTaken,
+        Self::DataDirInUse,
+        Self::DataDirUnusable,
+        Self::DataDirDamaged,
+        Self::ClusterForeign,
+        Self::AgentRefused,
+        Self::StartFailed,
+        Self::AgentFailed,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigInvalid => "config-invalid",
+            Self::RootNeeded => "root-needed",
+            Self::PortTaken => "port-taken",
+            Self::DataDirInUse => "data-dir-in-use",
+            Self::DataDirUnusable => "data-dir-unusable",
+            Self::DataDirDamaged => "data-dir-damaged",
+            Self::ClusterForeign => "cluster-foreign",
+            Self::AgentRefused => "agent-refused",
+            Self::StartFailed => "start-failed",
+            Self::AgentFailed => "agent-failed",
+        }
+    }
+}
+
+impl StartError {
+    pub fn code(&self) -> FailureCode {
+        match self {
+            Self::NotRoot => FailureCode::RootNeeded,
+            Self::Listen { .. } => FailureCode::PortTaken,
+            Self::Lock(LockError::Held { .. }) => FailureCode::DataDirInUse,
+            Self::Lock(LockError::Open { .. } | LockError::Lock { .. })
+            | Self::MakeDirectory { .. }
+            | Self::ReadDirectory { .. }
+            | Self::Checkpoint(CheckpointError::MakeDirectory { .. }) => FailureCode::DataDirUnusable,
+            Self::Checkpoint(
+                CheckpointError::Open { .. }
+                | CheckpointError::Read { .. }
+                | CheckpointError::Write { .. }
+                | CheckpointError::Identity { .. },
+            ) => FailureCode::DataDirDamaged,
+            Self::Resources(_) => FailureCode::ConfigInvalid,
+            Self::Kernel(_) | Self::Identity(_) | Self::Thread(_) | Self::Actor(_) => {
+                FailureCode::StartFailed
+            }
+        }
+    }
+
+    /// What the operator can do about it.
+    pub fn next(&self) -> String {
+        match self {
+            Self::NotRoot => "run it as root".to_owned(),
+            Self::Listen { listen, .. } => format!(
+                "end what listens on port {} (`ss -ltnp` shows it), or choose another with `--listen`",
+                listen.port()
+            ),
+            Self::Lock(LockError::Held { .. }) => {
+                "end the other agent, or give this one a data directory of its own with `--data-dir`".to_owned()
+            }
+            Self::Lock(_) | Self::MakeDirectory { .. } | Self::ReadDirectory { .. } => {
+                "check who owns the data directory and what mode it has".to_owned()
+            }
+            Self::Checkpoint(_) => {
+                "check the disk; if the data is lost, move the directory away: tasks of it are then reported GONE"
+                    .to_owned()
+            }
+            Self::Kernel(_) => "`muster-agent doctor` shows what this host offers".to_owned(),
+            Self::Resources(_) => "change `--cpus`, `--mem`, `--disk` or `--ports`".to_owned(),
+            Self::Identity(_) | Self::Thread(_) | Self::Actor(_) => "see the cause".to_owned(),
+        }
+    }
+}
+
+impl RunError {
+    pub fn code(&self) -> FailureCode {
+        match self {
+            Self::Actor(ActorError::ClusterForeign { .. }) => FailureCode::ClusterForeign,
+            Self::Session(SessionError::Refused { code, .. }) if code == "cluster-foreign" => {
+                FailureCode::ClusterForeign
+            }
+            Self::Session(SessionError::Refused { .. }) => FailureCode::AgentRefused,
+            Self::Session(SessionError::Address { .. }) => FailureCode::ConfigInvalid,
+            Self::Actor(
+                ActorError::Threads(_)
+                | ActorError::Store(_)
+                | ActorError::Identity(_)
+                | ActorError::ClusterId(_),
+            )
+            | Self::Http(_)
+            | Self::Panicked(_) => FailureCode::AgentFailed,
+        }
+    }
+
+    pub fn next(&self) -> String {
+        match self.code() {
+            FailureCode::ClusterForeign => {
+                "point the agent at its own cluster, or give it an empty data directory; its tasks go on"
+                    .to_owned()
+            }
+            FailureCode::AgentRefused => "do what the coordinator says; the agent's tasks go on".to_owned(),
+            _ => "see the log above and start it again: its tasks go on, and are taken up again".to_owned(),
+        }
+    }
+}
+
+/// The running agent.
+pub struct Daemon {
+    config: Config,
+    _lock: Lock,
+    kernel: Arc<Kernel>,
+    programs: Option<Arc<Programs>>,
+    rounds: Arc<Rounds>,
+    threads: Vec<Thread<()>>,
+    actor: JoinHandle<Result<(), ActorError>>,
+    actor_stop: watch::Sender<Stop>,
+    http: JoinHandle<io::Result<()>>,
+    http_stop: CancellationToken,
+    session: JoinHandle<Result<(), SessionError>>,
+    session_stop: CancellationToken,
+}
+
+impl Daemon {
+    /// Starts every part, in order.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let began = Instant::now();
+        if !rustix::process::geteuid().is_root() {
+            return Err(StartError::NotRoot);
+        }
+        raise_descriptors();
+        // First what another agent may hold, so that two never get in each other's way.
+        let listen = config.listen;
+        let listener =
+            TcpListener::bind(listen).await.map_err(|source| StartError::Listen { listen, source })?;
+        ensure_data_dir(&config.data_dir).map_err(StartError::Checkpoint)?;
+        let lock = Lock::take(&config.data_dir).map_err(StartError::Lock)?;
+        let checkpoint = Arc::new(Checkpoint::open(&config.data_dir).map_err(StartError::Checkpoint)?);
+        step(began, "checkpoint");
+
+        let directories = Directories::new(&config.data_dir);
+        make_directory(directories.tasks())?;
+        let kernel = Arc::new(Kernel::open(&kernel_config(config)).map_err(StartError::Kernel)?);
+        let programs = open_programs(config);
+        step(began, "kernel");
+
+        let (identity, is_same_boot) = identify(config, &checkpoint, kernel.as_ref())?;
+        let loaded = checkpoint.load().map_err(StartError::Checkpoint)?;
+        for (key, error) in &loaded.errors {
+            tracing::error!(task_id = key.as_str(), error = chain(error), "a task's record can't be read");
+        }
+        let found = look_around(kernel.as_ref(), &directories, &loaded, is_same_boot)?;
+        if let Some(programs) = &programs {
+            sweep_programs(programs, kernel.as_ref(), &loaded.rows);
+        }
+        let count = loaded.rows.len();
+        let (supervisor, actions) =
+            Supervisor::restore(identity.agent_id.clone(), loaded.rows, found, clock::now());
+        tracing::info!(
+            agent_id = %identity.agent_id,
+            tasks = count,
+            is_same_boot,
+            elapsed_ms = began.elapsed().as_millis() as u64,
+            "took up what an earlier agent left"
+        );
+
+        let total = host::resources(config);
+        total.check().map_err(StartError::Resources)?;
+        let mut limitations = kernel.limitations();
+        limitations.extend(program_limitations(programs.as_deref()));
+        for limitation in &limitations {
+            tracing::warn!(limitation = limitation.as_str(), "this host can't do everything");
+        }
+        let recorder = programs.clone().map(|programs| programs as Arc<dyn Recorder>);
+        let executor = Arc::new(Executor::new(
+            kernel.clone(),
+            recorder,
+            checkpoint.clone(),
+            directories,
+            settings(config),
+        ));
+        let rounds = Arc::new(Rounds::default());
+        let counters = programs.clone().map(|programs| programs as Arc<dyn Counters>);
+        let threads = vec![
+            rounds.measure(executor.clone(), Meter::new(counters)).map_err(StartError::Thread)?,
+            rounds.trim(executor.clone()).map_err(StartError::Thread)?,
+        ];
+        let metrics = Arc::new(Metrics::default());
+        let (events, session_events) = mpsc::channel(actor::SESSION_EVENTS_MAX);
+        let (actor_stop, stop) = watch::channel(Stop::No);
+        let facts = Facts {
+            agent_id: identity.agent_id.as_str().to_owned(),
+            hostname: config.hostname.clone().unwrap_or_else(host::hostname),
+            boot_id: identity.boot_id.clone(),
+            address: listener.local_addr().unwrap_or(listen).to_string(),
+            total: convert::resources_to_wire(&total),
+            attributes: config
+                .attributes
+                .iter()
+                .map(|(name, value)| proto::types::v1::Attribute { name: name.clone(), value: value.clone() })
+                .collect(),
+            limitations,
+        };
+        let parts = Parts {
+            supervisor,
+            actions,
+            executor,
+            checkpoint,
+            identity,
+            metrics: metrics.clone(),
+            rounds: rounds.clone(),
+            oom: programs.as_deref().and_then(oom_stream),
+            session: session_events,
+            stop,
+        };
+        let (actor, handle) = Actor::new(parts).map_err(StartError::Actor)?;
+        let actor = tokio::spawn(actor.run());
+        step(began, "actor");
+
+        let http_stop = CancellationToken::new();
+        let http = Http {
+            handle,
+            page: Page::new(&metrics, rounds.clone(), programs.clone()),
+            token: std::fs::read_to_string(&config.token_file).ok().map(|token| token.trim().to_owned()),
+        };
+        let http = tokio::spawn(http.serve(listener, http_stop.clone()));
+        let session_stop = CancellationToken::new();
+        let session = Session {
+            coordinator: config.coordinator.clone(),
+            token_file: config.token_file.clone(),
+            facts,
+            events,
+        };
+        let session = tokio::spawn(session.run(session_stop.clone()));
+        tracing::info!(
+            resources = %total,
+            listen = %listen,
+            layout = kernel.layout().as_str(),
+            elapsed_ms = began.elapsed().as_millis() as u64,
+            "the agent is up"
+        );
+        Ok(Self {
+            config: config.clone(),
+            _lock: lock,
+            kernel,
+            programs,
+            rounds,
+            threads,
+            actor,
+            actor_stop,
+            http,
+            http_stop,
+            session,
+            session_stop,
+        })
+    }
+
+    /// Runs until it is told to stop or a part fails, and then stops everything in reverse.
+    pub async fn run(mut self, mut stop: watch::Receiver<Stop>) -> Result<(), RunError> {
+        let mut told = Stop::No;
+        let failure = tokio::select! {
+            told_now = async {
+                // The sender outlives the daemon.
+                let told = stop.wait_for(|stop| *stop != Stop::No).await.map(|stop| *stop);
+                told.unwrap_or(Stop::LeaveTasks)
+            } => {
+                told = told_now;
+                None
+            }
+            ended = &mut self.actor => Some(flatten(ended, RunError::Actor)),
+            ended = &mut self.session => Some(flatten(ended, RunError::Session)),
+            ended = &mut self.http => Some(flatten(ended, RunError::Http)),
+        };
+        let outcome = failure.unwrap_or(Ok(()));
+        self.stop(told, outcome).await
+    }
+
+    async fn stop(mut self, told: Stop, outcome: Result<(), RunError>) -> Result<(), RunError> {
+        let mut outcome = outcome;
+        let how = if told == Stop::EndTasks { Stop::EndTasks } else { Stop::LeaveTasks };
+        // With the tasks the last statuses go out, too; without them nothing new may come in.
+        if how == Stop::LeaveTasks {
+            self.end_session().await;
+        }
+        self.actor_stop.send_replace(how);
+        if !self.actor.is_finished() {
+            let ended = flatten((&mut self.actor).await, RunError::Actor);
+            outcome = outcome.and(ended);
+        }
+        self.end_session().await;
+        self.http_stop.cancel();
+        if !self.http.is_finished() {
+            // Long polls don't exist here; what is under way ends at once.
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(2), &mut self.http).await;
+            self.http.abort();
+        }
+        self.rounds.stop();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread panicked");
+            }
+        }
+        if how == Stop::EndTasks {
+            self.leave_nothing();
+        }
+        tracing::info!("the agent has stopped");
+        outcome
+    }
+
+    async fn end_session(&mut self) {
+        self.session_stop.cancel();
+        if !self.session.is_finished() {
+            // Its error was the reason to stop, or came while we stop.
+            let _ = (&mut self.session).await;
+        }
+    }
+
+    /// Removes what only makes sense with tasks: the parent group, pins and mounts. Data stays.
+    fn leave_nothing(&mut self) {
+        if let Err(error) = self.kernel.close() {
+            tracing::error!(error = chain(&error), "something of the tasks remains");
+        }
+        if self.programs.take().is_some()
+            && let Err(error) = bpf::remove(&self.config.bpf_path())
+        {
+            tracing::error!(error = chain(&error), "pins of the kernel programs remain");
+        }
+    }
+}
+
+fn flatten<E>(
+    ended: Result<Result<(), E>, tokio::task::JoinError>,
+    wrap: fn(E) -> RunError,
+) -> Result<(), RunError> {
+    ended.map_err(RunError::Panicked)?.map_err(wrap)
+}
+
+fn step(began: Instant, name: &'static str) {
+    tracing::info!(step = name, elapsed_ms = began.elapsed().as_millis() as u64, "started");
+}
+
+/// A task costs a descriptor or two, and the soft limit is often 1024.
+fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "can't raise the limit of open files");
+    }
+}
+
+pub fn kernel_config(config: &Config) -> KernelConfig {
+    KernelConfig {
+        cgroup_parent: config.cgroup_parent.clone(),
+        own_cgroup2: config.data_dir.join("cgroup2"),
+        output_dir: Directories::new(&config.data_dir).tasks().to_owned(),
+    }
+}
+
+/// `None` where the host can't run any, which `doctor` and the agent's limitations say.
+fn open_programs(config: &Config) -> Option<Arc<Programs>> {
+    match Programs::open(&config.bpf_path(), bpf::Limits::default()) {
+        Ok(programs) => Some(Arc::new(programs)),
+        Err(error) => {
+            tracing::warn!(
+                error = chain(&error),
+                "no kernel program runs; usage comes from cgroup files alone"
+            );
+            None
+        }
+    }
+}
+
+pub fn program_limitations(programs: Option<&Programs>) -> Vec<String> {
+    let Some(programs) = programs else {
+        let all = "no kernel program runs here: CPU time comes from cgroup files, and exit statuses may be lost \
+                   while no agent runs";
+        return vec![all.to_owned()];
+    };
+    programs
+        .availability()
+        .iter()
+        .filter_map(|(program, availability)| match availability {
+            Availability::Attached => None,
+            Availability::Unavailable(why) => Some(format!("the kernel program {program} can't run: {why}")),
+        })
+        .collect()
+}
+
+fn oom_stream(programs: &Programs) -> Option<OomStream> {
+    let events = match programs.oom_events() {
+        Ok(events) => events,
+        // Said among the limitations.
+        Err(_) => return None,
+    };
+    match events.stream() {
+        Ok(stream) => Some(stream),
+        Err(error) => {
+            tracing::warn!(%error, "no news of the OOM killer");
+            None
+        }
+    }
+}
+
+/// Who the agent is, and whether the host is still up since it was last here.
+fn identify(
+    config: &Config,
+    checkpoint: &Checkpoint,
+    kernel: &Kernel,
+) -> Result<(Identity, bool), StartError> {
+    let boot_id = kernel.boot_id().map_err(StartError::Kernel)?.0;
+    let found = checkpoint.identity().map_err(StartError::Checkpoint)?;
+    let is_same_boot = found.as_ref().is_some_and(|found| found.boot_id == boot_id);
+    let identity = match found {
+        Some(found) => Identity { boot_id, ..found },
+        None => {
+            let name = config.hostname.clone().unwrap_or_else(host::hostname);
+            let agent_id = AgentId::new(&agent_name(&name)).map_err(StartError::Identity)?;
+            Identity { agent_id, cluster_id: None, boot_id }
+        }
+    };
+    if !is_same_boot {
+        checkpoint.write_identity(&identity).map_err(StartError::Checkpoint)?;
+    }
+    Ok((identity, is_same_boot))
+}
+
+/// The host's name, so that people know it, and eight random digits, so that it stays unique.
+fn agent_name(hostname: &str) -> String {
+    let plain: String = hostname
+        .chars()
+        .filter(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-'))
+        .take(64)
+        .collect();
+    let plain = plain.trim_start_matches(['.', '-']);
+    let random = Uuid::new_v4().simple().to_string();
+    let random = random.get(..8).unwrap_or_default();
+    if plain.is_empty() { format!("agent-{random}") } else { format!("{plain}-{random}") }
+}
+
+fn look_around(
+    kernel: &Kernel,
+    directories: &Directories,
+    loaded: &Loaded,
+    is_same_boot: bool,
+) -> Result<Found, StartError> {
+    let cgroups = kernel.list_cgroups().map_err(StartError::Kernel)?;
+    let path = directories.tasks();
+    let failed = |source| StartError::ReadDirectory { path: path.to_owned(), source };
+    let mut sandboxes = BTreeSet::new();
+    for entry in path.read_dir().map_err(failed)? {
+        sandboxes.extend(entry.map_err(failed)?.file_name().into_string().ok());
+    }
+    Ok(Found {
+        is_same_boot,
+        damaged: loaded.damaged.clone(),
+        cgroups: cgroups.iter().map(|name| name.as_str().to_owned()).collect(),
+        sandboxes,
+    })
+}
+
+/// Takes out of the kernel's tables what no row is about any more.
+fn sweep_programs(programs: &Programs, kernel: &Kernel, rows: &[Row]) {
+    let held = || rows.iter().filter(|row| row.holds_resources());
+    let processes: BTreeSet<ProcessId> = held()
+        .filter_map(Row::process)
+        .map(|id| ProcessId { pid: id.pid, start_ticks: id.start_ticks })
+        .collect();
+    let cgroups: BTreeSet<_> = held()
+        .filter_map(|row| kernel.cgroup_id(&CgroupName::new(&row.attempt).ok()?).ok().flatten())
+        .collect();
+    let swept = || -> Result<(), bpf::BpfError> {
+        for (process, _) in programs.processes()? {
+            if !processes.contains(&process) {
+                programs.unregister_process(process)?;
+            }
+        }
+        for cgroup in programs.cgroups()? {
+            if !cgroups.contains(&cgroup) {
+                programs.unregister_cgroup(cgroup)?;
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = swept() {
+        tracing::warn!(error = chain(&error), "can't sweep the kernel programs' tables");
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711)));
+    made.map_err(|source| StartError::MakeDirectory { path: path.to_owned(), source })
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        default_user: config.default_user.clone(),
+        users: UserPolicy { is_root_allowed: config.allow_root_tasks, allowed: config.allowed_users.clone() },
+        pids_limit: config.pids_limit,
+        hidden: hidden(config),
+        output_bytes_max: config.output_limit.0,
+    }
+}
+
+/// What no task sees, without what lies below another of it.
+fn hidden(config: &Config) -> Vec<PathBuf> {
+    let mut paths = config.hidden_paths.clone();
+    paths.push(config.data_dir.clone());
+    paths.push(config.token_file.clone());
+    paths.extend(private_parent(&config.token_file));
+    let mut paths: Vec<PathBuf> = paths.into_iter().map(|path| path.canonicalize().unwrap_or(path)).collect();
+    // A directory comes before what is in it.
+    paths.sort();
+    let mut kept: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        if !kept.iter().any(|above| path.starts_with(above)) {
+            kept.push(path);
+        }
+    }
+    kept
+}
+
+/// The directory of a file, if it is root's alone: then what else is in there is no task's business either.
+fn private_parent(file: &Path) -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt as _;
+    let parent = file.parent()?;
+    let data = parent.metadata().ok()?;
+    (data.uid() == 0 && data.mode() & 0o077 == 0).then(|| parent.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agents_name_is_always_an_id() {
+        for hostname in ["vm", "a.example", "-x-", "ä", "", "..", &"x".repeat(300)] {
+            let name = agent_name(hostname);
+            AgentId::new(&name).unwrap_or_else(|error| panic!("{hostname}: {error}"));
+        }
+        assert!(agent_name("vm").starts_with("vm-"));
+    }
+
+    #[test]
+    fn what_is_hidden_is_hidden_once() {
+        let config = Config {
+            hidden_paths: vec!["/nowhere/muster".into(), "/nowhere/else".into()],
+            data_dir: "/nowhere/muster/agent".into(),
+            token_file: "/nowhere/muster/coordinator/token".into(),
+            ..Config::default()
+        };
+        let paths = hidden(&config);
+        assert_eq!(paths, [PathBuf::from("/nowhere/else"), "/nowhere/muster".into()]);
+    }
+
+    #[test]
+    fn every_code_is_said_once() {
+        let codes: BTreeSet<&str> = FailureCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(codes.len(), FailureCode::ALL.len());
+    }
+}

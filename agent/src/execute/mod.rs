@@ -1,0 +1,558 @@
+//! The one interpreter of actions: it does them, and undoes them in reverse when a launch fails.
+//!
+//! Decides nothing: what to do is `supervisor`'s, how the kernel is asked is `sys`'.
+//! Start at [`Executor::execute`], the one `match`; [`lanes`] runs plans on a bounded pool of threads.
+
+mod directories;
+pub mod lanes;
+mod launch;
+mod recorder;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use model::{Exit, Reason, TaskId, Usage};
+use supervisor::{Action, Event, ProcessId};
+
+use crate::{
+    checkpoint::{Change, Checkpoint, CheckpointError},
+    clock,
+    sys::{
+        CgroupId, CgroupName, Ending, Held, IdentityError, Process, ReleaseError, Signal, SpawnError, Sys,
+        SysError, UserPolicy, Watch,
+    },
+};
+
+pub use directories::Directories;
+pub use recorder::Recorder;
+
+/// How long a thread waits for a killed cgroup to be empty before it lets others watch it: most are at once.
+const EMPTY_PATIENCE: Duration = Duration::from_millis(20);
+
+/// What the operator decided about tasks.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Who a task runs as when its spec names nobody.
+    pub default_user: String,
+    pub users: UserPolicy,
+    /// Most processes and threads of a task whose spec says nothing.
+    pub pids_limit: u32,
+    /// What no task may see.
+    pub hidden: Vec<PathBuf>,
+    /// Bytes of each output that are kept.
+    pub output_bytes_max: u64,
+}
+
+/// Does actions; shared by the threads of the pool.
+pub struct Executor {
+    pub(crate) sys: Arc<dyn Sys>,
+    recorder: Option<Arc<dyn Recorder>>,
+    checkpoint: Arc<Checkpoint>,
+    directories: Directories,
+    settings: Settings,
+    state: Mutex<State>,
+}
+
+/// What lives between two actions of a task.
+#[derive(Default)]
+struct State {
+    /// Spawned and not yet released.
+    held: BTreeMap<TaskId, Held>,
+    /// Released or adopted, until their cgroup is removed.
+    processes: BTreeMap<TaskId, Process>,
+    /// Adopted without proof that they ever ran the command.
+    unconfirmed: BTreeSet<TaskId>,
+    cgroups: BTreeMap<CgroupId, TaskId>,
+}
+
+/// What an action led to.
+#[derive(Debug)]
+pub enum Outcome {
+    Event(Event),
+    /// A process to be watched for its end.
+    Process {
+        task_id: TaskId,
+        process: Process,
+    },
+    /// A cgroup that isn't empty yet.
+    NotEmpty {
+        task_id: TaskId,
+        attempt: String,
+        watch: Watch,
+    },
+    /// To be done again in a while.
+    Later(Action),
+}
+
+/// Why an action could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    #[error("can't store the task's record")]
+    Checkpoint(#[source] CheckpointError),
+    #[error("can't make {}", path.display())]
+    MakeDirectory { path: PathBuf, source: io::Error },
+    #[error("can't remove {}", path.display())]
+    RemoveDirectory { path: PathBuf, source: io::Error },
+    #[error("no user for the task")]
+    User(#[source] IdentityError),
+    #[error("can't use the task's cgroup")]
+    Cgroup(#[source] SysError),
+    #[error("can't start the task's process")]
+    Spawn(#[source] SpawnError),
+    #[error("can't begin the command")]
+    Release(#[source] ReleaseError),
+    #[error("the task's process is not held any more")]
+    NotHeld,
+    #[error("can't reach the task's process")]
+    Process(#[source] SysError),
+}
+
+impl ExecuteError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::User(IdentityError::Unknown { .. } | IdentityError::Refused { .. }) => Reason::UserRefused,
+            Self::Release(ReleaseError::Exec { .. }) => Reason::CommandNotExecutable,
+            Self::User(IdentityError::Lookup { .. })
+            | Self::Release(
+                ReleaseError::Step { .. }
+                | ReleaseError::Ended
+                | ReleaseError::TimedOut { .. }
+                | ReleaseError::Pipe { .. },
+            )
+            | Self::Checkpoint(_)
+            | Self::MakeDirectory { .. }
+            | Self::RemoveDirectory { .. }
+            | Self::Cgroup(_)
+            | Self::Spawn(_)
+            | Self::NotHeld
+            | Self::Process(_) => Reason::LaunchFailed,
+        }
+    }
+
+    /// The causes without the outermost frame, where that says nothing to whoever launched the task.
+    fn for_people(&self) -> String {
+        match self {
+            Self::User(source) => chain(source),
+            Self::Release(source) => chain(source),
+            Self::Checkpoint(_)
+            | Self::MakeDirectory { .. }
+            | Self::RemoveDirectory { .. }
+            | Self::Cgroup(_)
+            | Self::Spawn(_)
+            | Self::NotHeld
+            | Self::Process(_) => chain(self),
+        }
+    }
+}
+
+impl Executor {
+    pub fn new(
+        sys: Arc<dyn Sys>,
+        recorder: Option<Arc<dyn Recorder>>,
+        checkpoint: Arc<Checkpoint>,
+        directories: Directories,
+        settings: Settings,
+    ) -> Self {
+        let state = Mutex::new(State::default());
+        Self { sys, recorder, checkpoint, directories, settings, state }
+    }
+
+    pub fn directories(&self) -> &Directories {
+        &self.directories
+    }
+
+    /// The task whose v2 cgroup this is.
+    pub fn task_of(&self, cgroup: CgroupId) -> Option<TaskId> {
+        self.lock().cgroups.get(&cgroup).cloned()
+    }
+
+    /// Does the actions of one task in order. When one fails that a launch can't do without, what was
+    /// done of this plan is undone in reverse, and the failure is among the outcomes.
+    pub fn execute_plan(&self, plan: &[Action]) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for (place, action) in plan.iter().enumerate() {
+            tracing::debug!(%action, "action");
+            let error = match self.execute(action) {
+                Ok(done) => {
+                    outcomes.extend(done);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            if let Some(failure) = self.failure(action, &error) {
+                tracing::info!(%action, error = chain(&error), "a launch failed and is undone");
+                // The failed action too: it may have been half done.
+                for done in plan.iter().take(place + 1).rev() {
+                    self.undo(done);
+                }
+                outcomes.push(failure);
+                return outcomes;
+            }
+            tracing::warn!(%action, error = chain(&error), "an action failed");
+        }
+        outcomes
+    }
+
+    fn undo(&self, action: &Action) {
+        let Some(undo) = action.undo() else { return };
+        if let Err(error) = self.execute(&undo) {
+            tracing::warn!(action = %undo, error = chain(&error), "an undo failed; the next start sweeps");
+        }
+    }
+
+    /// The outcome of a failed action, where the plan must end with it.
+    fn failure(&self, action: &Action, error: &ExecuteError) -> Option<Outcome> {
+        let launch_failed = |task_id: &TaskId| {
+            Some(Outcome::Event(Event::LaunchFailed {
+                task_id: task_id.clone(),
+                reason: error.reason(),
+                message: error.for_people(),
+            }))
+        };
+        match action {
+            Action::MakeSandbox { task_id, .. }
+            | Action::MakeCgroups { task_id, .. }
+            | Action::Spawn { task_id, .. } => launch_failed(task_id),
+            Action::Release { task_id } => match error.reason() {
+                Reason::CommandNotExecutable => Some(Outcome::Event(Event::ExecFailed {
+                    task_id: task_id.clone(),
+                    message: error.for_people(),
+                })),
+                _ => launch_failed(task_id),
+            },
+            // A task that isn't measured is a task all the same, and so is one whose exit status may be lost.
+            Action::RegisterMeter { .. } | Action::RegisterProcess { .. } => None,
+            // Looked for again in a while, because a process is never given up.
+            Action::Adopt { .. } => Some(Outcome::Later(action.clone())),
+            // The sweeper of the next start removes what stays.
+            Action::RemoveSandbox { task_id, .. } => {
+                Some(Outcome::Event(Event::SandboxRemoved { task_id: task_id.clone() }))
+            }
+            // The supervisor kills again in a second.
+            Action::KillAll { .. } | Action::Terminate { .. } => None,
+            Action::RemoveCgroups { .. }
+            | Action::RemoveStrayCgroups { .. }
+            | Action::RemoveStraySandbox { .. }
+            | Action::UnregisterMeter { .. }
+            | Action::UnregisterProcess { .. }
+            | Action::WriteRecord(_)
+            | Action::Forget { .. }
+            | Action::Report(_) => None,
+        }
+    }
+
+    /// Does one action.
+    fn execute(&self, action: &Action) -> Result<Vec<Outcome>, ExecuteError> {
+        match action {
+            Action::WriteRecord(row) => self.store([Change::Write(row)])?,
+            Action::Forget { task_id } => self.store([Change::Forget(task_id)])?,
+            Action::MakeSandbox { attempt, spec, .. } => self.make_sandbox(attempt, spec)?,
+            Action::RemoveSandbox { task_id, attempt } => {
+                remove_tree(&self.directories.attempt(attempt))?;
+                return Ok(vec![Outcome::Event(Event::SandboxRemoved { task_id: task_id.clone() })]);
+            }
+            Action::MakeCgroups { task_id, attempt, spec } => {
+                let limits = launch::limits(spec, &self.settings);
+                let id = self.sys.create_cgroup(&name(attempt)?, &limits).map_err(ExecuteError::Cgroup)?;
+                self.lock().cgroups.insert(id, task_id.clone());
+            }
+            Action::RemoveCgroups { task_id, attempt } => {
+                self.forget_process(task_id);
+                self.trim(attempt);
+                self.sys.remove_cgroup(&name(attempt)?).map_err(ExecuteError::Cgroup)?;
+            }
+            Action::RegisterMeter { attempt, .. } => self.with_cgroup_id(attempt, |recorder, id| {
+                if let Err(error) = recorder.register_cgroup(id) {
+                    tracing::warn!(attempt, error = chain(&error), "a task's cpu time is not metered");
+                }
+            })?,
+            Action::UnregisterMeter { attempt, .. } => self.with_cgroup_id(attempt, |recorder, id| {
+                self.lock().cgroups.remove(&id);
+                if let Err(error) = recorder.unregister_cgroup(id) {
+                    tracing::warn!(attempt, error = chain(&error), "a cgroup stays in the meter's table");
+                }
+            })?,
+            Action::Spawn { task_id, attempt, spec } => {
+                let request = self.launch_request(attempt, spec)?;
+                let held = self.sys.spawn(&request).map_err(ExecuteError::Spawn)?;
+                let process = process_id(held.process().id());
+                self.lock().held.insert(task_id.clone(), held);
+                return Ok(vec![Outcome::Event(Event::Prepared { task_id: task_id.clone(), process })]);
+            }
+            Action::RegisterProcess { task_id, process } => {
+                if let Some(recorder) = &self.recorder
+                    && let Err(error) = recorder.register_process(sys_process_id(*process))
+                {
+                    tracing::warn!(
+                        %task_id,
+                        error = chain(&error),
+                        "a task's exit status would be lost while no agent runs"
+                    );
+                }
+            }
+            Action::UnregisterProcess { task_id, process } => {
+                if let Some(recorder) = &self.recorder
+                    && let Err(error) = recorder.unregister_process(sys_process_id(*process))
+                {
+                    tracing::warn!(%task_id, error = chain(&error), "a process stays in the table of exits");
+                }
+            }
+            Action::Release { task_id } => return self.release(task_id),
+            Action::Adopt { task_id, attempt, process, is_confirmed } => {
+                return self.adopt(task_id, attempt, *process, *is_confirmed);
+            }
+            Action::Terminate { task_id, .. } => {
+                let process = self.lock().processes.get(task_id).cloned();
+                if let Some(process) = process {
+                    self.sys.signal(&process, Signal::Terminate).map_err(ExecuteError::Process)?;
+                }
+            }
+            Action::KillAll { task_id, attempt } => return self.kill_all(task_id, attempt),
+            Action::RemoveStrayCgroups { attempt } => self.remove_stray(attempt)?,
+            Action::RemoveStraySandbox { attempt } => remove_tree(&self.directories.attempt(attempt))?,
+            // The actor tells the leader; nothing of it is this host's.
+            Action::Report(_) => {}
+        }
+        Ok(Vec::new())
+    }
+
+    /// Stores changes of the rows: the actor's own actions, many at once.
+    pub fn store<'a>(&self, changes: impl IntoIterator<Item = Change<'a>>) -> Result<(), ExecuteError> {
+        self.checkpoint.commit(changes).map_err(ExecuteError::Checkpoint)
+    }
+
+    fn release(&self, task_id: &TaskId) -> Result<Vec<Outcome>, ExecuteError> {
+        let held = self.lock().held.remove(task_id).ok_or(ExecuteError::NotHeld)?;
+        let (process, released) = held.release();
+        // Also after a failure, because somebody has to reap it.
+        self.lock().processes.insert(task_id.clone(), process.clone());
+        released.map_err(ExecuteError::Release)?;
+        Ok(vec![
+            Outcome::Event(Event::Launched { task_id: task_id.clone() }),
+            Outcome::Process { task_id: task_id.clone(), process },
+        ])
+    }
+
+    fn adopt(
+        &self,
+        task_id: &TaskId,
+        attempt: &str,
+        id: ProcessId,
+        is_confirmed: bool,
+    ) -> Result<Vec<Outcome>, ExecuteError> {
+        if !is_confirmed {
+            self.lock().unconfirmed.insert(task_id.clone());
+        }
+        let cgroup = self.sys.cgroup_id(&name(attempt)?).map_err(ExecuteError::Cgroup)?;
+        if let Some(cgroup) = cgroup {
+            self.lock().cgroups.insert(cgroup, task_id.clone());
+        }
+        let process = self.sys.reopen(sys_process_id(id)).map_err(ExecuteError::Process)?;
+        let Some(process) = process else {
+            return Ok(vec![self.exited(task_id, attempt, id, None)]);
+        };
+        self.lock().processes.insert(task_id.clone(), process.clone());
+        Ok(vec![
+            Outcome::Event(Event::Launched { task_id: task_id.clone() }),
+            Outcome::Process { task_id: task_id.clone(), process },
+        ])
+    }
+
+    /// Finds out how a process ended whose descriptor became readable.
+    pub fn collect_exit(&self, task_id: &TaskId, attempt: &str, process: &Process) -> Outcome {
+        let id = process_id(process.id());
+        let exit = match self.sys.ending(process, &self.directories.exit_file(attempt)) {
+            Ok(Ending::Running) => {
+                return Outcome::Process { task_id: task_id.clone(), process: process.clone() };
+            }
+            Ok(Ending::Ended(exit)) => Some(exit),
+            Ok(Ending::EndedUnknown) => None,
+            Err(error) => {
+                tracing::warn!(%task_id, error = chain(&error), "can't ask how a task ended");
+                None
+            }
+        };
+        self.exited(task_id, attempt, id, exit)
+    }
+
+    /// `told`: how it ended, by those who can be asked about a process that we hold.
+    fn exited(&self, task_id: &TaskId, attempt: &str, id: ProcessId, told: Option<Exit>) -> Outcome {
+        let from_file =
+            self.sys.read_exit_file(&self.directories.exit_file(attempt)).unwrap_or_else(|error| {
+                tracing::warn!(%task_id, error = chain(&error), "can't read a task's exit record");
+                None
+            });
+        let from_kernel = || self.recorder.as_ref().and_then(|recorder| recorder.exit(sys_process_id(id)));
+        let other = || {
+            let exit = told.or_else(from_kernel)?;
+            // A held process ends with code 0 when its agent dies: that is no word about the command.
+            let is_doubtful = self.lock().unconfirmed.contains(task_id) && exit == Exit::Code(0);
+            (!is_doubtful).then_some(exit)
+        };
+        let exit = from_file.or_else(other);
+        Outcome::Event(Event::Exited { task_id: task_id.clone(), exit, usage: self.usage(attempt) })
+    }
+
+    fn kill_all(&self, task_id: &TaskId, attempt: &str) -> Result<Vec<Outcome>, ExecuteError> {
+        let held = self.lock().held.remove(task_id);
+        if let Some(held) = held {
+            let process = held.process().clone();
+            // Its process ends by itself, and is reaped below.
+            drop(held);
+            self.lock().processes.insert(task_id.clone(), process);
+        }
+        let name = name(attempt)?;
+        self.sys.kill_cgroup(&name).map_err(ExecuteError::Cgroup)?;
+        let watch = self.sys.watch_cgroup(&name).map_err(ExecuteError::Cgroup)?;
+        let is_empty = || self.sys.is_cgroup_empty(&name).map_err(ExecuteError::Cgroup);
+        if !is_empty()? {
+            // An error is seen again by the one who watches on.
+            let _ = watch.wait(EMPTY_PATIENCE);
+            watch.drain();
+            if !is_empty()? {
+                let (task_id, attempt) = (task_id.clone(), attempt.to_owned());
+                return Ok(vec![Outcome::NotEmpty { task_id, attempt, watch }]);
+            }
+        }
+        Ok(vec![self.emptied(task_id, attempt)])
+    }
+
+    /// Whether a cgroup that was killed is empty now.
+    pub fn look_whether_empty(&self, task_id: &TaskId, attempt: &str, watch: Watch) -> Outcome {
+        watch.drain();
+        let is_empty =
+            name(attempt).and_then(|name| self.sys.is_cgroup_empty(&name).map_err(ExecuteError::Cgroup));
+        match is_empty {
+            Ok(true) => self.emptied(task_id, attempt),
+            Ok(false) => Outcome::NotEmpty { task_id: task_id.clone(), attempt: attempt.to_owned(), watch },
+            Err(error) => {
+                tracing::warn!(%task_id, error = chain(&error), "can't see whether a cgroup is empty");
+                Outcome::NotEmpty { task_id: task_id.clone(), attempt: attempt.to_owned(), watch }
+            }
+        }
+    }
+
+    fn emptied(&self, task_id: &TaskId, attempt: &str) -> Outcome {
+        let process = self.lock().processes.get(task_id).cloned();
+        if let Some(process) = process
+            && let Err(error) = self.sys.ending(&process, &self.directories.exit_file(attempt))
+        {
+            tracing::warn!(%task_id, error = chain(&error), "can't reap a task's process");
+        }
+        Outcome::Event(Event::Emptied { task_id: task_id.clone(), usage: self.usage(attempt) })
+    }
+
+    fn remove_stray(&self, attempt: &str) -> Result<(), ExecuteError> {
+        let name = name(attempt)?;
+        self.with_cgroup_id(attempt, |recorder, id| {
+            // What was never registered needs no word.
+            let _ = recorder.unregister_cgroup(id);
+        })?;
+        self.sys.kill_cgroup(&name).map_err(ExecuteError::Cgroup)?;
+        let watch = self.sys.watch_cgroup(&name).map_err(ExecuteError::Cgroup)?;
+        if !self.sys.is_cgroup_empty(&name).map_err(ExecuteError::Cgroup)? {
+            // Whether it became so is seen by the removal.
+            let _ = watch.wait(Duration::from_secs(1));
+        }
+        self.sys.remove_cgroup(&name).map_err(ExecuteError::Cgroup)
+    }
+
+    /// What the task has used by now; `None` when nothing at all can be told.
+    pub fn usage(&self, attempt: &str) -> Option<Usage> {
+        let name = name(attempt).ok()?;
+        let figures = self.sys.figures(&name).ok()?;
+        let id = self.sys.cgroup_id(&name).ok().flatten();
+        let metered = id.and_then(|id| self.recorder.as_ref().and_then(|recorder| recorder.cpu_ns(id)));
+        Some(Usage {
+            at: clock::now(),
+            cpu_ns: metered.or(figures.cpu_usage_ns),
+            cpu_throttled_ns: figures.cpu_throttled_ns,
+            memory_bytes: figures.memory_bytes,
+            memory_working_set_bytes: figures.memory_working_set_bytes,
+            memory_limit_bytes: figures.memory_limit_bytes,
+            oom_kills: figures.oom_kills,
+            processes: figures.processes,
+        })
+    }
+
+    /// Frees the head of both outputs beyond what is kept.
+    pub fn trim(&self, attempt: &str) {
+        for file in [self.directories.stdout(attempt), self.directories.stderr(attempt)] {
+            let is_long = fs::metadata(&file).is_ok_and(|data| is_worth_trimming(&data, &self.settings));
+            if is_long && let Err(error) = self.sys.trim_output(&file, self.settings.output_bytes_max) {
+                tracing::warn!(attempt, error = chain(&error), "can't trim a task's output");
+            }
+        }
+    }
+
+    fn forget_process(&self, task_id: &TaskId) {
+        let mut state = self.lock();
+        state.processes.remove(task_id);
+        state.unconfirmed.remove(task_id);
+    }
+
+    fn with_cgroup_id(
+        &self,
+        attempt: &str,
+        tell: impl FnOnce(&dyn Recorder, CgroupId),
+    ) -> Result<(), ExecuteError> {
+        let Some(recorder) = &self.recorder else { return Ok(()) };
+        let id = self.sys.cgroup_id(&name(attempt)?).map_err(ExecuteError::Cgroup)?;
+        if let Some(id) = id {
+            tell(recorder.as_ref(), id);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Only what is allocated counts: a trimmed head is a hole.
+fn is_worth_trimming(data: &fs::Metadata, settings: &Settings) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    data.blocks().saturating_mul(512) > settings.output_bytes_max
+}
+
+fn remove_tree(path: &Path) -> Result<(), ExecuteError> {
+    match fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(ExecuteError::RemoveDirectory { path: path.to_owned(), source }),
+    }
+}
+
+fn name(attempt: &str) -> Result<CgroupName, ExecuteError> {
+    CgroupName::new(attempt).map_err(ExecuteError::Cgroup)
+}
+
+fn process_id(id: crate::sys::ProcessId) -> ProcessId {
+    let crate::sys::ProcessId { pid, start_ticks } = id;
+    ProcessId { pid, start_ticks }
+}
+
+fn sys_process_id(id: ProcessId) -> crate::sys::ProcessId {
+    let ProcessId { pid, start_ticks } = id;
+    crate::sys::ProcessId { pid, start_ticks }
+}
+
+/// An error with all its causes, in one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

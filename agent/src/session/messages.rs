@@ -1,0 +1,169 @@
+//! What the two sides say, in terms of `model`.
+
+use bytes::Bytes;
+use model::{ClusterId, Duration, TaskId, TaskStatus, Usage};
+use proto::agent::v1::{self as wire, from_agent};
+use supervisor::{Assignment, KnownTask};
+
+use crate::{convert, execute::chain};
+
+/// What Hello needs of the actor.
+#[derive(Debug)]
+pub struct Greeting {
+    pub cluster_id: Option<ClusterId>,
+    pub tasks: Vec<KnownTask>,
+}
+
+/// From the actor to the leader.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ToLeader {
+    Statuses(Vec<TaskStatus>),
+    Usage(Vec<(TaskId, Usage)>),
+    Output(OutputAnswer),
+}
+
+/// From the leader to the actor.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FromLeader {
+    Welcomed { cluster_id: String, epoch: u64, assignments: Vec<Assignment> },
+    Launch(Vec<Assignment>),
+    Kill { task_id: TaskId, grace: Duration },
+    Acknowledge(Vec<(TaskId, u64)>),
+    ReadOutput(OutputRequest),
+}
+
+/// Which of a task's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// A wish to read a piece of a task's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputRequest {
+    pub request: u64,
+    pub task_id: TaskId,
+    pub stream: Stream,
+    pub offset: u64,
+    pub tail: Option<u64>,
+    pub limit: u32,
+    pub wait: Duration,
+}
+
+/// Its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputAnswer {
+    pub request: u64,
+    /// `Err`: why it can't be read.
+    pub result: Result<Chunk, String>,
+}
+
+/// A piece of a task's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    pub offset: u64,
+    pub data: Bytes,
+    pub is_end: bool,
+}
+
+pub(super) fn to_wire(message: ToLeader) -> from_agent::Message {
+    match message {
+        ToLeader::Statuses(statuses) => from_agent::Message::Updates(wire::StatusUpdates {
+            statuses: statuses.iter().map(convert::status_to_wire).collect(),
+        }),
+        ToLeader::Usage(tasks) => from_agent::Message::Usage(wire::UsageReport {
+            tasks: tasks
+                .into_iter()
+                .map(|(task_id, usage)| wire::TaskUsage {
+                    task_id: task_id.as_str().to_owned(),
+                    usage: Some(convert::usage_to_wire(&usage)),
+                })
+                .collect(),
+        }),
+        ToLeader::Output(OutputAnswer { request, result }) => {
+            let answer = match result {
+                Ok(Chunk { offset, data, is_end }) => {
+                    wire::OutputAnswer { request, offset, data, is_end, error: String::new() }
+                }
+                Err(error) => wire::OutputAnswer { request, error, ..wire::OutputAnswer::default() },
+            };
+            from_agent::Message::Output(answer)
+        }
+    }
+}
+
+pub(super) fn known_task(known: KnownTask) -> wire::KnownTask {
+    let KnownTask { task_id, sequence, state } = known;
+    wire::KnownTask {
+        task_id: task_id.as_str().to_owned(),
+        sequence,
+        state: convert::state_to_wire(state).into(),
+    }
+}
+
+pub(super) fn welcomed(welcome: wire::Welcome) -> Vec<FromLeader> {
+    let wire::Welcome { cluster_id, epoch, term: _, assignments: listed, heartbeat_interval_ms: _ } = welcome;
+    vec![FromLeader::Welcomed { cluster_id, epoch, assignments: assignments(listed) }]
+}
+
+pub(super) fn launch(launch: wire::Launch) -> Vec<FromLeader> {
+    let wire::Launch { assignments: listed } = launch;
+    vec![FromLeader::Launch(assignments(listed))]
+}
+
+pub(super) fn kill(kill: wire::Kill) -> Vec<FromLeader> {
+    let wire::Kill { task_id, grace_ms } = kill;
+    let grace = Duration::from_millis(grace_ms);
+    valid_id(&task_id).map(|task_id| FromLeader::Kill { task_id, grace }).into_iter().collect()
+}
+
+pub(super) fn acknowledge(acknowledge: wire::Acknowledge) -> Vec<FromLeader> {
+    let wire::Acknowledge { tasks } = acknowledge;
+    let tasks = tasks.into_iter().filter_map(|wire::Acknowledged { task_id, sequence }| {
+        valid_id(&task_id).map(|task_id| (task_id, sequence))
+    });
+    vec![FromLeader::Acknowledge(tasks.collect())]
+}
+
+pub(super) fn read_output(read: wire::ReadOutput) -> Vec<FromLeader> {
+    let wire::ReadOutput { request, task_id, stream, offset, tail_bytes, limit, wait_ms } = read;
+    let stream = match stream {
+        1 => Stream::Stdout,
+        2 => Stream::Stderr,
+        _ => {
+            tracing::error!(stream, "the coordinator asked for an output that no task has");
+            return Vec::new();
+        }
+    };
+    let wait = Duration::from_millis(wait_ms);
+    let wish = |task_id| {
+        let wish = OutputRequest { request, task_id, stream, offset, tail: tail_bytes, limit, wait };
+        FromLeader::ReadOutput(wish)
+    };
+    valid_id(&task_id).map(wish).into_iter().collect()
+}
+
+/// What can't be understood is left out and said: the leader had checked it.
+fn assignments(listed: Vec<wire::Assignment>) -> Vec<Assignment> {
+    let mut valid = Vec::with_capacity(listed.len());
+    for assignment in listed {
+        match convert::assignment_from_wire(assignment) {
+            Ok(assignment) => valid.push(assignment),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the coordinator assigned what can't be run")
+            }
+        }
+    }
+    valid
+}
+
+fn valid_id(text: &str) -> Option<TaskId> {
+    match TaskId::new(text) {
+        Ok(task_id) => Some(task_id),
+        Err(error) => {
+            tracing::error!(error = chain(&error), "the coordinator named a task that can't be");
+            None
+        }
+    }
+}
