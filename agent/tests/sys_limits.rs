@@ -52,7 +52,7 @@ fn a_task_is_in_its_groups_from_birth() {
     let request = host.script("a", "cat /proc/self/cgroup");
     let id = host.kernel.cgroup_id(&request.cgroup).unwrap().unwrap();
     let held = host.spawn(&request);
-    assert_eq!(host.kernel.list_cgroups().unwrap(), [request.cgroup.clone()]);
+    assert_eq!(host.kernel.list_cgroups().unwrap(), std::slice::from_ref(&request.cgroup));
     assert_eq!(host.kernel.cgroup_id(&request.cgroup).unwrap(), Some(id));
     let (process, released) = held.release();
     released.unwrap();
@@ -223,7 +223,7 @@ fn a_second_agent_life_finds_the_first_ones_groups() {
     let request = host.request("a.1", &["sleep", "1000"], &LIMITS);
     host.start(&request);
     let second = Host::at(host.parent.to_str().unwrap(), host.directory.clone());
-    assert_eq!(second.kernel.list_cgroups().unwrap(), [request.cgroup.clone()]);
+    assert_eq!(second.kernel.list_cgroups().unwrap(), std::slice::from_ref(&request.cgroup));
     assert!(second.kernel.close().is_err(), "a task is left");
     assert!(!second.kernel.is_cgroup_empty(&request.cgroup).unwrap());
     host.remove(&request);

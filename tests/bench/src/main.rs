@@ -7,12 +7,15 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "bench")]
 enum Bench {
+    /// Launches a second on one agent, beside the least that a program could do
+    Launch(bench::launch::Args),
     /// What metering costs: time per event, on a pipe ping-pong and on a realistic load
     Meter(bench::meter::Args),
 }
 
 fn main() -> Result<()> {
     match Bench::parse() {
+        Bench::Launch(args) => bench::launch::run(&args),
         Bench::Meter(args) => bench::meter::run(&args),
     }
 }

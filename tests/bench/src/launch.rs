@@ -1,0 +1,216 @@
+//! Launches a second on one agent.
+//!
+//! A whole life of `/bin/true` (groups with limits, process, exit status, removal) by `sys::Kernel`, in turns with
+//! the floor: a bare C program that does no more than the kernel needs for the same groups. Once without and
+//! once with the same namespaces. The sketch: mkdir and rmdir of four groups 0.2 ms, fork and exec 0.5 ms, new
+//! namespaces 0.3 ms; the second exec and fork (the task's init) and six mounts are ours, 0.5 ms.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use agent::sys::cgroup::Controller;
+use agent::sys::{
+    CgroupName, Ending, Identity, Kernel, KernelConfig, LaunchRequest, Limits, Namespaces, Sys,
+};
+use anyhow::{Context as _, Result, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// The floor's source, compiled where it runs.
+const FLOOR: &str = include_str!("launch/floor.c");
+
+const LIMITS: Limits =
+    Limits { cpu_quota_milli: 1000, cpu_weight_milli: 1000, memory_bytes: 64 << 20, pids_max: 64 };
+
+/// `bench launch`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Launches in each round
+    #[arg(long, default_value_t = 400)]
+    launches: usize,
+    /// Rounds of each kind, in turns
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// How many at a time
+    #[arg(long, value_delimiter = ',', default_value = "1,8")]
+    at_a_time: Vec<usize>,
+}
+
+/// Measures and prints.
+pub fn run(args: &Args) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "control groups need root");
+    ensure!(args.rounds > 0 && args.launches > 0, "no round, no figures");
+    let name = format!("muster-bench-{}", std::process::id());
+    let directory = Path::new("/var/tmp").join(&name);
+    fs::create_dir(&directory)?;
+    let result = Bench::new(name, directory.clone()).and_then(|bench| {
+        let measured = args.at_a_time.iter().try_for_each(|workers| measure(&bench, args, *workers));
+        bench.kernel.close()?;
+        measured
+    });
+    fs::remove_dir_all(&directory)?;
+    result
+}
+
+fn measure(bench: &Bench, args: &Args, workers: usize) -> Result<()> {
+    ensure!(workers > 0, "nobody to launch");
+    let launches = args.launches.next_multiple_of(workers);
+    // The first of each warms caches and is not counted.
+    bench.ours(workers, workers)?;
+    bench.floor(workers, workers, false)?;
+    let (mut ours, mut bare, mut spaces) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..args.rounds {
+        ours.push(launches as f64 / bench.ours(launches, workers)?.as_secs_f64());
+        bare.push(launches as f64 / bench.floor(launches, workers, false)?.as_secs_f64());
+        spaces.push(launches as f64 / bench.floor(launches, workers, true)?.as_secs_f64());
+    }
+    let ratio = |of: &[f64]| ours.iter().zip(of).map(|(ours, of)| ours / of).collect::<Vec<_>>();
+    println!("{workers} at a time, {launches} launches a round, {} rounds", args.rounds);
+    println!("  muster                  {}", Spread::of(&ours).show(0, "/s"));
+    println!("  floor                   {}", Spread::of(&bare).show(0, "/s"));
+    println!("  floor with namespaces   {}", Spread::of(&spaces).show(0, "/s"));
+    println!("  muster / floor          {}", Spread::of(&ratio(&bare)).show(2, ""));
+    println!("  muster / with namesp.   {}", Spread::of(&ratio(&spaces)).show(2, ""));
+    Ok(())
+}
+
+struct Bench {
+    kernel: Kernel,
+    parent: PathBuf,
+    directory: PathBuf,
+    floor: PathBuf,
+}
+
+impl Bench {
+    fn new(name: String, directory: PathBuf) -> Result<Self> {
+        let source = directory.join("floor.c");
+        let floor = directory.join("floor");
+        fs::write(&source, FLOOR)?;
+        let compiled = Command::new("cc").arg("-O2").arg(&source).arg("-o").arg(&floor).status();
+        ensure!(compiled.context("cc is needed for the floor")?.success(), "can't compile the floor");
+        let parent = PathBuf::from(name);
+        let config = KernelConfig {
+            cgroup_parent: parent.clone(),
+            own_cgroup2: directory.join("cgroup2"),
+            output_dir: directory.clone(),
+        };
+        Ok(Self { kernel: Kernel::open(&config)?, parent, directory, floor })
+    }
+
+    fn ours(&self, launches: usize, workers: usize) -> Result<Duration> {
+        let requests = (0..workers).map(|worker| self.request(worker)).collect::<Result<Vec<_>>>()?;
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = requests
+                .into_iter()
+                .enumerate()
+                .map(|(worker, request)| scope.spawn(move || self.work(worker, request, launches / workers)))
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread.join().map_err(|_| anyhow::anyhow!("a worker panicked")).and_then(|outcome| outcome)
+            })
+        })?;
+        Ok(began.elapsed())
+    }
+
+    fn work(&self, worker: usize, mut request: LaunchRequest, launches: usize) -> Result<()> {
+        for turn in 0..launches {
+            request.cgroup = CgroupName::new(&format!("m{worker}.{turn}"))?;
+            self.kernel.create_cgroup(&request.cgroup, &LIMITS)?;
+            // Every attempt has fresh files; ext4 writes a truncated one back at once.
+            let _ = fs::remove_file(&request.exit_file);
+            let (process, released) = self.kernel.spawn(&request)?.release();
+            released?;
+            poll(
+                &mut [PollFd::new(std::os::fd::AsFd::as_fd(&process), PollFlags::POLLIN)],
+                PollTimeout::NONE,
+            )?;
+            let ending = self.kernel.ending(&process, &request.exit_file)?;
+            ensure!(ending == Ending::Ended(model::Exit::Code(0)), "the task ended with {ending:?}");
+            self.kernel.remove_cgroup(&request.cgroup)?;
+        }
+        Ok(())
+    }
+
+    fn request(&self, worker: usize) -> Result<LaunchRequest> {
+        let sandbox = self.directory.join(format!("sandbox-{worker}"));
+        fs::create_dir_all(sandbox.join("tmp"))?;
+        chown(&sandbox, Some(65534), Some(65534))?;
+        let file = |name: &str| self.directory.join(format!("{name}-{worker}"));
+        Ok(LaunchRequest {
+            cgroup: CgroupName::new("none")?,
+            argv: vec!["/bin/true".into()],
+            env: Vec::new(),
+            identity: Identity { uid: 65534, gid: 65534, groups: vec![65534], home: None, name: None },
+            cwd: sandbox.clone(),
+            tmp: Some(sandbox.join("tmp")),
+            sandbox,
+            stdout: file("stdout"),
+            stderr: file("stderr"),
+            exit_file: file("exit"),
+            namespaces: Namespaces { pid: true, ipc: true },
+            hidden: vec![self.directory.clone()],
+        })
+    }
+
+    fn floor(&self, launches: usize, workers: usize, namespaces: bool) -> Result<Duration> {
+        let hierarchies = self.kernel.cgroups().hierarchies();
+        let mut v2 = hierarchies.v2.join(&self.parent).into_os_string();
+        let mut v1 = Vec::new();
+        let mut v2_limits = Vec::new();
+        for (place, in_v1, in_v2) in [
+            (
+                &hierarchies.cpu,
+                "cpu.cfs_period_us=100000,cpu.cfs_quota_us=100000,cpu.shares=1024",
+                "cpu.max=100000 100000,cpu.weight=100",
+            ),
+            (
+                &hierarchies.memory,
+                "memory.limit_in_bytes=67108864,memory.memsw.limit_in_bytes=67108864",
+                "memory.max=67108864,memory.swap.max=0,memory.oom.group=0",
+            ),
+            (&hierarchies.pids, "pids.max=64", "pids.max=64"),
+        ] {
+            match place {
+                Some(Controller::V1(root)) => {
+                    let mut argument = root.join(&self.parent).into_os_string();
+                    argument.push(format!(":{in_v1}"));
+                    v1.push(argument);
+                }
+                Some(Controller::V2) => v2_limits.push(in_v2),
+                None => {}
+            }
+        }
+        if !v2_limits.is_empty() {
+            v2.push(format!(":{}", v2_limits.join(",")));
+        }
+        let mut command = Command::new(&self.floor);
+        command.args([launches.to_string(), workers.to_string(), u8::from(namespaces).to_string()]);
+        let output = command.arg(v2).args(v1).output()?;
+        ensure!(output.status.success(), "the floor failed: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(Duration::from_nanos(String::from_utf8(output.stdout)?.trim().parse()?))
+    }
+}
+
+/// Median and quartiles.
+struct Spread {
+    low: f64,
+    median: f64,
+    high: f64,
+}
+
+impl Spread {
+    fn of(values: &[f64]) -> Self {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |quarter: usize| sorted.get((sorted.len() - 1) * quarter / 4).copied().unwrap_or(f64::NAN);
+        Self { low: at(1), median: at(2), high: at(3) }
+    }
+
+    fn show(&self, digits: usize, unit: &str) -> String {
+        let Self { low, median, high } = self;
+        format!("{median:>8.digits$}{unit}   ({low:.digits$} to {high:.digits$})")
+    }
+}
