@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use cluster::ClusterState;
 use model::{ClusterId, IdError};
 use tokio::{sync::watch, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     api::{Api, BindError, Listeners},
@@ -155,7 +155,8 @@ pub struct Daemon {
 /// One task that the daemon owns.
 struct Part {
     name: &'static str,
-    stop: CancellationToken,
+    /// Dropping it tells the part to stop, so that a start that fails half-way leaves nothing running.
+    stop: DropGuard,
     task: JoinHandle<Result<(), StopError>>,
 }
 
@@ -164,7 +165,7 @@ impl Part {
     where
         F: Future<Output = Result<(), StopError>> + Send + 'static,
     {
-        Self { name, stop, task: tokio::spawn(work) }
+        Self { name, stop: stop.drop_guard(), task: tokio::spawn(work) }
     }
 }
 
@@ -301,7 +302,7 @@ impl Daemon {
         let all = async {
             let mut outcome = Ok(());
             while let Some(Part { name, stop, task }) = parts.pop() {
-                stop.cancel();
+                drop(stop);
                 match task.await {
                     Ok(Ok(())) => tracing::info!(part = name, "stopped"),
                     Ok(Err(error)) => outcome = Err(RunError::Raft(error)),

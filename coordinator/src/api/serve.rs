@@ -48,6 +48,9 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// … and must answer within this.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long open requests may go on after the coordinator was told to stop: a part of its own limit, so
+/// that one reader that doesn't read can't keep the log from being closed in order.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(3);
 /// When the process has no file descriptor left, some must be closed first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -213,6 +216,7 @@ where
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let mut is_stopping = false;
+    let mut drained_at = tokio::time::Instant::now();
     let first_request = tokio::time::sleep(HEAD_TIME_MAX);
     tokio::pin!(first_request);
     let mut is_watched = true;
@@ -231,8 +235,10 @@ where
                 }
                 is_watched = false;
             }
+            () = tokio::time::sleep_until(drained_at), if is_stopping => break,
             () = stop.cancelled(), if !is_stopping => {
                 is_stopping = true;
+                drained_at = tokio::time::Instant::now() + DRAIN_TIME_MAX;
                 connection.as_mut().graceful_shutdown();
             }
         }
