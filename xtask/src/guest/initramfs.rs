@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -98,8 +98,14 @@ fn parse_ldd(listing: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The program without debugging information, which is most of its size.
+/// The program without debugging information, which is most of its size; a script as it is.
 fn stripped(path: &Path) -> Result<PathBuf> {
+    let mut magic = [0; 4];
+    let is_elf =
+        File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF";
+    if !is_elf {
+        return Ok(path.to_path_buf());
+    }
     let folder = target_dir().join("guest/stripped");
     std::fs::create_dir_all(&folder)?;
     let into = folder.join(path.file_name().context("a program without a name")?);
