@@ -726,3 +726,45 @@ async fn a_start_that_fails_says_why() {
     assert_eq!(refused(config).await.0, "token-unusable");
     drop(kept);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_does_not_read_holds_nobody_up() {
+    let coordinator = Coordinator::start().await;
+    let mut agent = PlayedAgent::attach(&coordinator, "a1").await;
+    coordinator.operator().run(run("r1", spec("loud"))).await.unwrap();
+    let assignment = agent.launched().await;
+    agent.report(&assignment, TaskState::Running, 1, false).await;
+    let read = operator::ReadOutputRequest {
+        task_id: "loud".to_owned(),
+        stream: 1,
+        follow: true,
+        ..operator::ReadOutputRequest::default()
+    };
+    let output = coordinator.operator().read_output(read).await.unwrap().into_inner();
+    // As long as it is asked, the agent has more; the asking must end, because nobody takes what came.
+    let mut offset = 0;
+    let asked_in_vain = async {
+        loop {
+            if let agent::to_agent::Message::ReadOutput(asked) = agent.next().await {
+                let data = vec![b'x'; asked.limit as usize];
+                let answer = agent::OutputAnswer {
+                    request: asked.request,
+                    offset: asked.offset,
+                    data: data.into(),
+                    ..agent::OutputAnswer::default()
+                };
+                offset = asked.offset + u64::from(asked.limit);
+                agent.say.send(from_agent(agent::from_agent::Message::Output(answer))).await.unwrap();
+            }
+        }
+    };
+    // The windows and buffers of both sides hold a few MiB; this is time for a hundred times that.
+    let _in_vain = tokio::time::timeout(Duration::from_secs(2), asked_in_vain).await;
+    assert!(offset > 0, "nothing was asked for");
+    assert!(offset < 64 << 20, "{offset} bytes were read for a reader that takes none");
+    assert_eq!(coordinator.status().await.tasks.len(), 1, "others are served");
+    let began = std::time::Instant::now();
+    coordinator.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(8), "the reader held up the end: {:?}", began.elapsed());
+    drop(output);
+}
