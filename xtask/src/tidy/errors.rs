@@ -9,6 +9,7 @@ use super::{Complaint, Source};
 const DEFINED_IN: &[&str] = &[
     "core/model/src/refusal.rs",
     "coordinator/src/daemon.rs",
+    "agent/src/daemon.rs",
     "cli/src/error.rs",
     "cli/src/commands/dev.rs",
 ];
