@@ -66,8 +66,8 @@ impl Default for Config {
             // systemd waits 90 s; a coordinator has nothing to do that takes longer than this.
             shutdown_timeout: Duration::from_secs(10),
             log_format: LogFormat::Human,
-            // The story of the day; openraft tells its own at the same level, in the words of its code.
-            log_filter: "info,openraft=warn".to_owned(),
+            // The story of the day; libraries tell their own at the same level, in the words of their code.
+            log_filter: "info,openraft=warn,fjall=warn,lsm_tree=warn".to_owned(),
         }
     }
 }
