@@ -52,6 +52,11 @@ impl Residue {
 
     fn find_processes(&self, found: &mut Vec<String>) {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            // A zombie has ended; it only waits for its parent, which may be the host's init by now.
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            if stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')) {
+                continue;
+            }
             let groups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
             let is_ours = groups.lines().any(|line| {
                 let path = line.splitn(3, ':').nth(2).unwrap_or_default();

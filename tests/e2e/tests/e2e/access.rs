@@ -5,7 +5,7 @@ use muster_client::{Connection, Locator, operator::GetStatusRequest, types::Task
 use crate::{
     cluster,
     metrics::{get, request},
-    running::find_sandbox,
+    running::find_folder,
     script,
 };
 
@@ -64,7 +64,7 @@ async fn a_task_cannot_read_the_token_nor_become_root_nor_see_others() {
     let other = cluster.run(script("exec sleep 31415"), 1).await.remove(0);
     cluster.until_state(&other, TaskState::Running).await;
     let token = cluster.token_file();
-    let neighbour = find_sandbox(&cluster, &other);
+    let neighbour = find_folder(&cluster, &other);
     let attack = format!(
         "id -u
          cat {token} 2>/dev/null && echo TOKEN

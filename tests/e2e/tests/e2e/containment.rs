@@ -5,7 +5,7 @@ use std::fs;
 use harness::{Cluster, is_guest};
 use muster_client::types::{Reason, TaskSpec, TaskState};
 
-use crate::{cluster, running::find_sandbox, script};
+use crate::{cluster, running::find_folder, script};
 
 /// Starts a task and kills it when it has said `ready`.
 async fn kill_when_ready(cluster: &Cluster, spec: TaskSpec) -> muster_client::operator::TaskView {
@@ -46,7 +46,7 @@ async fn a_gibibyte_of_output_does_not_fill_the_disk() {
     let id = cluster.run(spec, 1).await.remove(0);
     let task = cluster.until_released(&id).await;
     assert_eq!(task.state(), TaskState::Finished, "{:?}", task.status);
-    let file = find_sandbox(&cluster, &id).join("stdout");
+    let file = find_folder(&cluster, &id).join("stdout");
     harness::wait_until("the output is trimmed", async || {
         let facts = fs::metadata(&file).unwrap();
         std::os::unix::fs::MetadataExt::blocks(&facts) * 512 <= 24 << 20

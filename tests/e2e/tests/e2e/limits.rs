@@ -82,7 +82,9 @@ async fn a_task_over_its_memory_is_killed_and_says_so() {
     let bystander = cluster.run(script("sleep 1000"), 1).await.remove(0);
     cluster.until_state(&bystander, TaskState::Running).await;
     // `tail` keeps the whole of a line without end.
-    let greedy = cluster.run(script("head -c 200000000 /dev/zero | tail"), 1).await.remove(0);
+    let mut greedy = script("head -c 200000000 /dev/zero | tail");
+    greedy.resources.as_mut().unwrap().cpus_milli = 500;
+    let greedy = cluster.run(greedy, 1).await.remove(0);
     let task = cluster.until_released(&greedy).await;
     let status = task.status.unwrap();
     assert_eq!((task.state, status.reason()), (TaskState::Failed.into(), Reason::MemoryLimit), "{status:?}");

@@ -26,6 +26,12 @@ pub fn get(address: &str, path: &str) -> (String, String) {
     request(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}"))
 }
 
+/// The body of a page; absent while nobody listens.
+pub fn try_get(address: &str, path: &str) -> Option<String> {
+    TcpStream::connect(address).ok()?;
+    Some(get(address, path).1)
+}
+
 fn has_promtool() -> bool {
     let has = Command::new("promtool")
         .arg("--version")

@@ -60,7 +60,7 @@ async fn output_comes_while_the_task_runs() {
     let (first, mut stdout) = first.await.unwrap();
     assert_eq!(&first, b"first\n");
     let id = cluster.tasks(true).await[0].spec.clone().unwrap().task_id;
-    std::fs::write(find_sandbox(&cluster, &id).join("go"), "").unwrap();
+    std::fs::write(find_folder(&cluster, &id).join("sandbox/go"), "").unwrap();
     let rest = tokio::task::spawn_blocking(move || {
         let mut rest = String::new();
         stdout.read_to_string(&mut rest).unwrap();
@@ -71,15 +71,15 @@ async fn output_comes_while_the_task_runs() {
     cluster.finish().await;
 }
 
-/// The task's directory on its agent's host.
-pub fn find_sandbox(cluster: &harness::Cluster, task_id: &str) -> std::path::PathBuf {
-    let sandboxes = cluster.agent_dir(0).join("sandboxes");
-    let entries = std::fs::read_dir(&sandboxes).unwrap();
+/// What the agent keeps of a task: `sandbox/`, `stdout`, `stderr`.
+pub fn find_folder(cluster: &harness::Cluster, task_id: &str) -> std::path::PathBuf {
+    let tasks = cluster.agent_dir(0).join("tasks");
+    let entries = std::fs::read_dir(&tasks).unwrap();
     entries
         .flatten()
         .map(|entry| entry.path())
-        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with(task_id))
-        .unwrap_or_else(|| panic!("no sandbox of {task_id} in {}", sandboxes.display()))
+        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with(&format!("task-{task_id}.")))
+        .unwrap_or_else(|| panic!("nothing of {task_id} in {}", tasks.display()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
