@@ -69,7 +69,7 @@ async fn a_task_cannot_read_the_token_nor_become_root_nor_see_others() {
         "id -u
          cat {token} 2>/dev/null && echo TOKEN
          ls {neighbour} >/dev/null 2>&1 && echo NEIGHBOUR
-         grep -sl 31415 /proc/[0-9]*/cmdline | grep -v self && echo SEEN
+         grep -sl 314\"\"15 /proc/[0-9]*/cmdline && echo SEEN
          su -c id root </dev/null 2>/dev/null && echo ROOT
          kill -0 {agent} 2>/dev/null && echo AGENT
          grep NoNewPrivs /proc/self/status
