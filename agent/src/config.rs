@@ -84,7 +84,8 @@ impl Default for Config {
             // An agent may be upgraded while its tasks run.
             end_tasks_on_exit: false,
             log_format: LogFormat::Human,
-            log_filter: "info".to_owned(),
+            // The store tells its own story, which is no operator's.
+            log_filter: "info,fjall=warn,lsm_tree=warn".to_owned(),
         }
     }
 }
@@ -781,6 +782,29 @@ mod tests {
         ] {
             shown += &refused(&[], &[(key, text)]);
         }
-        expect![[""]].assert_eq(&shown);
+        expect![[r#"
+            there is no setting `listn` (from environment MUSTER_AGENT_LISTN)
+            there is no setting `data` (from environment MUSTER_AGENT_DATA); did you mean `data-dir`?
+            setting `listen` (from flag) is not valid: `localhost` is no address with a port, such as 127.0.0.1:5051
+            `listen` is 0.0.0.0:5051, which is beyond this machine, and nothing is served there without mTLS
+            setting `coordinator` (from flag) is not valid: `127.0.0.1:5050` is no URL such as http://127.0.0.1:5050
+            setting `coordinator` (from flag) is not valid: `https://x` is no URL such as http://127.0.0.1:5050
+            setting `cpus` (from flag) is not valid: `-1` is no number of cores; write it like `4` or `0.5`
+            setting `cpus` (from flag) is not valid: `0` is no number of cores; write it like `4` or `0.5`
+            setting `cpus` (from flag) is not valid: `0.0001` is no number of cores; write it like `4` or `0.5`
+            setting `mem` (from flag) is not valid: `64` is no amount; write it like `64MiB` or `4GiB`
+            setting `mem` (from flag) is not valid: `99999999TiB` is no amount; write it like `64MiB` or `4GiB`
+            setting `ports` (from flag) is not valid: port range 5-4 is not valid: ports are 1 to 65535, and the first comes first
+            setting `ports` (from flag) is not valid: port ranges overlap at 5
+            setting `attributes` (from flag) is not valid: `rack` is no NAME=VALUE
+            setting `attributes` (from flag) is not valid: `a b=c` has a name that isn't 1 to 64 of [A-Za-z0-9._-]
+            settings `default-user` and `allow-root-tasks` don't fit together: tasks would run as root, which is not allowed
+            settings `default-user` and `allowed-users` don't fit together: the default user `nobody` is not among the allowed ones
+            setting `hidden-paths` (from flag) is not valid: `etc` is no absolute path
+            setting `cgroup-parent` (from flag) is not valid: `../x` is no relative path of plain names, such as `muster`
+            setting `pids-limit` (from flag) is not valid: `0` is no whole number from 1 to 4194304
+            setting `output-limit` (from flag) is not valid: `1KiB` is below 64KiB
+            setting `end-tasks-on-exit` (from flag) is not valid: `yes` is neither `true` nor `false`
+        "#]].assert_eq(&shown);
     }
 }

@@ -46,7 +46,9 @@ fn meminfo_total(text: &str) -> Option<u64> {
 }
 
 fn disk_mib(data_dir: &Path) -> u64 {
-    rustix::fs::statvfs(data_dir).map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize) >> 20)
+    // Before the first start it isn't there; then where it will be.
+    let found = data_dir.ancestors().find_map(|path| rustix::fs::statvfs(path).ok());
+    found.map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize) >> 20)
 }
 
 #[cfg(test)]

@@ -195,7 +195,35 @@ mod tests {
 
     #[test]
     fn only_loopback_names_and_no_web_pages() {
-        expect![[""]].assert_eq(&verdicts(
+        expect![[r#"
+            GET /metrics; host: 127.0.0.1:5051
+                may
+            GET /metrics; host: localhost:5051
+                may
+            GET /metrics; host: [::1]:5051
+                may
+            GET http://127.0.0.1:5051/metrics
+                may
+            GET /metrics
+                403: the request names no host, or several
+            GET /metrics; host: evil.example
+                403: the request is for a host that isn't served here
+            GET /metrics; host: user@localhost
+                403: the request is for a host that isn't served here
+            GET /metrics; host: localhost; host: evil.example
+                403: the request names no host, or several
+            GET /metrics; host: localhost:5051; origin: http://localhost:5051
+                may
+            GET /metrics; host: localhost:5051; origin: http://evil.example
+                403: the request comes from a web page of another origin
+            GET /metrics; host: localhost:5051; origin: null
+                403: the request comes from a web page of another origin
+            GET /metrics; host: localhost:5051; sec-fetch-site: cross-site
+                403: the request comes from a web page of another origin
+            POST /metrics; host: localhost:5051
+                405: nothing can be changed here
+        "#]]
+        .assert_eq(&verdicts(
             "GET /metrics; host: 127.0.0.1:5051
              GET /metrics; host: localhost:5051
              GET /metrics; host: [::1]:5051

@@ -500,7 +500,19 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_not_shown() {
         let usage = Usage { cpu_ns: Some(1_500_000_000), processes: Some(2), ..Usage::default() };
-        expect![[""]].assert_eq(&page(&samples(&[usage, Usage { processes: Some(1), ..Usage::default() }])));
+        expect![[r##"
+            # HELP muster_agent_task_cpu_seconds_total CPU time that the task used
+            # TYPE muster_agent_task_cpu_seconds_total counter
+            muster_agent_task_cpu_seconds_total{task_id="t0",framework="run"} 1.5
+            # HELP muster_agent_task_processes Processes of the task
+            # TYPE muster_agent_task_processes gauge
+            muster_agent_task_processes{task_id="t0",framework="run"} 2.0
+            muster_agent_task_processes{task_id="t1",framework="run"} 1.0
+            # HELP muster_agent_tasks_processes Sum over all tasks: Processes of the task
+            # TYPE muster_agent_tasks_processes gauge
+            muster_agent_tasks_processes 3.0
+        "##]]
+        .assert_eq(&page(&samples(&[usage, Usage { processes: Some(1), ..Usage::default() }])));
     }
 
     #[test]

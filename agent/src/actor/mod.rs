@@ -6,8 +6,6 @@
 
 mod output;
 mod rounds;
-#[cfg(test)]
-mod tests;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

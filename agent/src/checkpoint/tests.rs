@@ -53,6 +53,7 @@ fn row(name: &str, phase: Phase) -> Row {
         sequence: 3,
         acknowledged: 2,
         assigned_at: Timestamp(1),
+        launches: 2,
     }
 }
 

@@ -26,6 +26,7 @@ pub fn row_to_wire(row: &Row) -> stored::Row {
         sequence,
         acknowledged,
         assigned_at,
+        launches,
     } = row;
     stored::Row {
         spec: Some(spec_to_wire(spec)),
@@ -40,6 +41,7 @@ pub fn row_to_wire(row: &Row) -> stored::Row {
         sequence: *sequence,
         acknowledged: *acknowledged,
         assigned_at_us: assigned_at.0,
+        launches: Some(*launches),
     }
 }
 
@@ -54,6 +56,7 @@ pub fn row_from_wire(message: stored::Row) -> Result<Row, ConvertError> {
         sequence,
         acknowledged,
         assigned_at_us,
+        launches,
     } = message;
     let spec = spec_from_wire(spec.ok_or(ConvertError::Absent { field: "spec" })?)?;
     let phase = phase.and_then(|phase| phase.phase).ok_or(ConvertError::Absent { field: "phase" })?;
@@ -72,6 +75,7 @@ pub fn row_from_wire(message: stored::Row) -> Result<Row, ConvertError> {
         sequence,
         acknowledged,
         assigned_at: Timestamp(assigned_at_us),
+        launches: launches.unwrap_or(1),
     })
 }
 

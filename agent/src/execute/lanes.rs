@@ -41,7 +41,7 @@ impl Job {
     }
 }
 
-/// The pool. Dropping it ends the threads after what they do now.
+/// The pool. Dropping it ends the threads after what they have to do.
 pub struct Lanes {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -95,7 +95,7 @@ impl Lanes {
         }
     }
 
-    /// Lets the threads finish what they do now, and waits for them; what waits is dropped.
+    /// Lets the threads finish what they do and what waits, and waits for them. Outcomes are dropped by now.
     pub fn stop(mut self) {
         self.end();
         for thread in self.threads.drain(..) {
@@ -126,9 +126,6 @@ impl Shared {
     fn take(&self) -> Option<(String, Job)> {
         let mut state = self.lock();
         loop {
-            if state.is_over {
-                return None;
-            }
             if let Some(lane) = state.ready.pop_front() {
                 let job = state.waiting.get_mut(&lane).and_then(VecDeque::pop_front);
                 if let Some(job) = job {
@@ -137,6 +134,10 @@ impl Shared {
                 }
                 state.waiting.remove(&lane);
                 continue;
+            }
+            if state.is_over && state.busy.is_empty() {
+                self.wake.notify_all();
+                return None;
             }
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -151,6 +152,9 @@ impl Shared {
             Some(false) => state.ready.push_front(lane),
             None => {
                 state.waiting.remove(&lane);
+                if state.is_over {
+                    self.wake.notify_all();
+                }
                 return;
             }
         }
@@ -170,10 +174,8 @@ fn work(shared: &Shared, executor: &Executor, outcomes: &mpsc::Sender<Outcome>) 
             }
         };
         for outcome in done {
-            if outcomes.blocking_send(outcome).is_err() {
-                // The actor is gone: the record knows enough for the next start.
-                return;
-            }
+            // Without an actor, the record knows enough for the next start.
+            let _ = outcomes.blocking_send(outcome);
         }
         shared.done(lane);
     }

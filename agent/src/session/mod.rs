@@ -242,7 +242,10 @@ impl Session {
                 }
                 // Closed by the actor when the queue was full: what was lost is in the checkpoint.
                 message = for_leader.recv() => {
-                    let message = message.ok_or(StreamError::Behind)?;
+                    let message = message.ok_or_else(|| match self.events.is_closed() {
+                        true => StreamError::Stopping,
+                        false => StreamError::Behind,
+                    })?;
                     self.send(&out, messages::to_wire(message)).await?;
                 }
                 _ = beat.tick() => {

@@ -8,7 +8,8 @@
 //!
 //! Kept at every interleaving of events and restarts, each tested by its letter in `tests::laws`:
 //!
-//! - **(a) once:** a task with a record is never spawned again, and is released at most once.
+//! - **(a) once:** the command of a task is begun at most once. What was being prepared when the agent
+//!   stopped was never begun, and is prepared anew.
 //! - **(b) recorded first:** every effect and every report follows the record that mentions it, so a
 //!   crash leaves a row that points at residue, never residue that nothing points at.
 //! - **(c) one end:** a task gets one final state; its statuses count up one by one; at most one more

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::{AgentId, Reason, TaskId, TaskState, Timestamp};
 
-use crate::{Action, Phase, Row, Supervisor, Verdict, supervisor::Entry};
+use crate::{Action, Phase, Row, Supervisor, Verdict, limits, supervisor::Entry};
 
 /// What the agent found when it started.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +53,7 @@ impl Supervisor {
         let attempt = row.attempt.clone();
         let phase = row.phase.clone();
         let kill = row.kill;
+        let launches = row.launches;
         let mut entry = Entry::new(row);
         // An agent that stopped while it removed the sandbox begins that again in due time.
         if phase == Phase::Removing {
@@ -70,12 +71,16 @@ impl Supervisor {
             return;
         }
         match phase {
+            // The held process, if there was one, ended when the agent did: nothing has begun.
+            Phase::Preparing if kill.is_none() && launches < limits::LAUNCHES_MAX => {
+                self.prepare_anew(&task_id, now, actions);
+            }
             Phase::Preparing => {
-                // The held process, if there was one, ended when the agent did: nothing has begun.
                 let verdict = match kill {
                     Some(kill) => Verdict::killed(kill, None, None),
                     None => {
-                        let message = "the agent stopped while it prepared the task";
+                        let message =
+                            format!("the agent stopped {launches} times while it prepared the task");
                         Verdict::without_exit(TaskState::Dropped, Reason::LaunchFailed, message)
                     }
                 };

@@ -75,7 +75,7 @@ pub struct Row {
     pub framework_id: FrameworkId,
     /// Without command, environment and labels once the task has ended.
     pub spec: Arc<TaskSpec>,
-    /// Names the cgroups and the sandbox; never used twice.
+    /// Names the cgroups and the sandbox; new with each launch.
     pub attempt: String,
     pub phase: Phase,
     pub kill: Option<Kill>,
@@ -86,6 +86,8 @@ pub struct Row {
     /// Highest sequence that the leader has in its log. Stored lazily: a repeated status does no harm.
     pub acknowledged: u64,
     pub assigned_at: Timestamp,
+    /// How often its launch began; only one can have been released.
+    pub launches: u32,
 }
 
 impl Row {

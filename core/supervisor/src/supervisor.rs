@@ -275,8 +275,8 @@ impl Supervisor {
             sequence: assignment.recorded_sequence,
             acknowledged: assignment.recorded_sequence,
             assigned_at: now,
+            launches: 1,
         };
-        let attempt = row.attempt.clone();
         self.entries.insert(task_id.clone(), Entry::new(row));
         if let Some(verdict) = verdict {
             self.end_at_once(&task_id, verdict, now, actions);
@@ -284,13 +284,33 @@ impl Supervisor {
         }
         let starting = Verdict::without_exit(TaskState::Starting, Reason::None, "");
         self.tell(&task_id, starting, false, now, actions);
-        let spec = assignment.spec;
+        self.prepare(&task_id, actions);
+    }
+
+    /// The first half of a launch, up to a process that waits.
+    fn prepare(&self, task_id: &TaskId, actions: &mut Vec<Action>) {
+        let Some(Entry { row: Row { attempt, spec, .. }, .. }) = self.entries.get(task_id) else { return };
         actions.extend([
             Action::MakeSandbox { task_id: task_id.clone(), attempt: attempt.clone(), spec: spec.clone() },
             Action::MakeCgroups { task_id: task_id.clone(), attempt: attempt.clone(), spec: spec.clone() },
             Action::RegisterMeter { task_id: task_id.clone(), attempt: attempt.clone() },
-            Action::Spawn { task_id, attempt, spec },
+            Action::Spawn { task_id: task_id.clone(), attempt: attempt.clone(), spec: spec.clone() },
         ]);
+    }
+
+    /// Prepares a task anew whose launch was under way when the agent stopped: nothing of it has begun.
+    pub(crate) fn prepare_anew(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        let row = &mut entry.row;
+        let left = std::mem::replace(&mut row.attempt, attempt_name(task_id, now));
+        row.launches += 1;
+        // A crash before the removal leaves an attempt that no row names, which is removed at the next start.
+        actions.extend([
+            Action::WriteRecord(Box::new(row.clone())),
+            Action::RemoveStrayCgroups { attempt: left.clone() },
+            Action::RemoveStraySandbox { attempt: left },
+        ]);
+        self.prepare(task_id, actions);
     }
 
     fn order_kill(

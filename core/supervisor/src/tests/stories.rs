@@ -548,7 +548,7 @@ fn what_will_not_die_is_reported_after_a_second_and_released_later() {
 }
 
 #[test]
-fn a_restart_adopts_what_runs_and_drops_what_never_began() {
+fn a_restart_adopts_what_runs_and_prepares_anew_what_never_began() {
     check(
         "assigned prepares releases runs
          prepared releases
@@ -556,7 +556,7 @@ fn a_restart_adopts_what_runs_and_drops_what_never_began() {
          launched runs
          restart
          launched releases
-         emptied prepares",
+         prepared prepares",
         expect![[r#"
             > assigned prepares releases runs
               write record prepares: preparing, #1 starting
@@ -589,18 +589,66 @@ fn a_restart_adopts_what_runs_and_drops_what_never_began() {
               write record runs: running 70@9, #1 starting, #2 running
               report runs #2 running
             > restart
-              write record prepares: ending as dropped, #1 starting
-              kill all task-prepares.lfls
+              write record prepares: preparing, #1 starting
+              remove stray cgroups task-prepares.lfls
+              remove stray sandbox task-prepares.lfls
+              make sandbox task-prepares.lfls
+              make cgroups task-prepares.lfls cpus=0.5 mem=64MiB
+              register meter task-prepares.lfls
+              spawn task-prepares.lfls ["sleep", "60"]
               adopt 70@9 of releases
               adopt 70@9 of runs
             > launched releases
               write record releases: running 70@9, #1 starting, #2 running
               report releases #2 running
-            > emptied prepares
-              write record prepares: ended, #1 starting, #2 dropped released
-              report prepares #2 dropped released (LaunchFailed: the agent stopped while it prepared the task)
-              unregister meter task-prepares.lfls
-              remove cgroups task-prepares.lfls
+            > prepared prepares
+              write record prepares: releasing 70@9, #1 starting
+              register process 70@9 of prepares
+              release prepares
+        "#]],
+    );
+}
+
+#[test]
+fn a_launch_that_never_gets_further_is_given_up() {
+    check(
+        "assigned t
+         restart
+         restart
+         restart
+         emptied t",
+        expect![[r#"
+            > assigned t
+              write record t: preparing, #1 starting
+              report t #1 starting
+              make sandbox task-t.lfls
+              make cgroups task-t.lfls cpus=0.5 mem=64MiB
+              register meter task-t.lfls
+              spawn task-t.lfls ["sleep", "60"]
+            > restart
+              write record t: preparing, #1 starting
+              remove stray cgroups task-t.lfls
+              remove stray sandbox task-t.lfls
+              make sandbox task-t.lfls
+              make cgroups task-t.lfls cpus=0.5 mem=64MiB
+              register meter task-t.lfls
+              spawn task-t.lfls ["sleep", "60"]
+            > restart
+              write record t: preparing, #1 starting
+              remove stray cgroups task-t.lfls
+              remove stray sandbox task-t.lfls
+              make sandbox task-t.lfls
+              make cgroups task-t.lfls cpus=0.5 mem=64MiB
+              register meter task-t.lfls
+              spawn task-t.lfls ["sleep", "60"]
+            > restart
+              write record t: ending as dropped, #1 starting
+              kill all task-t.lfls
+            > emptied t
+              write record t: ended, #1 starting, #2 dropped released
+              report t #2 dropped released (LaunchFailed: the agent stopped 3 times while it prepared the task)
+              unregister meter task-t.lfls
+              remove cgroups task-t.lfls
         "#]],
     );
 }

@@ -24,7 +24,6 @@ struct Logged {
     finals: usize,
     is_killed: bool,
     process: Option<(ProcessId, Process)>,
-    spawned: usize,
     released: usize,
     is_unknown_exit: bool,
 }
@@ -240,8 +239,7 @@ impl World {
             Action::UnregisterMeter { attempt, .. } => drop(self.meters.remove(&attempt)),
             Action::Spawn { task_id, attempt, .. } => {
                 assert!(self.cgroups.contains_key(&attempt));
-                logged.spawned += 1;
-                assert_eq!(logged.spawned, 1, "(a) {name} was spawned again");
+                assert_eq!(logged.released, 0, "(a) {name} was spawned again after its release");
                 self.next_pid += 1;
                 let process = ProcessId { pid: self.next_pid, start_ticks: 1 };
                 logged.process = Some((process, Process::Held));
@@ -442,7 +440,7 @@ impl World {
         for logged in self.tasks.values_mut() {
             let Some((_, process)) = &mut logged.process else { continue };
             match process {
-                // A held process ends with its agent.
+                // A held process ends with its agent, and so does its cgroup's only content.
                 Process::Held => *process = Process::Dead(None),
                 Process::Running if !is_same_boot => *process = Process::Dead(None),
                 Process::Running | Process::Dead(_) => {}
