@@ -508,6 +508,7 @@ impl Actor {
             | Event::KillOrdered { .. }
             | Event::Acknowledged { .. }
             | Event::Prepared { .. }
+            | Event::NeverBegun { .. }
             | Event::Exited { .. }
             | Event::OutOfMemory { .. }
             | Event::SandboxRemoved { .. }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use model::{Exit, Reason, TaskId, Usage};
-use supervisor::{Action, Event, ProcessId};
+use supervisor::{Action, Confidence, Event, ProcessId};
 
 use crate::{
     checkpoint::{Change, Checkpoint, CheckpointError},
@@ -67,7 +67,7 @@ struct State {
     /// Released or adopted, until their cgroup is removed.
     processes: BTreeMap<TaskId, Process>,
     /// Adopted without proof that they ever ran the command.
-    unconfirmed: BTreeSet<TaskId>,
+    doubtful: BTreeSet<TaskId>,
     cgroups: BTreeMap<CgroupId, TaskId>,
 }
 
@@ -304,9 +304,7 @@ impl Executor {
                 }
             }
             Action::Release { task_id } => return self.release(task_id),
-            Action::Adopt { task_id, attempt, process, is_confirmed } => {
-                return self.adopt(task_id, attempt, *process, *is_confirmed);
-            }
+            Action::Adopt { .. } => return self.adopt(action),
             Action::Terminate { task_id, .. } => {
                 let process = self.lock().processes.get(task_id).cloned();
                 if let Some(process) = process {
@@ -339,24 +337,35 @@ impl Executor {
         ])
     }
 
-    fn adopt(
-        &self,
-        task_id: &TaskId,
-        attempt: &str,
-        id: ProcessId,
-        is_confirmed: bool,
-    ) -> Result<Vec<Outcome>, ExecuteError> {
-        if !is_confirmed {
-            self.lock().unconfirmed.insert(task_id.clone());
-        }
+    fn adopt(&self, action: &Action) -> Result<Vec<Outcome>, ExecuteError> {
+        let Action::Adopt { task_id, attempt, process: id, confidence } = action else {
+            return Ok(Vec::new());
+        };
         let cgroup = self.sys.cgroup_id(&name(attempt)?).map_err(ExecuteError::Cgroup)?;
         if let Some(cgroup) = cgroup {
             self.lock().cgroups.insert(cgroup, task_id.clone());
         }
-        let process = self.sys.reopen(sys_process_id(id)).map_err(ExecuteError::Process)?;
-        let Some(process) = process else {
-            return Ok(vec![self.exited(task_id, attempt, id, None)]);
+        if *confidence == Confidence::Doubtful {
+            self.lock().doubtful.insert(task_id.clone());
+        }
+        let process = self.sys.reopen(sys_process_id(*id)).map_err(ExecuteError::Process)?;
+        // Asked after the process: one that is gone writes nothing any more.
+        let has_begun = match confidence {
+            Confidence::Confirmed | Confidence::Doubtful => true,
+            Confidence::ToldByInit => {
+                self.sys.has_begun(&self.directories.exit_file(attempt)).map_err(ExecuteError::Process)?
+            }
         };
+        let Some(process) = process else {
+            return Ok(vec![match has_begun {
+                true => self.exited(task_id, attempt, *id, None),
+                false => Outcome::Event(Event::NeverBegun { task_id: task_id.clone() }),
+            }]);
+        };
+        if !has_begun {
+            // It is about to end, or to begin; in a moment it can be told which.
+            return Ok(vec![Outcome::Later(action.clone())]);
+        }
         self.lock().processes.insert(task_id.clone(), process.clone());
         Ok(vec![
             Outcome::Event(Event::Launched { task_id: task_id.clone() }),
@@ -392,7 +401,7 @@ impl Executor {
         let other = || {
             let exit = told.or_else(from_kernel)?;
             // A held process ends with code 0 when its agent dies: that is no word about the command.
-            let is_doubtful = self.lock().unconfirmed.contains(task_id) && exit == Exit::Code(0);
+            let is_doubtful = self.lock().doubtful.contains(task_id) && exit == Exit::Code(0);
             (!is_doubtful).then_some(exit)
         };
         let exit = from_file.or_else(other);
@@ -494,7 +503,7 @@ impl Executor {
     fn forget_process(&self, task_id: &TaskId) {
         let mut state = self.lock();
         state.processes.remove(task_id);
-        state.unconfirmed.remove(task_id);
+        state.doubtful.remove(task_id);
     }
 
     fn with_cgroup_id(

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _};
 
 use expect_test::expect;
 use model::{AgentId, Duration, FrameworkId, Resources, SharedNamespaces, TaskSpec};
-use supervisor::{Assignment, Supervisor};
+use supervisor::{Assignment, Confidence, Supervisor};
 
 use super::*;
 use crate::sys::{
@@ -217,10 +217,25 @@ fn what_ended_while_nobody_looked_is_told_by_its_record() {
     let (_, id) = world.sys.running().remove(0);
     world.sys.end(id, Exit::Code(5));
     let (task_id, attempt) = (TaskId::new("t").unwrap(), world.attempt());
-    let adopt = Action::Adopt { task_id, attempt, process: process_id(id), is_confirmed: false };
+    let adopt =
+        Action::Adopt { task_id, attempt, process: process_id(id), confidence: Confidence::ToldByInit };
     let outcome = world.executor.execute_plan(&[adopt]).remove(0);
     let Outcome::Event(Event::Exited { exit, .. }) = outcome else { panic!("{outcome:?}") };
     assert_eq!(exit, Some(Exit::Code(5)));
+}
+
+#[test]
+fn what_its_agent_never_let_go_has_never_begun() {
+    let Some(mut world) = world() else { return };
+    world.launch(None);
+    let (_, id) = world.sys.running().remove(0);
+    world.sys.end_unrecorded(id);
+    // An attempt whose init never wrote a word.
+    let (task_id, attempt) = (TaskId::new("t").unwrap(), "task-t.other".to_owned());
+    let adopt =
+        Action::Adopt { task_id, attempt, process: process_id(id), confidence: Confidence::ToldByInit };
+    let outcome = world.executor.execute_plan(&[adopt]).remove(0);
+    assert!(matches!(outcome, Outcome::Event(Event::NeverBegun { .. })), "{outcome:?}");
 }
 
 #[test]
@@ -230,7 +245,8 @@ fn what_ended_without_a_record_is_unknown() {
     let (_, id) = world.sys.running().remove(0);
     world.sys.end_unrecorded(id);
     let (task_id, attempt) = (TaskId::new("t").unwrap(), world.attempt());
-    let adopt = Action::Adopt { task_id, attempt, process: process_id(id), is_confirmed: true };
+    let adopt =
+        Action::Adopt { task_id, attempt, process: process_id(id), confidence: Confidence::Confirmed };
     let outcome = world.executor.execute_plan(&[adopt]).remove(0);
     let Outcome::Event(Event::Exited { exit, .. }) = outcome else { panic!("{outcome:?}") };
     assert_eq!(exit, None);
@@ -243,9 +259,50 @@ fn a_process_that_cannot_be_reached_is_looked_for_again() {
     let (_, id) = world.sys.running().remove(0);
     world.sys.fail_next(Call::Reopen, libc::EMFILE);
     let (task_id, attempt) = (TaskId::new("t").unwrap(), world.attempt());
-    let adopt = Action::Adopt { task_id, attempt, process: process_id(id), is_confirmed: true };
+    let adopt =
+        Action::Adopt { task_id, attempt, process: process_id(id), confidence: Confidence::Confirmed };
     let outcomes = world.executor.execute_plan(std::slice::from_ref(&adopt));
     assert!(matches!(outcomes.as_slice(), [Outcome::Later(again)] if *again == adopt), "{outcomes:?}");
+}
+
+#[test]
+fn a_code_of_zero_is_not_believed_of_a_process_that_may_have_waited() {
+    let Some(mut world) = world() else { return };
+    world.launch(None);
+    let (_, id) = world.sys.running().remove(0);
+    let (task_id, attempt) = (TaskId::new("t").unwrap(), world.attempt());
+    let adopt =
+        Action::Adopt { task_id, attempt, process: process_id(id), confidence: Confidence::Doubtful };
+    let outcomes = world.executor.execute_plan(&[adopt]);
+    let [_, Outcome::Process { task_id, process }] = outcomes.as_slice() else { panic!("{outcomes:?}") };
+    let exit_of = |told| match world.executor.exited(task_id, &world.attempt(), id_of(process), told) {
+        Outcome::Event(Event::Exited { exit, .. }) => exit,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(exit_of(Some(Exit::Code(0))), None);
+    assert_eq!(exit_of(Some(Exit::Code(3))), Some(Exit::Code(3)));
+}
+
+#[test]
+fn a_process_that_never_began_is_told_as_such() {
+    let Some(mut world) = world() else { return };
+    // Prepared and never released.
+    let told = world.supervisor.handle(Event::Assigned { assignments: vec![assignment(None)] }, clock::now());
+    let plan: Vec<Action> = told.into_iter().filter(|action| !action.is_immediate()).collect();
+    let outcome = world.executor.execute_plan(&plan).remove(0);
+    let Outcome::Event(Event::Prepared { task_id, process }) = outcome else { panic!("{outcome:?}") };
+    let adopt =
+        Action::Adopt { task_id, attempt: world.attempt(), process, confidence: Confidence::ToldByInit };
+    // While it lives it may be about to begin.
+    let outcomes = world.executor.execute_plan(std::slice::from_ref(&adopt));
+    assert!(matches!(outcomes.as_slice(), [Outcome::Later(_)]), "{outcomes:?}");
+    world.executor.lock().held.clear();
+    let outcomes = world.executor.execute_plan(&[adopt]);
+    assert!(matches!(outcomes.as_slice(), [Outcome::Event(Event::NeverBegun { .. })]), "{outcomes:?}");
+}
+
+fn id_of(process: &Process) -> ProcessId {
+    process_id(process.id())
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     daemon::kernel_config,
     execute::{Directories, chain},
-    sys::{Kernel, Sys},
+    sys::{Kernel, Sys, SysError},
 };
 
 /// Why nothing can be shown of the record; kernel and disk still are.
@@ -48,8 +48,8 @@ pub fn report(config: &Config) -> String {
         Err(error) => text += &format!("record: not to be had: {}\n", chain(&error)),
     }
     let mut running = BTreeSet::new();
-    match Kernel::open(&kernel_config(config)).and_then(|kernel| kernel.list_cgroups()) {
-        Ok(names) => running.extend(names.iter().map(|name| name.as_str().to_owned())),
+    match list_cgroups(config) {
+        Ok(names) => running.extend(names),
         Err(error) => text += &format!("kernel: not to be had: {}\n", chain(&error)),
     }
     let directories = Directories::new(&config.data_dir);
@@ -69,6 +69,17 @@ pub fn report(config: &Config) -> String {
         text += &format!("{attempt:<48} {:<7} {:<7} {record}\n", mark(cgroup), mark(sandbox));
     }
     text
+}
+
+fn list_cgroups(config: &Config) -> Result<Vec<String>, SysError> {
+    let kernel = Kernel::open(&kernel_config(config))?;
+    let names: Vec<String> = kernel.list_cgroups()?.iter().map(|name| name.as_str().to_owned()).collect();
+    // Opening made the parent group if it wasn't there. Beside a running agent it was, and stays.
+    let is_ours = Lock::take(&config.data_dir);
+    if names.is_empty() && is_ours.is_ok() {
+        kernel.close()?;
+    }
+    Ok(names)
 }
 
 fn records(config: &Config) -> Result<(&'static str, BTreeMap<String, String>), RecordError> {

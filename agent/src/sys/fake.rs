@@ -43,6 +43,7 @@ struct State {
     names_used: BTreeSet<CgroupName>,
     processes: BTreeMap<u32, Proc>,
     exit_files: BTreeMap<PathBuf, Exit>,
+    begun: BTreeSet<PathBuf>,
     output: BTreeMap<PathBuf, Output>,
     users: BTreeMap<String, Identity>,
     failures: BTreeMap<Call, i32>,
@@ -100,6 +101,7 @@ impl FakeSys {
             names_used: BTreeSet::new(),
             processes: BTreeMap::new(),
             exit_files: BTreeMap::new(),
+            begun: BTreeSet::new(),
             output: BTreeMap::new(),
             users: BTreeMap::from([user("root", 0), user("nobody", 65534), user("alice", 1000)]),
             failures: BTreeMap::new(),
@@ -394,6 +396,10 @@ impl Sys for FakeSys {
         Ok(self.lock().exit_files.get(exit_file).copied())
     }
 
+    fn has_begun(&self, exit_file: &Path) -> Result<bool, SysError> {
+        Ok(self.lock().begun.contains(exit_file))
+    }
+
     fn trim_output(&self, file: &Path, keep_bytes: u64) -> Result<u64, SysError> {
         let mut state = self.lock();
         let Some(output) = state.output.get_mut(file) else { return Ok(0) };
@@ -436,8 +442,10 @@ impl Waiting {
             return Err(ReleaseError::Ended);
         };
         process.is_released = true;
+        let exit_file = process.exit_file.clone();
         let line = format!("release {}", process.group);
         state.log.push(line);
+        state.begun.insert(exit_file);
         drop(state);
         self.is_released = true;
         Ok(())

@@ -124,6 +124,10 @@ impl Sys for Kernel {
         process::read_exit_file(exit_file)
     }
 
+    fn has_begun(&self, exit_file: &Path) -> Result<bool, SysError> {
+        process::has_begun(exit_file)
+    }
+
     fn trim_output(&self, file: &Path, keep_bytes: u64) -> Result<u64, SysError> {
         output::trim(file, keep_bytes)
     }

@@ -90,6 +90,10 @@ pub trait Sys: Send + Sync + 'static {
     /// ask. `None` where nothing was recorded.
     fn read_exit_file(&self, exit_file: &Path) -> Result<Option<model::Exit>, SysError>;
 
+    /// Whether the task's init has begun, and so its command may have run. Where the init never wrote a
+    /// word, the command has not. Tasks without an init write nothing either.
+    fn has_begun(&self, exit_file: &Path) -> Result<bool, SysError>;
+
     /// Frees all but the last `keep_bytes` of an output file. Offsets stay what they were: the
     /// freed head reads as a hole. Answers the offset of the first byte that is kept.
     fn trim_output(&self, file: &Path, keep_bytes: u64) -> Result<u64, SysError>;

@@ -159,6 +159,8 @@ const REAPED_PATIENCE: Duration = Duration::from_millis(50);
 
 /// What the numbers in an exit record mean; written by `agent/init/main.rs`.
 mod record {
+    /// The command may have run; how it ended is written over it.
+    pub const BEGUN: u32 = 4;
     pub const EXITED: u32 = 1;
     pub const SIGNALED: u32 = 2;
     pub const EXEC_FAILED: u32 = 3;
@@ -260,12 +262,21 @@ pub(super) fn read_exit_file(path: &Path) -> Result<Option<Exit>, SysError> {
     let unknown = || SysError::Parse { path: path.to_owned(), found: format!("{bytes:?}") };
     let (kind, value) = parse_pair(&bytes).ok_or_else(unknown)?;
     match (kind, u8::try_from(value)) {
+        (record::BEGUN, _) => Ok(None),
         (record::EXITED, Ok(code)) => Ok(Some(Exit::Code(code))),
         (record::SIGNALED, Ok(signal)) => Ok(Some(Exit::Signal(signal))),
         // As a shell would end: 127 where there is no such command, 126 where it can't be run.
         (record::EXEC_FAILED, _) if value == libc::ENOENT.unsigned_abs() => Ok(Some(Exit::Code(127))),
         (record::EXEC_FAILED, _) => Ok(Some(Exit::Code(126))),
         _ => Err(unknown()),
+    }
+}
+
+pub(super) fn has_begun(path: &Path) -> Result<bool, SysError> {
+    match std::fs::metadata(path) {
+        Ok(facts) => Ok(facts.len() > 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(SysError::Read { path: path.to_owned(), source }),
     }
 }
 

@@ -64,15 +64,13 @@ pub enum Action {
     Release {
         task_id: TaskId,
     },
-    /// Looks for the process of an earlier start of the agent. Answered by `Launched`, and by `Exited` in the end.
-    ///
-    /// `is_confirmed`: it was seen to run the command. Otherwise it may have waited still, and then ended by
-    /// itself with code 0 when its agent did: such a code is believed only from the task's own exit record.
+    /// Looks for the process of an earlier start of the agent. Answered by `Launched` or `NeverBegun`, and by
+    /// `Exited` in the end.
     Adopt {
         task_id: TaskId,
         attempt: String,
         process: ProcessId,
-        is_confirmed: bool,
+        confidence: Confidence,
     },
     /// Sends SIGTERM to the main process.
     Terminate {
@@ -94,6 +92,17 @@ pub enum Action {
     },
     /// Tells the leader, or waits until there is one.
     Report(Box<TaskStatus>),
+}
+
+/// What is known of a process that another start of the agent left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confidence {
+    /// It was seen to run the command.
+    Confirmed,
+    /// It may have waited still, and then ended by itself. Its init has written down whether it began.
+    ToldByInit,
+    /// The same without an init: it ended with code 0 if it waited still, so such a code is not believed.
+    Doubtful,
 }
 
 impl Action {

@@ -34,6 +34,8 @@ pub enum Event {
     LaunchFailed { task_id: TaskId, reason: Reason, message: String },
     /// The command runs (or was found running after a restart).
     Launched { task_id: TaskId },
+    /// The process of an earlier start of the agent is gone, and has not run the command.
+    NeverBegun { task_id: TaskId },
     /// The process could not become the command, and is gone.
     ExecFailed { task_id: TaskId, message: String },
     /// The main process is over. `exit` is absent when the host doesn't know how it ended.

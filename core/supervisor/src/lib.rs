@@ -29,7 +29,7 @@ mod row;
 mod supervisor;
 mod verdict;
 
-pub use action::Action;
+pub use action::{Action, Confidence};
 pub use event::{Assignment, Event};
 pub use restore::Found;
 pub use row::{Kill, KillCause, KnownTask, Phase, ProcessId, Row};

@@ -11,6 +11,7 @@ pub const ENDED_KEPT_MAX: usize = 1000;
 /// How long they are kept.
 pub const ENDED_KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 /// How often the launch of a task may be under way while its agent stops: more often, and it may be the reason.
-pub const LAUNCHES_MAX: u32 = 3;
+/// Tasks that only wait for their turn are counted, too, so there is room for an agent that restarts in a loop.
+pub const LAUNCHES_MAX: u32 = 32;
 /// Statuses that one row can hold: starting, running, killing, final, released, refused.
 pub const STATUSES_PER_TASK_MAX: usize = 8;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::{AgentId, Reason, TaskId, TaskState, Timestamp};
 
-use crate::{Action, Phase, Row, Supervisor, Verdict, limits, supervisor::Entry};
+use crate::{Action, Confidence, Phase, Row, Supervisor, Verdict, supervisor::Entry};
 
 /// What the agent found when it started.
 #[derive(Debug, Clone, Default)]
@@ -53,7 +53,7 @@ impl Supervisor {
         let attempt = row.attempt.clone();
         let phase = row.phase.clone();
         let kill = row.kill;
-        let launches = row.launches;
+        let shares_pids = row.spec.shared_namespaces.pid;
         let mut entry = Entry::new(row);
         // An agent that stopped while it removed the sandbox begins that again in due time.
         if phase == Phase::Removing {
@@ -72,26 +72,15 @@ impl Supervisor {
         }
         match phase {
             // The held process, if there was one, ended when the agent did: nothing has begun.
-            Phase::Preparing if kill.is_none() && launches < limits::LAUNCHES_MAX => {
-                self.prepare_anew(&task_id, now, actions);
-            }
-            Phase::Preparing => {
-                let verdict = match kill {
-                    Some(kill) => Verdict::killed(kill, None, None),
-                    None => {
-                        let message =
-                            format!("the agent stopped {launches} times while it prepared the task");
-                        Verdict::without_exit(TaskState::Dropped, Reason::LaunchFailed, message)
-                    }
-                };
-                self.end(&task_id, None, verdict, now, actions);
-            }
+            Phase::Preparing => self.begin_anew(&task_id, now, actions),
             Phase::Releasing { process } => {
-                actions.push(Action::Adopt { task_id, attempt, process, is_confirmed: false });
+                let confidence = if shares_pids { Confidence::Doubtful } else { Confidence::ToldByInit };
+                actions.push(Action::Adopt { task_id, attempt, process, confidence });
             }
             Phase::Running { process } => {
                 let task = task_id.clone();
-                actions.push(Action::Adopt { task_id: task, attempt, process, is_confirmed: true });
+                let confidence = Confidence::Confirmed;
+                actions.push(Action::Adopt { task_id: task, attempt, process, confidence });
                 // The signal may not have been sent; a second one does less harm than none.
                 if kill.is_some_and(|kill| kill.deadline > now) {
                     actions.push(Action::Terminate { task_id, process });

@@ -105,6 +105,12 @@ impl Supervisor {
                 self.launch_failed(&task_id, reason, message, now, &mut actions);
             }
             Event::Launched { task_id } => self.launched(&task_id, now, &mut actions),
+            Event::NeverBegun { task_id } => {
+                if let Some(Phase::Releasing { process }) = self.row(&task_id).map(|row| row.phase.clone()) {
+                    actions.push(Action::UnregisterProcess { task_id: task_id.clone(), process });
+                    self.begin_anew(&task_id, now, &mut actions);
+                }
+            }
             Event::ExecFailed { task_id, message } => {
                 self.exec_failed(&task_id, Reason::CommandNotExecutable, message, now, &mut actions);
             }
@@ -298,11 +304,29 @@ impl Supervisor {
         ]);
     }
 
-    /// Prepares a task anew whose launch was under way when the agent stopped: nothing of it has begun.
-    pub(crate) fn prepare_anew(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
+    /// Goes on with a task whose launch was under way when the agent stopped: nothing of it has begun.
+    pub(crate) fn begin_anew(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(Row { kill, launches, .. }) = self.row(task_id) else { return };
+        let (kill, launches) = (*kill, *launches);
+        let verdict = match kill {
+            Some(kill) => Verdict::killed(kill, None, None),
+            None if launches < limits::LAUNCHES_MAX => {
+                self.prepare_anew(task_id, now, actions);
+                return;
+            }
+            None => {
+                let message = format!("the agent stopped {launches} times while it prepared the task");
+                Verdict::without_exit(TaskState::Dropped, Reason::LaunchFailed, message)
+            }
+        };
+        self.end(task_id, None, verdict, now, actions);
+    }
+
+    fn prepare_anew(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
         let row = &mut entry.row;
         let left = std::mem::replace(&mut row.attempt, attempt_name(task_id, now));
+        row.phase = Phase::Preparing;
         row.launches += 1;
         // A crash before the removal leaves an attempt that no row names, which is removed at the next start.
         actions.extend([

@@ -25,6 +25,7 @@ struct Logged {
     is_killed: bool,
     process: Option<(ProcessId, Process)>,
     released: usize,
+    has_run: bool,
     is_unknown_exit: bool,
 }
 
@@ -239,7 +240,8 @@ impl World {
             Action::UnregisterMeter { attempt, .. } => drop(self.meters.remove(&attempt)),
             Action::Spawn { task_id, attempt, .. } => {
                 assert!(self.cgroups.contains_key(&attempt));
-                assert_eq!(logged.released, 0, "(a) {name} was spawned again after its release");
+                assert!(!logged.has_run, "(a) {name} was spawned again after it ran");
+                logged.released = 0;
                 self.next_pid += 1;
                 let process = ProcessId { pid: self.next_pid, start_ticks: 1 };
                 logged.process = Some((process, Process::Held));
@@ -254,6 +256,7 @@ impl World {
                 match &mut logged.process {
                     Some((_, process)) if *process == Process::Held && !self.fail_next => {
                         *process = Process::Running;
+                        logged.has_run = true;
                         self.watched.insert(task_id.clone());
                         self.events.push_back(Event::Launched { task_id });
                     }
@@ -271,6 +274,9 @@ impl World {
                 let (known, state) = logged.process.unwrap();
                 assert_eq!(known, process);
                 match state {
+                    Process::Held | Process::Dead(_) if !logged.has_run => {
+                        self.events.push_back(Event::NeverBegun { task_id });
+                    }
                     Process::Held | Process::Running => {
                         self.watched.insert(task_id.clone());
                         self.events.push_back(Event::Launched { task_id });
