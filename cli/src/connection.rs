@@ -28,8 +28,8 @@ use crate::ClientError;
 const ADDRESS_DEFAULT: &str = "http://127.0.0.1:5050";
 /// Where credentials lie that nobody named: an installed coordinator, then `muster dev`.
 const TOKEN_PATHS: [&str; 2] = ["/run/muster/token", "/var/lib/muster-dev/coordinator/token"];
-/// A whole message may be so large; the coordinator's own bound is the same.
-const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A whole answer may be so large: the coordinator sends no more, for example to a framework that was long away.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A call that takes longer is lost; streams have no such bound.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
