@@ -306,6 +306,7 @@ impl Daemon {
         let parts = Parts {
             supervisor,
             actions,
+            began,
             executor,
             checkpoint,
             identity,

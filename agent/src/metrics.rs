@@ -11,7 +11,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64},
+    },
 };
 
 use model::TaskState;
@@ -25,7 +28,7 @@ use prometheus_client::{
     metrics::{
         MetricType,
         counter::{ConstCounter, Counter},
-        gauge::ConstGauge,
+        gauge::{ConstGauge, Gauge},
         histogram::{Histogram, exponential_buckets},
     },
     registry::{Registry, Unit},
@@ -43,9 +46,17 @@ pub struct Metrics {
     /// From the assignment to the running command.
     pub task_launch: Histogram,
     pub launches_failed: Counter<u64, AtomicU64>,
+    /// Running tasks of an earlier start that this one took over.
+    pub adopted_tasks: Gauge<i64, AtomicI64>,
+    /// From this start until it had taken over the last of them.
+    pub adoption: Gauge<f64, AtomicU64>,
     pub sessions_welcomed: Counter<u64, AtomicU64>,
     /// Sessions that were given up because the coordinator did not keep up.
     pub session_overruns: Counter<u64, AtomicU64>,
+    /// Tasks of an earlier agent that this one looked for.
+    pub adopted_tasks: Gauge,
+    /// From the agent's start until the last of them was in hand.
+    pub adoption_seconds: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -54,8 +65,12 @@ impl Default for Metrics {
             // 1 ms to 33 s.
             task_launch: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             launches_failed: Counter::default(),
+            adopted_tasks: Gauge::default(),
+            adoption: Gauge::default(),
             sessions_welcomed: Counter::default(),
             session_overruns: Counter::default(),
+            adopted_tasks: Gauge::default(),
+            adoption_seconds: Gauge::default(),
         }
     }
 }
@@ -102,6 +117,17 @@ impl Page {
             metrics.launches_failed.clone(),
         );
         registry.register(
+            "agent_adopted_tasks",
+            "Running tasks of an earlier start of the agent that this one took over",
+            metrics.adopted_tasks.clone(),
+        );
+        registry.register_with_unit(
+            "agent_adoption",
+            "How long after its start the agent had taken over what an earlier one left; alarm above a few seconds",
+            Unit::Seconds,
+            metrics.adoption.clone(),
+        );
+        registry.register(
             "agent_sessions_welcomed",
             "How often a coordinator welcomed this agent; alarm when it grows often",
             metrics.sessions_welcomed.clone(),
@@ -110,6 +136,17 @@ impl Page {
             "agent_session_overruns",
             "Sessions that were given up because the coordinator did not keep up",
             metrics.session_overruns.clone(),
+        );
+        registry.register(
+            "agent_adopted_tasks",
+            "Tasks of an earlier agent that this one took in hand at its start",
+            metrics.adopted_tasks.clone(),
+        );
+        registry.register_with_unit(
+            "agent_adoption",
+            "From the start of the agent until every task of the earlier one was in hand",
+            Unit::Seconds,
+            metrics.adoption_seconds.clone(),
         );
         let shared = Arc::new(Shared { rounds, programs, snapshot: Mutex::new(None) });
         registry.register_collector(Box::new(Figures(shared.clone())));

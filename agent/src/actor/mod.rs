@@ -4,10 +4,15 @@
 //! answers, and hands the rest to the pool. Never blocks on the kernel, and decides nothing itself.
 //! Start at [`Actor::run`]; whatever can wake it is a line in [`Wake`].
 
+mod adoption;
 mod output;
 mod rounds;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use model::{ClusterId, TaskId, TaskState, Usage};
 use supervisor::{Action, Event, Phase, Row, Supervisor};
@@ -32,6 +37,7 @@ use crate::{
     },
 };
 
+use adoption::Adoption;
 pub use rounds::{Live, Rounds, Sample, Samples, Totals};
 
 /// Requests that wait for the actor.
@@ -122,6 +128,10 @@ pub struct Parts {
     pub supervisor: Supervisor,
     /// What the restored table asks for first.
     pub actions: Vec<Action>,
+    /// When this agent began to start.
+    pub began: Instant,
+    /// When the agent was started.
+    pub began: std::time::Instant,
     pub executor: Arc<Executor>,
     pub checkpoint: Arc<Checkpoint>,
     pub identity: Identity,
@@ -136,6 +146,10 @@ pub struct Parts {
 pub struct Actor {
     supervisor: Supervisor,
     first: Vec<Action>,
+    began: Instant,
+    /// Processes of an earlier start that were not found or missed yet.
+    adopting: BTreeSet<TaskId>,
+    adoption: Adoption,
     executor: Arc<Executor>,
     lanes: Lanes,
     checkpoint: Arc<Checkpoint>,
@@ -187,6 +201,7 @@ impl Actor {
         let Parts {
             supervisor,
             actions,
+            began,
             executor,
             checkpoint,
             identity,
@@ -202,7 +217,10 @@ impl Actor {
         let handle = Handle { requests: sender };
         let actor = Self {
             supervisor,
+            adoption: Adoption::new(began, &actions),
             first: actions,
+            began,
+            adopting,
             executor,
             lanes,
             checkpoint,
@@ -459,6 +477,10 @@ impl Actor {
                 if let Some(row) = self.supervisor.row(&task_id) {
                     self.rounds.begin(row);
                 }
+                if self.adopting.contains(&task_id) {
+                    self.metrics.adopted_tasks.inc();
+                    self.adopted(&task_id);
+                }
                 self.watchers.spawn(async move {
                     or_later(process.ended()).await;
                     Watched::Readable { task_id, process }
@@ -488,6 +510,7 @@ impl Actor {
 
     /// What metrics and rounds want to know of an event.
     fn note(&mut self, event: &Event) {
+        self.adoption.note(event, &self.metrics);
         match event {
             Event::Launched { task_id } => {
                 let row = self.supervisor.row(task_id);
@@ -496,6 +519,7 @@ impl Actor {
                     self.metrics.task_launch.observe(took.as_secs_f64());
                 }
             }
+            Event::NeverBegun { task_id } | Event::Exited { task_id, .. } => self.adopted(task_id),
             Event::LaunchFailed { .. } | Event::ExecFailed { .. } => {
                 self.metrics.launches_failed.inc();
             }
@@ -508,12 +532,23 @@ impl Actor {
             | Event::KillOrdered { .. }
             | Event::Acknowledged { .. }
             | Event::Prepared { .. }
-            | Event::NeverBegun { .. }
-            | Event::Exited { .. }
             | Event::OutOfMemory { .. }
             | Event::SandboxRemoved { .. }
             | Event::EndAll
             | Event::Tick => {}
+        }
+    }
+
+    /// One process of an earlier start less to look for.
+    fn adopted(&mut self, task_id: &TaskId) {
+        if self.adopting.remove(task_id) && self.adopting.is_empty() {
+            let took = self.began.elapsed();
+            self.metrics.adoption.set(took.as_secs_f64());
+            tracing::info!(
+                tasks = self.metrics.adopted_tasks.get(),
+                elapsed_ms = took.as_millis() as u64,
+                "took over what still runs"
+            );
         }
     }
 

@@ -271,8 +271,7 @@ fn a_code_of_zero_is_not_believed_of_a_process_that_may_have_waited() {
     world.launch(None);
     let (_, id) = world.sys.running().remove(0);
     let (task_id, attempt) = (TaskId::new("t").unwrap(), world.attempt());
-    let adopt =
-        Action::Adopt { task_id, attempt, process: process_id(id), confidence: Confidence::Doubtful };
+    let adopt = Action::Adopt { task_id, attempt, process: process_id(id), confidence: Confidence::Doubtful };
     let outcomes = world.executor.execute_plan(&[adopt]);
     let [_, Outcome::Process { task_id, process }] = outcomes.as_slice() else { panic!("{outcomes:?}") };
     let exit_of = |told| match world.executor.exited(task_id, &world.attempt(), id_of(process), told) {

@@ -194,6 +194,8 @@ impl World {
         let parts = Parts {
             supervisor,
             actions,
+            began: Instant::now(),
+            began: std::time::Instant::now(),
             executor,
             checkpoint,
             identity,
