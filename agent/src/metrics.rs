@@ -11,10 +11,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU64},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
 };
 
 use model::TaskState;
@@ -46,10 +43,6 @@ pub struct Metrics {
     /// From the assignment to the running command.
     pub task_launch: Histogram,
     pub launches_failed: Counter<u64, AtomicU64>,
-    /// Running tasks of an earlier start that this one took over.
-    pub adopted_tasks: Gauge<i64, AtomicI64>,
-    /// From this start until it had taken over the last of them.
-    pub adoption: Gauge<f64, AtomicU64>,
     pub sessions_welcomed: Counter<u64, AtomicU64>,
     /// Sessions that were given up because the coordinator did not keep up.
     pub session_overruns: Counter<u64, AtomicU64>,
@@ -65,8 +58,6 @@ impl Default for Metrics {
             // 1 ms to 33 s.
             task_launch: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             launches_failed: Counter::default(),
-            adopted_tasks: Gauge::default(),
-            adoption: Gauge::default(),
             sessions_welcomed: Counter::default(),
             session_overruns: Counter::default(),
             adopted_tasks: Gauge::default(),
@@ -115,17 +106,6 @@ impl Page {
             "agent_launches_failed",
             "Tasks whose command could not be started; alarm when it grows",
             metrics.launches_failed.clone(),
-        );
-        registry.register(
-            "agent_adopted_tasks",
-            "Running tasks of an earlier start of the agent that this one took over",
-            metrics.adopted_tasks.clone(),
-        );
-        registry.register_with_unit(
-            "agent_adoption",
-            "How long after its start the agent had taken over what an earlier one left; alarm above a few seconds",
-            Unit::Seconds,
-            metrics.adoption.clone(),
         );
         registry.register(
             "agent_sessions_welcomed",

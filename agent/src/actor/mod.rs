@@ -8,11 +8,7 @@ mod adoption;
 mod output;
 mod rounds;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use model::{ClusterId, TaskId, TaskState, Usage};
 use supervisor::{Action, Event, Phase, Row, Supervisor};
@@ -128,8 +124,6 @@ pub struct Parts {
     pub supervisor: Supervisor,
     /// What the restored table asks for first.
     pub actions: Vec<Action>,
-    /// When this agent began to start.
-    pub began: Instant,
     /// When the agent was started.
     pub began: std::time::Instant,
     pub executor: Arc<Executor>,
@@ -146,9 +140,6 @@ pub struct Parts {
 pub struct Actor {
     supervisor: Supervisor,
     first: Vec<Action>,
-    began: Instant,
-    /// Processes of an earlier start that were not found or missed yet.
-    adopting: BTreeSet<TaskId>,
     adoption: Adoption,
     executor: Arc<Executor>,
     lanes: Lanes,
@@ -219,8 +210,6 @@ impl Actor {
             supervisor,
             adoption: Adoption::new(began, &actions),
             first: actions,
-            began,
-            adopting,
             executor,
             lanes,
             checkpoint,
@@ -477,10 +466,6 @@ impl Actor {
                 if let Some(row) = self.supervisor.row(&task_id) {
                     self.rounds.begin(row);
                 }
-                if self.adopting.contains(&task_id) {
-                    self.metrics.adopted_tasks.inc();
-                    self.adopted(&task_id);
-                }
                 self.watchers.spawn(async move {
                     or_later(process.ended()).await;
                     Watched::Readable { task_id, process }
@@ -519,7 +504,6 @@ impl Actor {
                     self.metrics.task_launch.observe(took.as_secs_f64());
                 }
             }
-            Event::NeverBegun { task_id } | Event::Exited { task_id, .. } => self.adopted(task_id),
             Event::LaunchFailed { .. } | Event::ExecFailed { .. } => {
                 self.metrics.launches_failed.inc();
             }
@@ -532,23 +516,12 @@ impl Actor {
             | Event::KillOrdered { .. }
             | Event::Acknowledged { .. }
             | Event::Prepared { .. }
+            | Event::NeverBegun { .. }
+            | Event::Exited { .. }
             | Event::OutOfMemory { .. }
             | Event::SandboxRemoved { .. }
             | Event::EndAll
             | Event::Tick => {}
-        }
-    }
-
-    /// One process of an earlier start less to look for.
-    fn adopted(&mut self, task_id: &TaskId) {
-        if self.adopting.remove(task_id) && self.adopting.is_empty() {
-            let took = self.began.elapsed();
-            self.metrics.adoption.set(took.as_secs_f64());
-            tracing::info!(
-                tasks = self.metrics.adopted_tasks.get(),
-                elapsed_ms = took.as_millis() as u64,
-                "took over what still runs"
-            );
         }
     }
 

@@ -194,7 +194,6 @@ impl World {
         let parts = Parts {
             supervisor,
             actions,
-            began: Instant::now(),
             began: std::time::Instant::now(),
             executor,
             checkpoint,
