@@ -17,7 +17,7 @@ use muster_client::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::{Daemon, Residue, wait_until};
+use crate::{Daemon, Residue, page, wait_until};
 
 /// What differs between clusters.
 #[derive(Debug, Clone)]
@@ -223,8 +223,16 @@ impl Cluster {
         let count = self.agents.len();
         let connection = self.connection();
         let agents = &mut self.agents;
+        let addresses = &self.agent_addresses;
         wait_until("every agent is registered", async || {
             agents.iter_mut().for_each(Daemon::assert_alive);
+            // The leader may still think of an agent that was killed: this one must have heard its welcome.
+            let is_welcome = |address: &String| {
+                page::figure(address, "muster_agent_sessions_welcomed_total").is_some_and(|count| count > 0.0)
+            };
+            if !addresses.iter().all(is_welcome) {
+                return false;
+            }
             let answer = connection.operator().list_agents(ListAgentsRequest {}).await;
             answer.is_ok_and(|answer| {
                 answer.into_inner().agents.iter().filter(|agent| agent.is_reachable).count() == count

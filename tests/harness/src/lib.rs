@@ -7,6 +7,7 @@
 
 mod cluster;
 mod daemon;
+pub mod page;
 mod residue;
 mod wait;
 

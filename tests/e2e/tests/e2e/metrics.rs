@@ -1,35 +1,23 @@
 //! The pages that Prometheus scrapes.
 
 use std::{
-    io::{Read, Write},
-    net::TcpStream,
+    io::Write,
     process::{Command, Stdio},
 };
 
+use harness::page;
 use muster_client::types::TaskState;
 
 use crate::{cluster, script};
 
-/// One HTTP/1.1 request over a socket of our own; gives status line with headers, and body.
-pub fn request(address: &str, head: &str) -> (String, String) {
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    // The server may reset the connection after a refusal; what came until then is the answer.
-    let _ = socket.read_to_end(&mut answer);
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    (head.to_owned(), body.to_owned())
-}
-
+/// A page of a daemon that listens.
 pub fn get(address: &str, path: &str) -> (String, String) {
-    request(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}"))
+    page::get(address, path).expect("the daemon listens")
 }
 
-/// The body of a page; absent while nobody listens.
-pub fn try_get(address: &str, path: &str) -> Option<String> {
-    TcpStream::connect(address).ok()?;
-    Some(get(address, path).1)
+/// The answer to a request whose head is given byte by byte.
+pub fn request(address: &str, head: &str) -> (String, String) {
+    page::request(address, head).expect("the daemon listens")
 }
 
 fn has_promtool() -> bool {

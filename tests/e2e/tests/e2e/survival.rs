@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use harness::{Cluster, ClusterOptions, wait_until};
+use harness::{Cluster, ClusterOptions, page, wait_until};
 use muster_client::{
     Connection, Event, Framework, FrameworkOptions, is_final,
     operator::{OutputStream, ReadOutputRequest},
@@ -172,26 +172,18 @@ async fn a_thousand_tasks_are_adopted_at_once() {
     cluster.agents[0].kill();
     cluster.restart_agent(0);
     cluster.until_agents().await;
-    let mut page = String::new();
+    let address = cluster.agent_address(0).to_owned();
     wait_until("the agent tells how long it took", async || {
         cluster.agents[0].assert_alive();
-        page = crate::metrics::try_get(cluster.agent_address(0), "/metrics").unwrap_or_default();
-        figure(&page, "muster_agent_adopted_tasks").is_some_and(|tasks| tasks >= f64::from(count))
+        page::figure(&address, "muster_agent_adopted_tasks") == Some(f64::from(count))
     })
     .await;
-    let seconds = figure(&page, "muster_agent_adoption_seconds").expect("the agent measures its adoption");
+    let seconds = page::figure(&address, "muster_agent_adoption_seconds").expect("it tells both");
     println!("{count} tasks adopted in {seconds:.3} s after the agent's start");
     assert!(harness::is_guest() || seconds < 1.0, "took {seconds} s");
     assert_eq!(pids(&cluster), before, "a task's process changed");
     assert!(cluster.tasks(true).await.iter().all(|task| task.state() == TaskState::Running));
     cluster.finish().await;
-}
-
-/// The value of the first sample of a metric.
-fn figure(page: &str, name: &str) -> Option<f64> {
-    let line =
-        page.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))?;
-    line.rsplit(' ').next()?.parse().ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
