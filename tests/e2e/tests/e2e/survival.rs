@@ -95,8 +95,14 @@ async fn output(connection: &Connection, id: &str) -> String {
         stream: OutputStream::Stdout.into(),
         ..Default::default()
     };
-    let mut chunks =
-        connection.call(async |mut operator| operator.read_output(request.clone()).await).await.unwrap();
+    // After its agent was killed, its session has to come back first.
+    let mut answer = None;
+    wait_until("the output can be read", async || {
+        answer = connection.call(async |mut operator| operator.read_output(request.clone()).await).await.ok();
+        answer.is_some()
+    })
+    .await;
+    let mut chunks = answer.unwrap();
     let mut bytes = Vec::new();
     while let Some(chunk) = chunks.message().await.unwrap() {
         bytes.extend_from_slice(&chunk.data);
@@ -197,8 +203,11 @@ async fn the_coordinator_dies_and_tasks_do_not_notice() {
     let framework = tokio::spawn(run_to_the_end(cluster.connection(), specs.collect()));
     let witness = cluster.run(script("exec sleep 100000"), 1).await.remove(0);
     cluster.until_state(&witness, TaskState::Running).await;
-    let witnesses =
-        |cluster: &Cluster| pids(cluster).into_iter().filter(|line| line.contains("sleep 100000")).collect();
+    // By number: the shell may become `sleep` in between.
+    let witnesses = |cluster: &Cluster| {
+        let lines = pids(cluster).into_iter().filter(|line| line.contains("sleep 100000"));
+        lines.map(|line| line.split(' ').nth(1).unwrap().to_owned()).collect()
+    };
     let before: Vec<_> = witnesses(&cluster);
     assert!(!before.is_empty(), "the witness has no process");
     for _ in 0..5 {
