@@ -21,8 +21,12 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
                       tester:x:1000:1000:tester:/tmp:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\ntester:x:1000:\n";
 
-/// Programs of this machine that tests start as tasks or look around with, beside busybox's own.
-const PROGRAMS: &[&str] = &["bash", "chrt", "ip"];
+/// Programs of this machine that tests start as tasks or look around with. Where busybox has one of the
+/// same name, this one counts: a task shall behave there as it does on a host.
+const PROGRAMS: &[&str] = &["bash", "chrt", "dash", "ip", "setsid"];
+
+/// The package whose programs all come along, for the same reason.
+const PACKAGE: &str = "coreutils";
 
 /// Writes the whole user space of the machine into `image`: ours, and programs by the path that they get.
 pub fn write(image: &Path, kernel: &KernelTree, files: &[(String, &Path)], plan: &[Command]) -> Result<()> {
@@ -38,8 +42,7 @@ pub fn write(image: &Path, kernel: &KernelTree, files: &[(String, &Path)], plan:
     }
     let busybox = find("busybox").context("busybox is not here")?;
     archive.file("/bin/busybox", 0o755, &busybox)?;
-    // `/bin/sh` as a link from the start: the kernel reads the first line of init.
-    archive.link("/bin/sh", "busybox")?;
+    archive.link("/bin/sh", "dash")?;
     archive.bytes("/init", 0o755, INIT.as_bytes())?;
     archive.bytes("/muster/run.sh", 0o755, RUN.as_bytes())?;
     archive.bytes("/muster/plan", 0o644, plan_text(plan).as_bytes())?;
@@ -58,10 +61,12 @@ pub fn write(image: &Path, kernel: &KernelTree, files: &[(String, &Path)], plan:
     archive.bytes("/lib/modules/list", 0o644, modules.as_bytes())?;
 
     let mut libraries = BTreeSet::new();
-    for name in PROGRAMS {
-        let Some(path) = find(name) else { continue };
-        libraries.extend(shared_libraries(&path)?);
-        archive.file(&format!("/bin/{name}"), 0o755, &path)?;
+    let mut programs = package_programs(PACKAGE)?;
+    programs.extend(PROGRAMS.iter().filter_map(|name| find(name)));
+    for path in &programs {
+        let name = path.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
+        libraries.extend(shared_libraries(path)?);
+        archive.file(&format!("/bin/{name}"), 0o755, path)?;
     }
     for (into, path) in files {
         libraries.extend(shared_libraries(path)?);
@@ -72,6 +77,16 @@ pub fn write(image: &Path, kernel: &KernelTree, files: &[(String, &Path)], plan:
         archive.file(path, 0o755, library)?;
     }
     archive.finish()
+}
+
+/// The programs that a Debian package installed here.
+fn package_programs(package: &str) -> Result<Vec<PathBuf>> {
+    let listing = capture(program("dpkg-query").args(["--listfiles", package]))?;
+    let is_program = |path: &Path| {
+        let is_in_bin = path.parent().is_some_and(|folder| folder.ends_with("bin"));
+        is_in_bin && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+    };
+    Ok(listing.lines().map(PathBuf::from).filter(|path| is_program(path)).collect())
 }
 
 /// One line for each command: its name, a tab, what to run.
