@@ -207,6 +207,33 @@ impl RunError {
     }
 }
 
+/// What a start would do first, one action for each line; does none of it.
+///
+/// Refuses while an agent runs, because the rows are its to read.
+pub fn plan(config: &Config) -> Result<Vec<String>, StartError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(StartError::NotRoot);
+    }
+    ensure_data_dir(&config.data_dir).map_err(StartError::Checkpoint)?;
+    let _lock = Lock::take(&config.data_dir).map_err(StartError::Lock)?;
+    let checkpoint = Checkpoint::open(&config.data_dir).map_err(StartError::Checkpoint)?;
+    let directories = Directories::new(&config.data_dir);
+    make_directory(directories.tasks())?;
+    let kernel = Kernel::open(&kernel_config(config)).map_err(StartError::Kernel)?;
+    let Some(identity) = checkpoint.identity().map_err(StartError::Checkpoint)? else {
+        return Ok(Vec::new());
+    };
+    let is_same_boot = identity.boot_id == kernel.boot_id().map_err(StartError::Kernel)?.0;
+    let loaded = checkpoint.load().map_err(StartError::Checkpoint)?;
+    let found = look_around(&kernel, &directories, &loaded, is_same_boot)?;
+    if found.cgroups.is_empty() {
+        // Opening the kernel made the parent group, and no agent runs that would use it.
+        kernel.close().map_err(StartError::Kernel)?;
+    }
+    let (_, actions) = Supervisor::restore(identity.agent_id, loaded.rows, found, clock::now());
+    Ok(actions.iter().map(ToString::to_string).collect())
+}
+
 /// The running agent.
 pub struct Daemon {
     config: Config,

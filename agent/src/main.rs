@@ -10,7 +10,7 @@ use std::{
 use agent::{
     actor::Stop,
     config::{Config, ConfigError, Loaded, LogFormat, SETTINGS, VARIABLE_PREFIX},
-    daemon::{Daemon, FailureCode},
+    daemon::{self, Daemon, FailureCode},
     doctor, inspect,
 };
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -42,7 +42,18 @@ fn main() -> ExitCode {
             print(&report, can_run)
         }
         INSPECT => print(&inspect::report(&config), true),
+        _ if inner.get_flag(DRY_RUN) => show_plan(&config),
         _ => start(&config),
+    }
+}
+
+fn show_plan(config: &Config) -> ExitCode {
+    match daemon::plan(config) {
+        Ok(actions) => print(&actions.iter().map(|line| format!("{line}\n")).collect::<String>(), true),
+        Err(error) => {
+            tell("can't plan a start", &error, &error.next(), error.code().as_str());
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -100,6 +111,7 @@ async fn run(config: &Config) -> ExitCode {
 
 const CONFIG: &str = "config";
 const PRINT_CONFIG: &str = "print-config";
+const DRY_RUN: &str = "dry-run";
 const DOCTOR: &str = "doctor";
 const INSPECT: &str = "inspect";
 
@@ -140,6 +152,12 @@ fn with_settings(command: Command) -> Command {
                 .long(PRINT_CONFIG)
                 .action(ArgAction::SetTrue)
                 .help("Print every setting, its value and where it came from, and exit"),
+        )
+        .arg(
+            Arg::new(DRY_RUN)
+                .long(DRY_RUN)
+                .action(ArgAction::SetTrue)
+                .help("Print what a start would do with what an earlier agent left, and exit"),
         );
     SETTINGS.iter().fold(command, |command, setting| {
         let default = setting.default_text();

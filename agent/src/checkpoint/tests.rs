@@ -1,3 +1,5 @@
+//! What the checkpoint keeps through kills, garbage and reboots.
+
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},

@@ -1,7 +1,9 @@
 //! Stories about single tasks, and laws over every interleaving.
 
 mod laws;
+mod returns;
 mod stories;
+mod story;
 mod world;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -1,0 +1,121 @@
+//! How a story is written: one event for each line in, the actions that follow out.
+
+use expect_test::Expect;
+use model::{Duration, Exit, KillOrder, Reason, TaskId, Timestamp, Usage};
+
+use super::{agent, assignment, task};
+use crate::{Assignment, Event, Found, ProcessId, Row, Supervisor};
+
+/// Plays a story; every line is an event, or `+ SECONDS`, or `restart`/`reboot`.
+pub(super) fn check(story: &str, expected: Expect) {
+    expected.assert_eq(&play(story));
+}
+
+pub(super) fn play(story: &str) -> String {
+    let mut out = String::new();
+    let mut now = Timestamp(1_000_000);
+    let mut supervisor = Supervisor::new(agent());
+    let mut stored: std::collections::BTreeMap<TaskId, Row> = std::collections::BTreeMap::new();
+    for line in story.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        out += &format!("> {line}\n");
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let actions = match words.as_slice() {
+            ["+", seconds] => {
+                now = now + Duration::from_millis((seconds.parse::<f64>().unwrap() * 1000.0) as u64);
+                match supervisor.next_wake() {
+                    Some(at) if at <= now => supervisor.handle(Event::Tick, now),
+                    _ => Vec::new(),
+                }
+            }
+            ["restart"] | ["reboot"] => {
+                let attempts: std::collections::BTreeSet<String> =
+                    stored.values().map(|row| row.attempt.clone()).collect();
+                let found = Found {
+                    is_same_boot: words == ["restart"],
+                    damaged: Default::default(),
+                    cgroups: if words == ["restart"] { attempts.clone() } else { Default::default() },
+                    sandboxes: attempts,
+                };
+                let rows = stored.values().cloned().collect();
+                let (next, actions) = Supervisor::restore(agent(), rows, found, now);
+                supervisor = next;
+                actions
+            }
+            _ => supervisor.handle(parse(&words), now),
+        };
+        assert!(supervisor.indices_are_right());
+        for action in actions {
+            if let crate::Action::WriteRecord(row) = &action {
+                stored.insert(row.task_id.clone(), (**row).clone());
+            }
+            out += &format!("  {action}\n");
+        }
+    }
+    out
+}
+
+fn parse(words: &[&str]) -> Event {
+    match words {
+        ["assigned", names @ ..] => Event::Assigned { assignments: assignments(names) },
+        ["welcomed", names @ ..] => Event::Welcomed { assignments: assignments(names) },
+        ["kill", name] => Event::KillOrdered { task_id: task(name), grace: None },
+        ["kill", name, seconds] => Event::KillOrdered {
+            task_id: task(name),
+            grace: Some(Duration::from_secs(seconds.parse().unwrap())),
+        },
+        ["acknowledged", name, sequence] => {
+            Event::Acknowledged { task_id: task(name), sequence: sequence.parse().unwrap() }
+        }
+        ["prepared", name] => {
+            Event::Prepared { task_id: task(name), process: ProcessId { pid: 70, start_ticks: 9 } }
+        }
+        ["never", "begun", name] => Event::NeverBegun { task_id: task(name) },
+        ["launched", name] => Event::Launched { task_id: task(name) },
+        ["launch-failed", name] => Event::LaunchFailed {
+            task_id: task(name),
+            reason: Reason::UserRefused,
+            message: "this host has no user `bob`".to_owned(),
+        },
+        ["exec-failed", name] => Event::ExecFailed {
+            task_id: task(name),
+            message: "can't run `sleep`: No such file or directory".to_owned(),
+        },
+        ["exited", name, how @ ..] => {
+            let exit = match how {
+                ["unknown"] => None,
+                ["code", code, ..] => Some(Exit::Code(code.parse().unwrap())),
+                ["signal", signal, ..] => Some(Exit::Signal(signal.parse().unwrap())),
+                _ => panic!("{how:?}"),
+            };
+            let usage = how.contains(&"oom").then(|| Usage {
+                memory_limit_bytes: Some(64 << 20),
+                oom_kills: Some(1),
+                ..Usage::default()
+            });
+            Event::Exited { task_id: task(name), exit, usage }
+        }
+        ["out-of-memory", name] => Event::OutOfMemory {
+            task_id: task(name),
+            usage: Usage { memory_bytes: Some((63 << 20) + (1 << 19)), ..Usage::default() },
+        },
+        ["emptied", name] => Event::Emptied { task_id: task(name), usage: None },
+        ["sandbox-removed", name] => Event::SandboxRemoved { task_id: task(name) },
+        ["never-begun", name] => Event::NeverBegun { task_id: task(name) },
+        ["end-all"] => Event::EndAll,
+        _ => panic!("{words:?}"),
+    }
+}
+
+/// `name`, `name#3` with a recorded sequence, `name!` with a kill order.
+fn assignments(names: &[&str]) -> Vec<Assignment> {
+    let one = |text: &&str| {
+        let (text, is_killed) = text.strip_suffix('!').map_or((*text, false), |text| (text, true));
+        let (name, sequence) = text.split_once('#').unwrap_or((text, "0"));
+        Assignment {
+            kill: is_killed.then_some(KillOrder { grace: Duration::from_secs(3) }),
+            recorded_sequence: sequence.parse().unwrap(),
+            ..assignment(name)
+        }
+    };
+    names.iter().map(one).collect()
+}
