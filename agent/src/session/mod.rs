@@ -46,6 +46,8 @@ const SILENT_HEARTBEATS_MAX: u32 = 4;
 /// First and longest pause before another attempt; the real one is drawn between a half and the whole.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Attempts that failed for each line of the log.
+const FAILURES_PER_LINE: u64 = 16;
 /// A Welcome holds the specs of all tasks.
 const MESSAGE_BYTES_MAX: usize = 512 << 20;
 
@@ -128,6 +130,7 @@ impl Session {
     pub async fn run(self, stop: CancellationToken) -> Result<(), SessionError> {
         let endpoint = self.endpoint()?;
         let mut pause = PAUSE_MIN;
+        let mut failures = 0_u64;
         for generation in 1.. {
             let mut was_welcomed = false;
             let ended = tokio::select! {
@@ -142,9 +145,16 @@ impl Session {
                 End::Again(error) if was_welcomed => {
                     tracing::warn!(error = chain(&error), "lost the coordinator");
                     pause = PAUSE_MIN;
+                    failures = 0;
                 }
                 End::Again(error) => {
-                    tracing::warn!(error = chain(&error), "can't reach the coordinator");
+                    // The first, and then about one in a minute: an hour without coordinator fits on a page.
+                    if failures.is_multiple_of(FAILURES_PER_LINE) {
+                        tracing::warn!(failures, error = chain(&error), "can't reach the coordinator");
+                    } else {
+                        tracing::debug!(failures, error = chain(&error), "can't reach the coordinator");
+                    }
+                    failures += 1;
                 }
             }
             let drawn = rand::rng().random_range(pause / 2..=pause);
