@@ -33,8 +33,12 @@ pub enum LogError {
 
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
     let Entry { at, command } = entry;
-    wire::LogEntry { version: command.version_needed(), at_us: at.0, command: Some(to_command(command)) }
-        .encode_to_vec()
+    wire::LogEntry {
+        version: command.program_version_needed(),
+        at_us: at.0,
+        command: Some(to_command(command)),
+    }
+    .encode_to_vec()
 }
 
 /// Refuses an entry that a newer program wrote: nobody here may act on half of it.
@@ -407,6 +411,9 @@ mod tests {
     fn what_needs_a_newer_version_is_refused_before_it_is_read() {
         let version = VERSION_SUPPORTED + 1;
         let bytes = wire::LogEntry { version, at_us: 0, command: None }.encode_to_vec();
+        assert!(matches!(decode_entry(&bytes), Err(LogError::TooNew { version: found }) if found == version));
+        // Raising the cluster above what this program knows stops it, too.
+        let bytes = encode_entry(&Entry { at: Timestamp(0), command: Command::RaiseVersion { version } });
         assert!(matches!(decode_entry(&bytes), Err(LogError::TooNew { version: found }) if found == version));
     }
 }

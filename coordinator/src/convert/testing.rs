@@ -219,7 +219,7 @@ pub fn command() -> impl Strategy<Value = Command> {
     let frameworks =
         prop_oneof![
             "[a-z0-9]{1,8}".prop_map(|id| Command::Initialize { cluster: ClusterId::new(&id).unwrap() }),
-            any::<u32>().prop_map(|version| Command::RaiseVersion { version }),
+            (0..=cluster::VERSION_SUPPORTED).prop_map(|version| Command::RaiseVersion { version }),
             (framework_id(), info(), request()).prop_map(|(framework, info, request)| {
                 Command::RegisterFramework { framework, info, request }
             }),

@@ -7,8 +7,6 @@ use model::{
     TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 
-use crate::state::VERSION_SUPPORTED;
-
 /// One entry of the log: a command, and the time that its proposer saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -80,11 +78,12 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether this program may apply the command; if not, the member must stop before it and be upgraded.
-    pub fn is_understood(&self) -> bool {
+    /// The version that a program must know to apply the command; one that doesn't must stop before it and
+    /// be upgraded.
+    pub fn program_version_needed(&self) -> u32 {
         match self {
-            Self::RaiseVersion { version } => *version <= VERSION_SUPPORTED,
-            command => command.version_needed() <= VERSION_SUPPORTED,
+            Self::RaiseVersion { version } => *version,
+            command => command.version_needed(),
         }
     }
 

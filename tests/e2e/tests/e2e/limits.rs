@@ -44,11 +44,20 @@ async fn a_quarter_of_a_core_is_a_quarter_of_a_core() {
     spec.resources.as_mut().unwrap().cpus_milli = 250;
     let id = cluster.run(spec, 1).await.remove(0);
     cluster.until_state(&id, TaskState::Running).await;
-    let share = core_share(&cluster, &id, Duration::from_secs(5)).await;
-    println!("--cpus 0.25 got {share:.4} of a core");
-    assert!(share < 0.25 * 1.05, "got {share:.4} of a core");
-    // In an emulated guest only the upper bound means something.
-    assert!(is_guest() || share > 0.25 * 0.95, "got {share:.4} of a core");
+    // Other work on the machine can only take away from the task: then a later window tells.
+    let mut shares = Vec::new();
+    while shares.len() < 6 && shares.last().is_none_or(|share| *share < 0.25 * 0.95) {
+        let share = core_share(&cluster, &id, Duration::from_secs(5)).await;
+        println!("--cpus 0.25 got {share:.4} of a core over 5 s");
+        assert!(share < 0.25 * 1.05, "got {share:.4} of a core");
+        shares.push(share);
+        if is_guest() {
+            // In an emulated guest only the upper bound means something.
+            break;
+        }
+    }
+    let share = shares.last().copied().unwrap_or(0.0);
+    assert!(is_guest() || share > 0.25 * 0.95, "got no more than {shares:?} of a core");
     cluster.finish().await;
 }
 
