@@ -85,6 +85,7 @@ fn run_steps(args: &Args, report: &mut Report) -> Result<()> {
     report.component("format", "fmt", check::format);
     report.wanted("tidy", tidy::run);
     report.needed("kernel programs", || ebpf::build().map(drop))?;
+    report.wanted("kernel programs, the same elsewhere", ebpf::check_reproducible);
     let artifacts = report.needed("build", artifacts::build_all)?;
 
     for group in [Group::Unit, Group::Kernel, Group::EndToEnd] {
