@@ -24,14 +24,20 @@ pub struct Command {
     pub line: String,
 }
 
-/// Boots, runs the plan, and counts; everything that the machine says is kept in `log`.
-pub fn run(
-    kernel: &KernelTree,
-    image: &Path,
-    plan: &[Command],
-    log: &Path,
-    deadline: Duration,
-) -> Result<Tally> {
+/// A machine to be booted.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    /// Tells its lines on our screen from another's.
+    pub name: &'a str,
+    pub kernel: &'a KernelTree,
+    pub image: &'a Path,
+    /// Where everything that it says is kept.
+    pub log: &'a Path,
+}
+
+/// Boots, runs the plan, and counts.
+pub fn run(machine: &Machine, plan: &[Command], deadline: Duration) -> Result<Tally> {
+    let Machine { name, kernel, image, log } = *machine;
     let started = Instant::now();
     let mut machine = start(kernel, image)?;
     let lines = lines_of(&mut machine)?;
@@ -45,7 +51,7 @@ pub fn run(
             Ok(line) => {
                 writeln!(file, "{line}")?;
                 if let Some(news) = hearing.hear(&line) {
-                    println!("    {:7.1} s  {news}", started.elapsed().as_secs_f64());
+                    println!("    {name:<9} {:7.1} s  {news}", started.elapsed().as_secs_f64());
                 }
                 output.push(line);
             }
@@ -65,7 +71,7 @@ pub fn run(
     if tally.failed > 0 {
         print_failure(&output);
     }
-    println!("    all that the machine said: {}", log.display());
+    println!("    {name:<9} all that the machine said: {}", log.display());
     Ok(tally)
 }
 

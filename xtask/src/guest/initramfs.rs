@@ -126,7 +126,10 @@ fn stripped(path: &Path) -> Result<PathBuf> {
     let into = folder.join(path.file_name().context("a program without a name")?);
     let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
     if modified(&into).is_none_or(|ours| modified(path).is_some_and(|theirs| theirs >= ours)) {
-        run(program("strip").arg("--strip-debug").arg("-o").arg(&into).arg(path))?;
+        // Beside and renamed, as two machines may want the same program at once.
+        let fresh = into.with_extension(format!("fresh-{:?}", std::thread::current().id()));
+        run(program("strip").arg("--strip-debug").arg("-o").arg(&fresh).arg(path))?;
+        std::fs::rename(&fresh, &into)?;
     }
     Ok(into)
 }
