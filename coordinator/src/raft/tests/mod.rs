@@ -168,8 +168,14 @@ async fn a_command_is_applied_and_answered() {
     member.handle.ensure_linearizable().await.unwrap();
 
     let journal = member.recorder.journal();
+    let last = journal.commands.last().unwrap().0;
+    // Raft publishes its figures a moment after the answers.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while member.handle.metrics().applied_index < last && std::time::Instant::now() < deadline {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
     let figures = member.handle.metrics();
-    assert_eq!(figures.applied_index, journal.commands.last().unwrap().0);
+    assert_eq!(figures.applied_index, last);
     assert_eq!(journal.published, figures.applied_index);
     assert_eq!(figures.term, member.handle.leadership().borrow().term);
     assert!(figures.log_bytes > 0);
