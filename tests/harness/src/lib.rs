@@ -11,7 +11,7 @@ pub mod page;
 mod residue;
 mod wait;
 
-pub use cluster::{Cluster, ClusterOptions, program, run_spec};
+pub use cluster::{Cluster, ClusterOptions, little_cpu, program, run_spec};
 pub use daemon::Daemon;
 pub use residue::Residue;
 pub use wait::{patience, wait_until};

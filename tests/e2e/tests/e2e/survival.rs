@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use harness::{Cluster, ClusterOptions, page, wait_until};
+use harness::{Cluster, ClusterOptions, little_cpu, page, wait_until};
 use muster_client::{
     Connection, Event, Framework, FrameworkOptions, is_final,
     operator::{OutputStream, ReadOutputRequest},
@@ -14,7 +14,7 @@ use crate::{cluster, script};
 
 /// Little enough for hundreds beside each other on two cores.
 fn shape() -> Resources {
-    Resources { cpus_milli: 10, mem_mib: 8, ..Resources::default() }
+    Resources { cpus_milli: little_cpu(), mem_mib: 8, ..Resources::default() }
 }
 
 /// Agents that claim more CPUs than this machine has, so that many small tasks fit.
@@ -49,7 +49,8 @@ async fn run_to_the_end(connection: Connection, specs: Vec<TaskSpec>) -> Heard {
             Event::Offers(offers) => {
                 for offer in offers {
                     let held = offer.resources.clone().unwrap_or_default();
-                    let fitting = usize::try_from((held.cpus_milli / 10).min(held.mem_mib / 8)).unwrap();
+                    let fitting =
+                        usize::try_from((held.cpus_milli / little_cpu()).min(held.mem_mib / 8)).unwrap();
                     let some = unlaunched.split_off(unlaunched.len() - fitting.min(unlaunched.len()));
                     let accepted = framework.accept(vec![offer.offer_id.clone()], some.clone(), None).await;
                     // A refused or lost accept: the log knows which tasks it launched.
