@@ -76,8 +76,10 @@ pub fn run(machine: &Machine, plan: &[Command], deadline: Duration) -> Result<Ta
 }
 
 fn start(kernel: &KernelTree, image: &Path) -> Result<Child> {
-    let mut command = program("qemu-system-x86_64");
+    // The machine ends with the thread that started it, so that none is left behind when we are killed.
+    let mut command = program("setpriv");
     command
+        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
         .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"])
         // Both processors on one thread: with a thread for each, QEMU 7.2 sometimes runs old code after the
         // kernel has patched itself, as it does when the first cgroup gets a CPU limit, and the kernel dies.
