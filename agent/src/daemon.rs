@@ -29,7 +29,6 @@ use crate::{
     checkpoint::{Checkpoint, CheckpointError, Identity, Loaded, Lock, LockError, ensure_data_dir},
     clock,
     config::Config,
-    convert,
     execute::{Directories, Executor, Recorder, Settings, chain},
     host,
     http::Http,
@@ -322,7 +321,7 @@ impl Daemon {
             hostname: config.hostname.clone().unwrap_or_else(host::hostname),
             boot_id: identity.boot_id.clone(),
             address: listener.local_addr().unwrap_or(listen).to_string(),
-            total: convert::resources_to_wire(&total),
+            total: codec::to_resources(&total),
             attributes: config
                 .attributes
                 .iter()

@@ -19,7 +19,7 @@ use prost::Message as _;
 use proto::checkpoint::v1 as stored;
 use supervisor::Row;
 
-use crate::convert::{self, ConvertError};
+use crate::convert;
 
 pub use lock::{Lock, LockError};
 
@@ -53,7 +53,7 @@ pub enum RowError {
     #[error("its bytes are damaged")]
     Bytes(#[source] prost::DecodeError),
     #[error("its content is damaged")]
-    Content(#[source] ConvertError),
+    Content(#[source] codec::Invalid),
     #[error("it is about the task {found}")]
     Mismatch { found: TaskId },
     #[error("its key is no task id")]
@@ -171,7 +171,7 @@ impl Checkpoint {
         for change in changes {
             match change {
                 Change::Write(row) => {
-                    batch.insert(&self.tasks, row.task_id.as_str(), convert::row_to_wire(row).encode_to_vec())
+                    batch.insert(&self.tasks, row.task_id.as_str(), convert::to_row(row).encode_to_vec())
                 }
                 Change::Forget(task_id) => batch.remove(&self.tasks, task_id.as_str()),
             }
@@ -206,7 +206,7 @@ fn identity_from_bytes(bytes: &[u8]) -> Result<Identity, IdentityError> {
 
 fn row_from_bytes(task_id: &TaskId, bytes: &[u8]) -> Result<Row, RowError> {
     let message = stored::Row::decode(bytes).map_err(RowError::Bytes)?;
-    let row = convert::row_from_wire(message).map_err(RowError::Content)?;
+    let row = convert::row(message).map_err(RowError::Content)?;
     if row.task_id != *task_id {
         return Err(RowError::Mismatch { found: row.task_id });
     }

@@ -109,7 +109,7 @@ fn a_damaged_row_is_named_and_the_others_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     let good = row("good", Phase::Preparing);
-    let other = convert::row_to_wire(&row("other", Phase::Preparing)).encode_to_vec();
+    let other = convert::to_row(&row("other", Phase::Preparing)).encode_to_vec();
     checkpoint.commit([Change::Write(&good)]).unwrap();
     checkpoint.tasks.insert("torn", &other[..other.len() / 2]).unwrap();
     checkpoint.tasks.insert("empty", b"").unwrap();

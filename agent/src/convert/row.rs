@@ -2,19 +2,15 @@
 
 use std::sync::Arc;
 
-use model::{FrameworkId, Timestamp};
+use codec::{
+    Invalid, Within as _, each, exit, id, reason, required, task_spec, task_state, task_status, to_exit,
+    to_reason, to_task_spec, to_task_state, to_task_status, to_usage, usage,
+};
+use model::Timestamp;
 use proto::checkpoint::v1 as stored;
 use supervisor::{Kill, KillCause, Phase, ProcessId, Row, Verdict};
 
-use super::{
-    ConvertError,
-    wire::{
-        exit_from_wire, exit_to_wire, id, reason_from_wire, reason_to_wire, spec_from_wire, spec_to_wire,
-        state_from_wire, state_to_wire, status_from_wire, status_to_wire, usage_from_wire, usage_to_wire,
-    },
-};
-
-pub fn row_to_wire(row: &Row) -> stored::Row {
+pub fn to_row(row: &Row) -> stored::Row {
     let Row {
         task_id: _, // The key, and in the spec.
         framework_id,
@@ -29,15 +25,15 @@ pub fn row_to_wire(row: &Row) -> stored::Row {
         launches,
     } = row;
     stored::Row {
-        spec: Some(spec_to_wire(spec)),
+        spec: Some(to_task_spec(spec)),
         framework_id: framework_id.as_str().to_owned(),
         attempt: attempt.clone(),
-        phase: Some(stored::Phase { phase: Some(phase_to_wire(phase)) }),
+        phase: Some(stored::Phase { phase: Some(to_phase(phase)) }),
         kill: kill.map(|Kill { cause, deadline }| stored::Kill {
-            cause: cause_to_wire(cause).into(),
+            cause: to_cause(cause).into(),
             deadline_us: deadline.0,
         }),
-        statuses: statuses.iter().map(status_to_wire).collect(),
+        statuses: statuses.iter().map(to_task_status).collect(),
         sequence: *sequence,
         acknowledged: *acknowledged,
         assigned_at_us: assigned_at.0,
@@ -45,7 +41,7 @@ pub fn row_to_wire(row: &Row) -> stored::Row {
     }
 }
 
-pub fn row_from_wire(message: stored::Row) -> Result<Row, ConvertError> {
+pub fn row(message: stored::Row) -> Result<Row, Invalid> {
     let stored::Row {
         spec,
         framework_id,
@@ -58,20 +54,19 @@ pub fn row_from_wire(message: stored::Row) -> Result<Row, ConvertError> {
         assigned_at_us,
         launches,
     } = message;
-    let spec = spec_from_wire(spec.ok_or(ConvertError::Absent { field: "spec" })?)?;
-    let phase = phase.and_then(|phase| phase.phase).ok_or(ConvertError::Absent { field: "phase" })?;
-    let statuses: Result<Vec<_>, _> = statuses.into_iter().map(status_from_wire).collect();
+    let spec = task_spec(required("spec", spec)?).within("spec")?;
+    let phase = required("phase", phase.and_then(|phase| phase.phase))?;
     if attempt.is_empty() {
-        return Err(ConvertError::Absent { field: "attempt" });
+        return Err(Invalid::missing("attempt"));
     }
     Ok(Row {
         task_id: spec.task_id.clone(),
-        framework_id: id("framework_id", FrameworkId::new(&framework_id))?,
+        framework_id: id("framework_id", &framework_id)?,
         spec: Arc::new(spec),
         attempt,
-        phase: phase_from_wire(phase)?,
-        kill: kill.map(kill_from_wire).transpose()?,
-        statuses: statuses?,
+        phase: phase_of(phase).within("phase")?,
+        kill: kill.map(kill_of).transpose().within("kill")?,
+        statuses: each("statuses", statuses, task_status)?,
         sequence,
         acknowledged,
         assigned_at: Timestamp(assigned_at_us),
@@ -79,25 +74,25 @@ pub fn row_from_wire(message: stored::Row) -> Result<Row, ConvertError> {
     })
 }
 
-fn phase_to_wire(phase: &Phase) -> stored::phase::Phase {
+fn to_phase(phase: &Phase) -> stored::phase::Phase {
     match phase {
         Phase::Preparing => stored::phase::Phase::Preparing(stored::Nothing {}),
-        Phase::Releasing { process } => stored::phase::Phase::Releasing(process_to_wire(*process)),
-        Phase::Running { process } => stored::phase::Phase::Running(process_to_wire(*process)),
+        Phase::Releasing { process } => stored::phase::Phase::Releasing(to_process(*process)),
+        Phase::Running { process } => stored::phase::Phase::Running(to_process(*process)),
         Phase::Ending { process, verdict, since } => {
             let Verdict { state, reason, message, exit, usage } = verdict;
             stored::phase::Phase::Ending(stored::Ending {
-                process: process.map(process_to_wire),
-                state: state_to_wire(*state).into(),
-                reason: reason_to_wire(*reason).into(),
+                process: process.map(to_process),
+                state: to_task_state(*state).into(),
+                reason: to_reason(*reason).into(),
                 message: message.clone(),
-                exit: exit.map(exit_to_wire),
-                usage: usage.as_ref().map(usage_to_wire),
+                exit: exit.map(to_exit),
+                usage: usage.as_ref().map(to_usage),
                 since_us: since.0,
             })
         }
         Phase::Lingering { process, since } => stored::phase::Phase::Lingering(stored::Lingering {
-            process: process.map(process_to_wire),
+            process: process.map(to_process),
             since_us: since.0,
         }),
         Phase::Ended { at } => stored::phase::Phase::Ended(stored::Ended { at_us: at.0 }),
@@ -105,44 +100,45 @@ fn phase_to_wire(phase: &Phase) -> stored::phase::Phase {
     }
 }
 
-fn phase_from_wire(message: stored::phase::Phase) -> Result<Phase, ConvertError> {
+fn phase_of(message: stored::phase::Phase) -> Result<Phase, Invalid> {
     Ok(match message {
         stored::phase::Phase::Preparing(stored::Nothing {}) => Phase::Preparing,
-        stored::phase::Phase::Releasing(process) => Phase::Releasing { process: process_from_wire(&process) },
-        stored::phase::Phase::Running(process) => Phase::Running { process: process_from_wire(&process) },
+        stored::phase::Phase::Releasing(process) => Phase::Releasing { process: process_of(&process) },
+        stored::phase::Phase::Running(process) => Phase::Running { process: process_of(&process) },
         stored::phase::Phase::Ending(ending) => {
-            let stored::Ending { process, state, reason, message, exit, usage, since_us } = ending;
+            let stored::Ending { process, state, reason: why, message, exit: how, usage: figures, since_us } =
+                ending;
             Phase::Ending {
-                process: process.as_ref().map(process_from_wire),
+                process: process.as_ref().map(process_of),
                 verdict: Verdict {
-                    state: state_from_wire(state)?,
-                    reason: reason_from_wire(reason)?,
+                    state: task_state("state", state)?,
+                    reason: reason("reason", why)?,
                     message,
-                    exit: exit.map(exit_from_wire).transpose()?,
-                    usage: usage.map(usage_from_wire),
+                    exit: how.map(exit).transpose().within("exit")?,
+                    usage: figures.map(usage),
                 },
                 since: Timestamp(since_us),
             }
         }
         stored::phase::Phase::Lingering(stored::Lingering { process, since_us }) => {
-            Phase::Lingering { process: process.as_ref().map(process_from_wire), since: Timestamp(since_us) }
+            Phase::Lingering { process: process.as_ref().map(process_of), since: Timestamp(since_us) }
         }
         stored::phase::Phase::Ended(stored::Ended { at_us }) => Phase::Ended { at: Timestamp(at_us) },
         stored::phase::Phase::Removing(stored::Nothing {}) => Phase::Removing,
     })
 }
 
-fn process_to_wire(process: ProcessId) -> stored::Process {
+fn to_process(process: ProcessId) -> stored::Process {
     let ProcessId { pid, start_ticks } = process;
     stored::Process { pid, start_ticks }
 }
 
-fn process_from_wire(message: &stored::Process) -> ProcessId {
+fn process_of(message: &stored::Process) -> ProcessId {
     let stored::Process { pid, start_ticks } = message;
     ProcessId { pid: *pid, start_ticks: *start_ticks }
 }
 
-fn cause_to_wire(cause: KillCause) -> stored::KillCause {
+fn to_cause(cause: KillCause) -> stored::KillCause {
     match cause {
         KillCause::Ordered => stored::KillCause::Ordered,
         KillCause::NotAssigned => stored::KillCause::NotAssigned,
@@ -150,9 +146,9 @@ fn cause_to_wire(cause: KillCause) -> stored::KillCause {
     }
 }
 
-fn kill_from_wire(message: stored::Kill) -> Result<Kill, ConvertError> {
+fn kill_of(message: stored::Kill) -> Result<Kill, Invalid> {
     let stored::Kill { cause, deadline_us } = message;
-    let unknown = ConvertError::Unknown { field: "kill.cause", value: cause.into() };
+    let unknown = Invalid::new("cause", format_args!("holds {cause}, which is no cause known here"));
     let cause = match stored::KillCause::try_from(cause) {
         Ok(stored::KillCause::Ordered) => KillCause::Ordered,
         Ok(stored::KillCause::NotAssigned) => KillCause::NotAssigned,

@@ -70,14 +70,14 @@ pub struct Chunk {
 pub(super) fn to_wire(message: ToLeader) -> from_agent::Message {
     match message {
         ToLeader::Statuses(statuses) => from_agent::Message::Updates(wire::StatusUpdates {
-            statuses: statuses.iter().map(convert::status_to_wire).collect(),
+            statuses: statuses.iter().map(codec::to_task_status).collect(),
         }),
         ToLeader::Usage(tasks) => from_agent::Message::Usage(wire::UsageReport {
             tasks: tasks
                 .into_iter()
                 .map(|(task_id, usage)| wire::TaskUsage {
                     task_id: task_id.as_str().to_owned(),
-                    usage: Some(convert::usage_to_wire(&usage)),
+                    usage: Some(codec::to_usage(&usage)),
                 })
                 .collect(),
         }),
@@ -98,7 +98,7 @@ pub(super) fn known_task(known: KnownTask) -> wire::KnownTask {
     wire::KnownTask {
         task_id: task_id.as_str().to_owned(),
         sequence,
-        state: convert::state_to_wire(state).into(),
+        state: codec::to_task_state(state).into(),
     }
 }
 
@@ -148,7 +148,7 @@ pub(super) fn read_output(read: wire::ReadOutput) -> Vec<FromLeader> {
 fn assignments(listed: Vec<wire::Assignment>) -> Vec<Assignment> {
     let mut valid = Vec::with_capacity(listed.len());
     for assignment in listed {
-        match convert::assignment_from_wire(assignment) {
+        match convert::assignment(assignment) {
             Ok(assignment) => valid.push(assignment),
             Err(error) => {
                 tracing::error!(error = chain(&error), "the coordinator assigned what can't be run")

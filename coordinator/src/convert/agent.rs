@@ -5,9 +5,9 @@ use leader::{Assignment, FromAgent, Hello, OutputChunk, OutputRequest, OutputStr
 use model::{KillOrder, Refusal, TaskId, Usage, limits};
 use proto::{agent::v1 as wire, types::v1 as types};
 
-use super::{
-    Invalid, Within as _, at_most, each, id, millis, optional_id, required, text,
-    types::{attributes, checked_resources, task_state, task_status, to_task_spec, usage},
+use codec::{
+    Invalid, Within as _, at_most, attributes, checked_resources, each, id, millis, optional_id, required,
+    task_state, task_status, text, to_task_spec, usage,
 };
 
 /// A host name (RFC 1035), and with it `host:port`, ends well below this.

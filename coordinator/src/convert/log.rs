@@ -10,12 +10,9 @@ use model::{Cursor, Duration, Refusal, RefusalCode, TaskId, TaskSpec, Timestamp}
 use prost::Message as _;
 use proto::log::v1 as wire;
 
-use super::{
-    Invalid, Within as _, each, grace, id, micros, millis, optional_id, required, text_of,
-    types::{
-        resources, task_spec, task_state, task_status, to_resources, to_task_spec, to_task_state,
-        to_task_status,
-    },
+use codec::{
+    Invalid, Within as _, each, grace, id, micros, millis, optional_id, required, resources, task_spec,
+    task_state, task_status, text_of, to_resources, to_task_spec, to_task_state, to_task_status,
 };
 
 /// Why bytes of the log can't be read here.
@@ -292,7 +289,7 @@ pub(super) fn answer(answer: wire::LogAnswer) -> Result<Result<Answer, Refusal>,
             Ok((id("task_id", &task_id)?, sequence))
         })?),
         Wire::Submitted(wire::Submitted { task_ids }) => {
-            Answer::Submitted(super::ids("task_ids", &task_ids, usize::MAX)?)
+            Answer::Submitted(codec::ids("task_ids", &task_ids, usize::MAX)?)
         }
         Wire::Pruned(wire::Pruned { tasks }) => Answer::Pruned { tasks },
     }))

@@ -10,14 +10,11 @@ use model::{
 use prost::Message as _;
 use proto::{operator::v1 as wire, types::v1 as types};
 
-use super::{
-    Invalid, Within as _, grace, id, ids, millis, optional_id, required, text_of,
-    types::{
-        task_spec_named, to_amounts, to_attributes, to_resources, to_task_spec, to_task_state,
-        to_task_status, to_usage,
-    },
-};
 use crate::leader::messages::OfferView;
+use codec::{
+    Invalid, Within as _, grace, id, ids, millis, optional_id, required, task_spec_named, text_of,
+    to_amounts, to_attributes, to_resources, to_task_spec, to_task_state, to_task_status, to_usage,
+};
 
 /// Tasks on a page where the call doesn't say, and at most.
 const PAGE_SIZE_DEFAULT: u32 = 1_000;

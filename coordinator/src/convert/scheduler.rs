@@ -7,9 +7,9 @@ use leader::{Caller, Demand, OfferMessage, SubscribeParams, ToFramework};
 use model::{Cursor, FrameworkEvent, OfferId, Refusal, RoleName, TaskId, TaskSpec, TaskStatus, limits};
 use proto::scheduler::v1 as wire;
 
-use super::{
-    Invalid, Within as _, at_most, each, grace, id, ids, millis, optional_id, required, text, timeout,
-    types::{attribute, checked_resources, task_spec, to_attributes, to_resources, to_task_status},
+use codec::{
+    Invalid, Within as _, at_most, attribute, checked_resources, each, grace, id, ids, millis, optional_id,
+    required, task_spec, text, timeout, to_attributes, to_resources, to_task_status,
 };
 
 /// The role of a framework that names none.

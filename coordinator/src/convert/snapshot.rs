@@ -13,13 +13,12 @@ use model::{Cursor, FrameworkEvent, KillOrder, Timestamp};
 use prost::Message as _;
 use proto::log::v1 as wire;
 
-use super::{
-    Invalid, Within as _, each, grace, id,
-    log::{
-        agent_facts, answer, cursor, framework_info, to_agent_facts, to_answer, to_cursor, to_framework_info,
-    },
-    millis, optional_id, required, text_of,
-    types::{task_spec, task_state, task_status, to_task_spec, to_task_state, to_task_status},
+use super::log::{
+    agent_facts, answer, cursor, framework_info, to_agent_facts, to_answer, to_cursor, to_framework_info,
+};
+use codec::{
+    Invalid, Within as _, each, grace, id, millis, optional_id, required, task_spec, task_state, task_status,
+    text_of, to_task_spec, to_task_state, to_task_status,
 };
 
 /// Why bytes are no state for this program.

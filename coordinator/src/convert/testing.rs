@@ -1,29 +1,17 @@
 //! Arbitrary values of the model, for the property that what is written can be read.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use cluster::{
     AgentFacts, AgentPart, Answer, AnswerPart, Asked, Command, EndedPart, Entry, FrameworkInfo,
     FrameworkPart, FrameworkState, KillBy, KnownTask, Parts, RolePart, Task, WaitingPart,
 };
+use codec::testing::{agent_id, at, framework_id, grace, resources, spec, state, status, task_id, texts};
 use model::{
-    AgentId, ClusterId, Cursor, Duration, Exit, FrameworkEvent, FrameworkId, KillOrder, PortRange,
-    PortRanges, Reason, Refusal, RefusalCode, RequestId, Resources, RoleName, ScalarName, SharedNamespaces,
-    TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, Usage,
+    ClusterId, Cursor, Duration, FrameworkEvent, KillOrder, Refusal, RefusalCode, RequestId, RoleName,
+    TaskSpec,
 };
-use proptest::{collection::btree_map, collection::vec, option, prelude::*, sample::select};
-
-pub fn task_id() -> impl Strategy<Value = TaskId> {
-    "[A-Za-z0-9][A-Za-z0-9._-]{0,20}".prop_map(|text| TaskId::new(&text).unwrap())
-}
-
-pub fn framework_id() -> impl Strategy<Value = FrameworkId> {
-    "[a-z0-9][a-z0-9.-]{0,20}".prop_map(|text| FrameworkId::new(&text).unwrap())
-}
-
-pub fn agent_id() -> impl Strategy<Value = AgentId> {
-    "[a-z0-9][a-z0-9.-]{0,20}".prop_map(|text| AgentId::new(&text).unwrap())
-}
+use proptest::{collection::vec, option, prelude::*, sample::select};
 
 fn request_id() -> impl Strategy<Value = RequestId> {
     "[a-z0-9][a-z0-9.-]{0,20}".prop_map(|text| RequestId::new(&text).unwrap())
@@ -33,151 +21,8 @@ fn role() -> impl Strategy<Value = RoleName> {
     "[a-z0-9][a-z0-9_-]{0,10}".prop_map(|text| RoleName::new(&text).unwrap())
 }
 
-fn at() -> impl Strategy<Value = Timestamp> {
-    any::<i64>().prop_map(Timestamp)
-}
-
 fn cursor() -> impl Strategy<Value = Cursor> {
     (any::<u64>(), any::<u32>()).prop_map(|(index, ordinal)| Cursor { index, ordinal })
-}
-
-fn grace() -> impl Strategy<Value = Duration> {
-    (0..=model::limits::KILL_GRACE_MS_MAX).prop_map(Duration::from_millis)
-}
-
-fn ports() -> impl Strategy<Value = PortRanges> {
-    vec((1u32..60_000, 0u32..50), 0..4).prop_map(|ranges| {
-        let mut ports = PortRanges::default();
-        for (first, size) in ranges {
-            let range = PortRange::new(first, first + size).unwrap();
-            ports = ports.union(&PortRanges::new(vec![range]).unwrap());
-        }
-        ports
-    })
-}
-
-pub fn resources() -> impl Strategy<Value = Resources> {
-    let scalars = btree_map("[a-z0-9][a-z0-9_-]{0,8}", 1u64.., 0..3).prop_map(|scalars| {
-        scalars.into_iter().map(|(name, amount)| (ScalarName::new(&name).unwrap(), amount)).collect()
-    });
-    (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>(), ports(), scalars).prop_map(
-        |(cpus_milli, mem_mib, disk_mib, gpus, ports, scalars)| Resources {
-            cpus_milli,
-            mem_mib,
-            disk_mib,
-            gpus,
-            ports,
-            scalars,
-        },
-    )
-}
-
-fn texts() -> impl Strategy<Value = BTreeMap<String, String>> {
-    btree_map(".{0,8}", ".{0,8}", 0..3)
-}
-
-pub fn spec() -> impl Strategy<Value = TaskSpec> {
-    let names = (task_id(), ".{0,12}", resources(), vec(".{0,12}", 0..3), texts());
-    let rest = (
-        option::of(".{0,8}"),
-        option::of(".{0,8}"),
-        option::of(any::<u64>()),
-        option::of(any::<u32>()),
-        grace(),
-        texts(),
-        any::<(bool, bool)>(),
-    );
-    (names, rest).prop_map(|((task_id, name, resources, command, env), rest)| {
-        let (user, cwd, cpu_limit_milli, pids_limit, kill_grace, labels, (pid, ipc)) = rest;
-        TaskSpec {
-            task_id,
-            name,
-            resources,
-            command,
-            env,
-            user,
-            cwd,
-            cpu_limit_milli,
-            pids_limit,
-            kill_grace,
-            labels,
-            shared_namespaces: SharedNamespaces { pid, ipc },
-        }
-    })
-}
-
-fn state() -> impl Strategy<Value = TaskState> {
-    select(TaskState::ALL)
-}
-
-fn reason() -> impl Strategy<Value = Reason> {
-    select(&[
-        Reason::None,
-        Reason::CommandExited,
-        Reason::CommandSignaled,
-        Reason::KillRequested,
-        Reason::MemoryLimit,
-        Reason::CommandNotExecutable,
-        Reason::UserRefused,
-        Reason::LaunchFailed,
-        Reason::ExitStatusUnknown,
-        Reason::AgentRebooted,
-        Reason::AgentUnreachable,
-        Reason::AgentGone,
-        Reason::AgentLostTask,
-        Reason::FrameworkTornDown,
-        Reason::Reconciliation,
-        Reason::TaskUnknown,
-    ])
-}
-
-fn exit() -> impl Strategy<Value = Exit> {
-    prop_oneof![any::<u8>().prop_map(Exit::Code), any::<u8>().prop_map(Exit::Signal)]
-}
-
-fn usage() -> impl Strategy<Value = Usage> {
-    (at(), proptest::array::uniform7(option::of(any::<u64>()))).prop_map(|(at, figures)| {
-        let [
-            cpu_ns,
-            cpu_throttled_ns,
-            memory_bytes,
-            memory_working_set_bytes,
-            memory_limit_bytes,
-            oom_kills,
-            processes,
-        ] = figures;
-        Usage {
-            at,
-            cpu_ns,
-            cpu_throttled_ns,
-            memory_bytes,
-            memory_working_set_bytes,
-            memory_limit_bytes,
-            oom_kills,
-            processes,
-        }
-    })
-}
-
-pub fn status() -> impl Strategy<Value = TaskStatus> {
-    let who = (task_id(), framework_id(), option::of(agent_id()), state(), reason());
-    let what = (".{0,20}", option::of(exit()), at(), any::<u64>(), any::<bool>(), option::of(usage()));
-    (who, what).prop_map(|((task_id, framework_id, agent_id, state, reason), what)| {
-        let (message, exit, at, sequence, is_released, usage) = what;
-        TaskStatus {
-            task_id,
-            framework_id,
-            agent_id,
-            state,
-            reason,
-            message,
-            exit,
-            at,
-            sequence,
-            is_released,
-            usage,
-        }
-    })
 }
 
 fn info() -> impl Strategy<Value = FrameworkInfo> {
