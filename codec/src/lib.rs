@@ -10,6 +10,7 @@ mod spec;
 mod status;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod usage;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -19,9 +20,8 @@ pub use resources::{
     attribute, attributes, checked_resources, resources, to_amounts, to_attributes, to_resources,
 };
 pub use spec::{task_spec, task_spec_named, to_task_spec};
-pub use status::{
-    exit, reason, task_state, task_status, to_exit, to_reason, to_task_state, to_task_status, to_usage, usage,
-};
+pub use status::{exit, reason, task_state, task_status, to_exit, to_reason, to_task_state, to_task_status};
+pub use usage::{to_usage, usage};
 
 /// A field of a message, and the rule that it breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

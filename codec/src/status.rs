@@ -1,9 +1,9 @@
-//! What has become of a task, and what it used.
+//! What has become of a task.
 
-use model::{Exit, Reason, TaskState, TaskStatus, Timestamp, Usage, limits};
+use model::{Exit, Reason, TaskState, TaskStatus, Timestamp, limits};
 use proto::types::v1 as wire;
 
-use crate::{Invalid, Within as _, id, optional_id, required, text_of};
+use crate::{Invalid, Within as _, id, optional_id, required, text_of, to_usage, usage};
 
 pub fn task_state(field: &str, state: i32) -> Result<TaskState, Invalid> {
     let known = wire::TaskState::try_from(state)
@@ -164,51 +164,5 @@ pub fn to_task_status(status: &TaskStatus) -> wire::TaskStatus {
         sequence: *sequence,
         is_released: *is_released,
         usage: usage.as_ref().map(to_usage),
-    }
-}
-
-pub fn usage(usage: wire::Usage) -> Usage {
-    let wire::Usage {
-        at_us,
-        cpu_ns,
-        cpu_throttled_ns,
-        memory_bytes,
-        memory_working_set_bytes,
-        memory_limit_bytes,
-        oom_kills,
-        processes,
-    } = usage;
-    Usage {
-        at: Timestamp(at_us),
-        cpu_ns,
-        cpu_throttled_ns,
-        memory_bytes,
-        memory_working_set_bytes,
-        memory_limit_bytes,
-        oom_kills,
-        processes,
-    }
-}
-
-pub fn to_usage(usage: &Usage) -> wire::Usage {
-    let Usage {
-        at,
-        cpu_ns,
-        cpu_throttled_ns,
-        memory_bytes,
-        memory_working_set_bytes,
-        memory_limit_bytes,
-        oom_kills,
-        processes,
-    } = usage;
-    wire::Usage {
-        at_us: at.0,
-        cpu_ns: *cpu_ns,
-        cpu_throttled_ns: *cpu_throttled_ns,
-        memory_bytes: *memory_bytes,
-        memory_working_set_bytes: *memory_working_set_bytes,
-        memory_limit_bytes: *memory_limit_bytes,
-        oom_kills: *oom_kills,
-        processes: *processes,
     }
 }

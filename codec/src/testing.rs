@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use model::{
-    AgentId, Duration, Exit, FrameworkId, PortRange, PortRanges, Reason, Resources, ScalarName,
-    SharedNamespaces, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, Usage,
+    AgentId, Duration, Exit, Figure, FrameworkId, Histogram, PortRange, PortRanges, Reason, Resources,
+    ScalarName, SharedNamespaces, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, Usage,
 };
 use proptest::{collection::btree_map, collection::vec, option, prelude::*, sample::select};
 
@@ -119,28 +119,23 @@ pub fn exit() -> impl Strategy<Value = Exit> {
     prop_oneof![any::<u8>().prop_map(Exit::Code), any::<u8>().prop_map(Exit::Signal)]
 }
 
+pub fn histogram() -> impl Strategy<Value = Histogram> {
+    vec(0_u64..5000, 0..Histogram::BUCKETS).prop_map(Histogram::of_counts)
+}
+
 pub fn usage() -> impl Strategy<Value = Usage> {
-    (at(), proptest::array::uniform7(option::of(any::<u64>()))).prop_map(|(at, figures)| {
-        let [
-            cpu_ns,
-            cpu_throttled_ns,
-            memory_bytes,
-            memory_working_set_bytes,
-            memory_limit_bytes,
-            oom_kills,
-            processes,
-        ] = figures;
-        Usage {
-            at,
-            cpu_ns,
-            cpu_throttled_ns,
-            memory_bytes,
-            memory_working_set_bytes,
-            memory_limit_bytes,
-            oom_kills,
-            processes,
-        }
-    })
+    let figures = vec(option::of(any::<u64>()), Figure::ALL.len());
+    (at(), figures, option::of(histogram()), option::of(histogram())).prop_map(
+        |(at, figures, run_queue, block)| {
+            let mut usage = Usage::new(at);
+            usage.run_queue_latency = run_queue;
+            usage.block_latency = block;
+            for (figure, value) in Figure::ALL.into_iter().zip(figures) {
+                usage.set(figure, value);
+            }
+            usage
+        },
+    )
 }
 
 pub fn status() -> impl Strategy<Value = TaskStatus> {

@@ -10,7 +10,7 @@ mod rounds;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use model::{ClusterId, TaskId, TaskState, Usage};
+use model::{ClusterId, Figure, TaskId, TaskState, Usage};
 use supervisor::{Action, Event, Phase, Row, Supervisor};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -543,12 +543,9 @@ impl Actor {
 
     fn out_of_memory(&mut self, event: &OomEvent) -> Result<(), ActorError> {
         let Some(task_id) = self.executor.task_of(event.cgroup) else { return Ok(()) };
-        let usage = Usage {
-            at: clock::now(),
-            memory_bytes: event.memory_bytes,
-            memory_limit_bytes: event.memory_bytes_limit,
-            ..Usage::default()
-        };
+        let usage = Usage::new(clock::now())
+            .with(Figure::MemoryBytes, event.memory_bytes)
+            .with(Figure::MemoryLimitBytes, event.memory_bytes_limit);
         self.decide(Event::OutOfMemory { task_id, usage })
     }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use model::{FrameworkId, TaskId};
+use model::{Figure, FrameworkId, TaskId};
 use supervisor::Row;
 
 use crate::{
@@ -86,10 +86,13 @@ impl Rounds {
         };
         // Two sources may differ by a hair; sums never go back.
         let final_of = |last: Option<u64>, sampled: Option<u64>| last.max(sampled).unwrap_or(0);
-        let cpu_ns = final_of(last.and_then(|last| last.cpu_ns), of_sample(|usage| usage.cpu_ns));
-        let throttled =
-            final_of(last.and_then(|last| last.cpu_throttled_ns), of_sample(|usage| usage.cpu_throttled_ns));
-        let oom_kills = final_of(last.and_then(|last| last.oom_kills), of_sample(|usage| usage.oom_kills));
+        let cpu_ns = final_of(last.and_then(|last| last.get(Figure::CpuNs)), of_sample(|usage| usage.cpu_ns));
+        let throttled = final_of(
+            last.and_then(|last| last.get(Figure::CpuThrottledNs)),
+            of_sample(|usage| usage.cpu_throttled_ns),
+        );
+        let oom_kills =
+            final_of(last.and_then(|last| last.get(Figure::OomKills)), of_sample(|usage| usage.oom_kills));
         let ended = &mut state.samples.ended;
         ended.cpu_ns += cpu_ns;
         ended.cpu_throttled_ns += throttled;
@@ -210,21 +213,22 @@ fn for_leader(sample: &Sample) -> model::Usage {
         cpu_throttled_ns,
         memory_bytes,
         memory_working_set_bytes,
-        memory_swap_bytes: _,
-        memory_peak_bytes: _,
+        memory_swap_bytes,
+        memory_peak_bytes,
         memory_limit_bytes,
         oom_kills,
         processes,
-        threads: _,
+        threads,
     } = sample.usage;
-    model::Usage {
-        at: sample.at,
-        cpu_ns,
-        cpu_throttled_ns,
-        memory_bytes,
-        memory_working_set_bytes,
-        memory_limit_bytes,
-        oom_kills,
-        processes,
-    }
+    model::Usage::new(sample.at)
+        .with(Figure::CpuNs, cpu_ns)
+        .with(Figure::CpuThrottledNs, cpu_throttled_ns)
+        .with(Figure::MemoryBytes, memory_bytes)
+        .with(Figure::MemoryWorkingSetBytes, memory_working_set_bytes)
+        .with(Figure::MemorySwapBytes, memory_swap_bytes)
+        .with(Figure::MemoryPeakBytes, memory_peak_bytes)
+        .with(Figure::MemoryLimitBytes, memory_limit_bytes)
+        .with(Figure::OomKills, oom_kills)
+        .with(Figure::Processes, processes)
+        .with(Figure::Threads, threads)
 }

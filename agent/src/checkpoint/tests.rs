@@ -9,7 +9,7 @@ use std::{
 };
 
 use model::{
-    AgentId, Duration, Exit, FrameworkId, Reason, Resources, SharedNamespaces, TaskSpec, TaskState,
+    AgentId, Duration, Exit, Figure, FrameworkId, Reason, Resources, SharedNamespaces, TaskSpec, TaskState,
     TaskStatus, Timestamp, Usage,
 };
 use supervisor::{Kill, KillCause, Phase, ProcessId, Verdict};
@@ -50,7 +50,7 @@ fn row(name: &str, phase: Phase) -> Row {
             at: Timestamp(4),
             sequence: 3,
             is_released: true,
-            usage: Some(Usage { memory_bytes: Some(7), ..Usage::default() }),
+            usage: Some(Usage::default().with(Figure::MemoryBytes, 7)),
         }],
         sequence: 3,
         acknowledged: 2,

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Exit, Reason, TaskId, Usage};
+use model::{Exit, Figure, Reason, TaskId, Usage};
 use supervisor::{Action, Confidence, Event, ProcessId};
 
 use crate::{
@@ -478,16 +478,16 @@ impl Executor {
         let figures = self.sys.figures(&name).ok()?;
         let id = self.sys.cgroup_id(&name).ok().flatten();
         let metered = id.and_then(|id| self.recorder.as_ref().and_then(|recorder| recorder.cpu_ns(id)));
-        Some(Usage {
-            at: clock::now(),
-            cpu_ns: metered.or(figures.cpu_usage_ns),
-            cpu_throttled_ns: figures.cpu_throttled_ns,
-            memory_bytes: figures.memory_bytes,
-            memory_working_set_bytes: figures.memory_working_set_bytes,
-            memory_limit_bytes: figures.memory_limit_bytes,
-            oom_kills: figures.oom_kills,
-            processes: figures.processes,
-        })
+        let usage = Usage::new(clock::now())
+            .with(Figure::CpuNs, metered.or(figures.cpu_usage_ns))
+            .with(Figure::CpuThrottledNs, figures.cpu_throttled_ns)
+            .with(Figure::MemoryBytes, figures.memory_bytes)
+            .with(Figure::MemoryWorkingSetBytes, figures.memory_working_set_bytes)
+            .with(Figure::MemoryLimitBytes, figures.memory_limit_bytes)
+            .with(Figure::MemoryPeakBytes, figures.memory_peak_bytes)
+            .with(Figure::OomKills, figures.oom_kills)
+            .with(Figure::Threads, figures.processes);
+        Some(usage)
     }
 
     /// Frees the head of both outputs beyond what is kept.

@@ -134,7 +134,18 @@ fn a_task_runs_in_its_own_sandbox_and_leaves_only_that() {
     expect!["report t #3 failed code 3 released (CommandExited: exited with code 3)"]
         .assert_eq(&told.join("\n"));
     assert_eq!(
-        world.supervisor.rows().next().unwrap().statuses.last().unwrap().usage.as_ref().unwrap().cpu_ns,
+        world
+            .supervisor
+            .rows()
+            .next()
+            .unwrap()
+            .statuses
+            .last()
+            .unwrap()
+            .usage
+            .as_ref()
+            .unwrap()
+            .get(Figure::CpuNs),
         Some(7)
     );
     assert!(sandbox.is_dir());

@@ -148,7 +148,7 @@ pub async fn usage(context: &Context, ids: Vec<String>, watch: bool) -> Result<(
         }
         let missing = || "unavailable".to_owned();
         let rows = tasks.iter().map(|task| {
-            let usage = task.usage.unwrap_or_default();
+            let usage = task.usage.clone().unwrap_or_default();
             vec![
                 task.task_id.clone(),
                 usage.cpu_ns.map_or_else(missing, show_seconds),

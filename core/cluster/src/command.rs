@@ -7,6 +7,8 @@ use model::{
     TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 
+use crate::figures;
+
 /// One entry of the log: a command, and the time that its proposer saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -102,10 +104,10 @@ impl Command {
             | Self::MarkAgentUnreachable { .. }
             | Self::Launch { .. }
             | Self::Kill { .. }
-            | Self::RecordStatuses { .. }
             | Self::SubmitRun { .. }
             | Self::SetRole { .. }
             | Self::Prune { .. } => 1,
+            Self::RecordStatuses { statuses, .. } => figures::version_needed(statuses),
         }
     }
 }

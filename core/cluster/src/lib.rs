@@ -8,6 +8,7 @@ mod answers;
 mod apply;
 mod command;
 mod events;
+pub mod figures;
 mod index;
 mod outcome;
 mod parts;

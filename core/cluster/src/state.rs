@@ -15,7 +15,10 @@ use crate::{
 };
 
 /// The newest cluster version that this build understands; a log or snapshot above it must be refused.
-pub const VERSION_SUPPORTED: u32 = 1;
+///
+/// - 1: what the first release had.
+/// - 2: statuses hold [more figures](crate::figures).
+pub const VERSION_SUPPORTED: u32 = 2;
 /// Id and name of the built-in framework that owns one-off tasks.
 pub const RUN_FRAMEWORK: &str = "run";
 /// The weight of a role that nobody set.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster::{Answer, ClusterState, Command, Task};
+use cluster::{Answer, ClusterState, Command, Task, figures};
 use model::{AgentId, Duration, KillOrder, Refusal, RefusalCode, TaskId, TaskStatus, Timestamp, limits};
 
 use crate::{
@@ -332,7 +332,7 @@ impl Leader {
     }
 
     /// Proposes one batch for each agent that has statuses and none in flight.
-    pub(crate) fn record_statuses(&mut self, now: Timestamp) {
+    pub(crate) fn record_statuses(&mut self, state: &ClusterState, now: Timestamp) {
         for session in self.sessions.full.clone() {
             let Some(entry) = self.sessions.by_id.get_mut(&session) else { continue };
             let Some(epoch) = entry.epoch else { continue };
@@ -340,7 +340,10 @@ impl Leader {
                 continue;
             }
             let count = entry.inbox.len().min(limits::STATUSES_PER_ENTRY_MAX);
-            let statuses: Vec<_> = entry.inbox.drain(..count).collect();
+            let mut statuses: Vec<_> = entry.inbox.drain(..count).collect();
+            for status in &mut statuses {
+                status.usage = status.usage.take().map(|usage| figures::kept(&usage, state.version()));
+            }
             if entry.inbox.is_empty() {
                 self.sessions.full.remove(&session);
             }

@@ -195,7 +195,7 @@ impl Leader {
         }
         self.settle_agents(state, now);
         self.settle_frameworks(state, now);
-        self.record_statuses(now);
+        self.record_statuses(state, now);
         self.dispatch_reads(state, now);
         self.run_speaks(state, now);
         self.cycle(state, now);

@@ -12,6 +12,7 @@ mod refusal;
 mod resources;
 mod task;
 mod time;
+mod usage;
 
 pub use amounts::Amounts;
 pub use attribute::{Attribute, Attributes};
@@ -23,7 +24,7 @@ pub use ids::{
 pub use refusal::{Refusal, RefusalCode};
 pub use resources::{MilliCpus, PortRange, PortRanges, Resources, ResourcesError};
 pub use task::{
-    Exit, KILL_GRACE_DEFAULT, KillOrder, Reason, SharedNamespaces, SpecError, TaskSpec, TaskState,
-    TaskStatus, Usage,
+    Exit, KILL_GRACE_DEFAULT, KillOrder, Reason, SharedNamespaces, SpecError, TaskSpec, TaskState, TaskStatus,
 };
 pub use time::{Duration, Timestamp};
+pub use usage::{Figure, Histogram, Kind, Usage};

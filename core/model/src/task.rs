@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{AgentId, Duration, FrameworkId, Resources, ResourcesError, TaskId, Timestamp, limits};
+use crate::{AgentId, Duration, FrameworkId, Resources, ResourcesError, TaskId, Timestamp, Usage, limits};
 
 /// What a user wants to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -285,19 +285,6 @@ pub struct KillOrder {
     pub grace: Duration,
 }
 
-/// Measured use of one task. `None` means not available, never zero.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Usage {
-    pub at: Timestamp,
-    pub cpu_ns: Option<u64>,
-    pub cpu_throttled_ns: Option<u64>,
-    pub memory_bytes: Option<u64>,
-    pub memory_working_set_bytes: Option<u64>,
-    pub memory_limit_bytes: Option<u64>,
-    pub oom_kills: Option<u64>,
-    pub processes: Option<u64>,
-}
-
 /// One step in the life of a task, unique by task and sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskStatus {
@@ -315,6 +302,7 @@ pub struct TaskStatus {
     pub sequence: u64,
     /// Whether the task's cgroup is empty and its resources are free again.
     pub is_released: bool,
+    /// Figures of that moment.
     pub usage: Option<Usage>,
 }
 

@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use model::{AgentId, Duration, Exit, Reason, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, Usage};
+use model::{
+    AgentId, Duration, Exit, Kind, Reason, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, Usage,
+};
 
 use crate::{Action, Assignment, Event, Kill, KillCause, KnownTask, Phase, ProcessId, Row, Verdict, limits};
 
@@ -691,29 +693,24 @@ fn slim(spec: &TaskSpec) -> Arc<TaskSpec> {
 /// The kernel's figures of the moment of an OOM kill replace those read after the exit.
 fn with_oom_figures(usage: Option<Usage>, oom: Option<Usage>) -> Option<Usage> {
     let Some(oom) = oom else { return usage };
-    let after = usage.unwrap_or_default();
-    Some(Usage {
-        at: oom.at,
-        cpu_ns: after.cpu_ns.or(oom.cpu_ns),
-        cpu_throttled_ns: after.cpu_throttled_ns.or(oom.cpu_throttled_ns),
-        memory_bytes: oom.memory_bytes.or(after.memory_bytes),
-        memory_working_set_bytes: oom.memory_working_set_bytes.or(after.memory_working_set_bytes),
-        memory_limit_bytes: oom.memory_limit_bytes.or(after.memory_limit_bytes),
+    let mut usage = usage.unwrap_or_default();
+    usage.at = oom.at;
+    for (figure, value) in oom.figures() {
         // The counter in the cgroup is the judge; the event alone proves at least one.
-        oom_kills: after.oom_kills.or(oom.oom_kills),
-        processes: after.processes.or(oom.processes),
-    })
+        if figure.kind() == Kind::Gauge || usage.get(figure).is_none() {
+            usage.set(figure, Some(value));
+        }
+    }
+    Some(usage)
 }
 
 /// What only grows is final now that nothing runs; the rest is of the moment of the end.
 fn with_last_counts(at_end: Option<Usage>, last: Option<Usage>) -> Option<Usage> {
-    let (Some(at_end), Some(last)) = (&at_end, last) else { return at_end };
-    Some(Usage {
-        cpu_ns: last.cpu_ns.or(at_end.cpu_ns),
-        cpu_throttled_ns: last.cpu_throttled_ns.or(at_end.cpu_throttled_ns),
-        oom_kills: last.oom_kills.or(at_end.oom_kills),
-        ..at_end.clone()
-    })
+    let (Some(mut usage), Some(last)) = (at_end.clone(), last) else { return at_end };
+    for (figure, value) in last.figures().filter(|(figure, _)| figure.is_final_at_the_end()) {
+        usage.set(figure, Some(value));
+    }
+    Some(usage)
 }
 
 /// Names cgroups and sandbox. The first word keeps a task called `cpu` apart from the kernel's own files.

@@ -1,6 +1,6 @@
 //! How a task ended, in one place.
 
-use model::{Exit, Reason, TaskState, Usage};
+use model::{Exit, Figure, Reason, TaskState, Usage};
 
 use crate::{Kill, KillCause};
 
@@ -38,7 +38,7 @@ impl Verdict {
 
     /// The main process is over and nobody had asked for it.
     pub fn of_exit(exit: Option<Exit>, usage: Option<Usage>) -> Self {
-        let oom_kills = usage.as_ref().and_then(|usage| usage.oom_kills).unwrap_or(0);
+        let oom_kills = usage.as_ref().and_then(|usage| usage.get(Figure::OomKills)).unwrap_or(0);
         let (state, reason, message) = match exit {
             None => (
                 TaskState::Failed,
@@ -62,8 +62,12 @@ impl Verdict {
 
 fn describe_memory(usage: Option<&Usage>, oom_kills: u64) -> String {
     let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20);
-    let used = usage.and_then(|usage| usage.memory_bytes).map(|bytes| format!(", {} in use", mib(bytes)));
-    let limit = usage.and_then(|usage| usage.memory_limit_bytes).map(|bytes| format!(" of {}", mib(bytes)));
+    let used = usage
+        .and_then(|usage| usage.get(Figure::MemoryBytes))
+        .map(|bytes| format!(", {} in use", mib(bytes)));
+    let limit = usage
+        .and_then(|usage| usage.get(Figure::MemoryLimitBytes))
+        .map(|bytes| format!(" of {}", mib(bytes)));
     let processes = if oom_kills == 1 { "1 process".to_owned() } else { format!("{oom_kills} processes") };
     format!(
         "reached its memory limit{}{}; the kernel killed {processes}",

@@ -270,14 +270,14 @@ fn run_is_there_from_the_start() {
          init c2
          init c1
          version 1
-         version 2",
+         version 3",
         expect![[r#"
             framework: invalid-argument: Framework `run` was not begun: the id `run` is in use. Subscribe without an id to get a new one.
             teardown: framework-built-in: Framework `run` was not torn down: it is built in and always there. To end what it runs, kill its tasks.
             disconnect: framework-built-in: Framework `run` was not disconnected: it is built in and always there. To end what it runs, kill its tasks.
             update: framework-built-in: Framework `run` was not updated: it is built in and always there. To end what it runs, kill its tasks.
             init: cluster-foreign: Cluster `c2` was not begun here: this log is that of cluster `c1`. Start the member with another data directory.
-            version: invalid-argument: The cluster version was not raised to 2: it can be from 1, which it has, to 1, which this program supports.
+            version: invalid-argument: The cluster version was not raised to 3: it can be from 1, which it has, to 2, which this program supports.
         "#]],
     );
 }

@@ -26,21 +26,21 @@ fn an_agent_lost_and_back_keeps_its_tasks() {
               a1#1 < launch [t1 after 0]
             > say a1 t1:running:1
               a1#1 < acknowledge [t1 1]
-              f1#1 < 5.0 t1 running #1
+              f1#1 < 6.0 t1 running #1
             > wait 29s
             > wait 3s
               a1#1 < refused epoch-stale: epoch 1 of agent `a1` is over; attach again for a new one
               a1#1 closed
-              f1#1 < 6.0 lost a1
-              f1#1 < 6.1 t1 unreachable #2
+              f1#1 < 7.0 lost a1
+              f1#1 < 7.1 t1 unreachable #2
             > say a1 t1:running:2
             > agent a1 cpus=4 mem=1024 knows=t1:running:1
               a1#2 < welcome 2 [t1 after 1]
-              f1#1 < 7.0 back a1
-              f1#1 < 7.1 t1 running #3
+              f1#1 < 8.0 back a1
+              f1#1 < 8.1 t1 running #3
             > say a1 t1:finished:2:released
               a1#2 < acknowledge [t1 2]
-              f1#1 < 8.0 t1 finished #4 released
+              f1#1 < 9.0 t1 finished #4 released
               f1#1 < offers [1-2 of a1 cpus=4 mem=1024MiB]
         "#]],
     );
@@ -166,10 +166,10 @@ fn statuses_of_one_turn_become_one_entry_and_are_acknowledged_once() {
             > say a1 t2:running:1 t1:finished:2:released
             > commit
               a1#1 < acknowledge [t1 1]
-              f1#1 < 5.0 t1 running #1
+              f1#1 < 6.0 t1 running #1
               a1#1 < acknowledge [t2 1, t1 2]
-              f1#1 < 6.0 t2 running #1
-              f1#1 < 6.1 t1 finished #2 released
+              f1#1 < 7.0 t2 running #1
+              f1#1 < 7.1 t1 finished #2 released
               f1#1 < offers [1-2 of a1 cpus=3 mem=960MiB]
             > say a1 t1:finished:2:released
               a1#1 < acknowledge [t1 2]
@@ -199,12 +199,12 @@ fn a_host_that_rebooted_has_lost_its_tasks() {
               a1#1 < launch [t1 after 0]
             > say a1 t1:running:1
               a1#1 < acknowledge [t1 1]
-              f1#1 < 5.0 t1 running #1
+              f1#1 < 6.0 t1 running #1
             > gone a1
               a1#1 closed
             > agent a1 cpus=4 mem=1024 boot=b2
               a1#2 < welcome 2 []
-              f1#1 < 6.0 t1 gone #2 released
+              f1#1 < 7.0 t1 gone #2 released
               f1#1 < offers [1-2 of a1 cpus=4 mem=1024MiB]
         "#]],
     );
@@ -292,8 +292,8 @@ fn statuses_survive_a_busy_log() {
             > commit
             > wait 1s a1
               a1#1 < acknowledge [t1 1, t1 2]
-              f1#1 < 5.0 t1 running #1
-              f1#1 < 5.1 t1 finished #2 released
+              f1#1 < 6.0 t1 running #1
+              f1#1 < 6.1 t1 finished #2 released
               f1#1 < offers [1-2 of a1 cpus=4 mem=1024MiB]
         "#]],
     );

@@ -231,7 +231,7 @@ fn declined_resources_come_back_when_the_filter_ends_or_more_is_free() {
             > wait 10s a1
             > say a1 t1:finished:1:released
               a1#1 < acknowledge [t1 1]
-              f1#1 < 5.0 t1 finished #1 released
+              f1#1 < 6.0 t1 finished #1 released
               f1#1 < offers [1-2 of a1 cpus=4 mem=1024MiB]
             > decline f1 1-2 refuse=3s
               f1 = done

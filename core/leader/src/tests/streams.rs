@@ -12,7 +12,7 @@ fn a_resumed_stream_misses_and_repeats_nothing() {
          say a1 t1:running:1 t2:running:1
          lost f1
          say a1 t1:finished:2:released
-         subscribe f1 after=5.0
+         subscribe f1 after=6.0
          say a1 t2:finished:2:released",
         expect![[r#"
             > agent a1 cpus=4 mem=1024
@@ -25,20 +25,20 @@ fn a_resumed_stream_misses_and_repeats_nothing() {
               a1#1 < launch [t1 after 0, t2 after 0]
             > say a1 t1:running:1 t2:running:1
               a1#1 < acknowledge [t1 1, t2 1]
-              f1#1 < 5.0 t1 running #1
-              f1#1 < 5.1 t2 running #1
+              f1#1 < 6.0 t1 running #1
+              f1#1 < 6.1 t2 running #1
             > lost f1
               f1#1 closed
             > say a1 t1:finished:2:released
               a1#1 < acknowledge [t1 2]
-            > subscribe f1 after=5.0
+            > subscribe f1 after=6.0
               f1#2 < subscribed
-              f1#2 < 5.1 t2 running #1
-              f1#2 < 7.0 t1 finished #2 released
+              f1#2 < 6.1 t2 running #1
+              f1#2 < 8.0 t1 finished #2 released
               f1#2 < offers [1-2 of a1 cpus=3 mem=960MiB]
             > say a1 t2:finished:2:released
               a1#1 < acknowledge [t2 2]
-              f1#2 < 9.0 t2 finished #2 released
+              f1#2 < 10.0 t2 finished #2 released
               f1#2 < offers [1-3 of a1 cpus=1 mem=64MiB]
         "#]],
     );
@@ -68,9 +68,9 @@ fn events_come_after_their_commit_and_offers_after_events() {
             > say a1 t1:finished:2:released
             > commit
               a1#1 < acknowledge [t1 1]
-              f1#1 < 5.0 t1 running #1
+              f1#1 < 6.0 t1 running #1
               a1#1 < acknowledge [t1 2]
-              f1#1 < 6.0 t1 finished #2 released
+              f1#1 < 7.0 t1 finished #2 released
               f1#1 < offers [1-2 of a1 cpus=1 mem=64MiB]
         "#]],
     );
@@ -115,11 +115,11 @@ fn a_cursor_older_than_the_history_gets_the_full_state() {
          accept f1 1-1 t1:cpus=1,mem=64 t2:cpus=1,mem=64 refuse=100s
          say a1 t1:running:1 t2:running:1
          acknowledge f1 9.0
-         acknowledge f1 5.1
+         acknowledge f1 6.1
          lost f1
-         subscribe f1 after=5.0
+         subscribe f1 after=6.0
          lost f1
-         subscribe f1 after=5.1
+         subscribe f1 after=6.1
          lost f1
          subscribe f1 after=99.0",
         expect![[r#"
@@ -133,21 +133,21 @@ fn a_cursor_older_than_the_history_gets_the_full_state() {
               a1#1 < launch [t1 after 0, t2 after 0]
             > say a1 t1:running:1 t2:running:1
               a1#1 < acknowledge [t1 1, t2 1]
-              f1#1 < 5.0 t1 running #1
-              f1#1 < 5.1 t2 running #1
+              f1#1 < 6.0 t1 running #1
+              f1#1 < 6.1 t2 running #1
             > acknowledge f1 9.0
-              f1 = invalid-argument: can't acknowledge event 9.0: this subscription was only sent events up to 5.1
-            > acknowledge f1 5.1
+              f1 = invalid-argument: can't acknowledge event 9.0: this subscription was only sent events up to 6.1
+            > acknowledge f1 6.1
               f1 = done
             > lost f1
               f1#1 closed
-            > subscribe f1 after=5.0
+            > subscribe f1 after=6.0
               f1#2 < subscribed
-              f1#2 < compacted to 5.1 [t1 running #1, t2 running #1]
+              f1#2 < compacted to 6.1 [t1 running #1, t2 running #1]
               f1#2 < offers [1-2 of a1 cpus=2 mem=896MiB]
             > lost f1
               f1#2 closed
-            > subscribe f1 after=5.1
+            > subscribe f1 after=6.1
               f1#3 < subscribed
               f1#3 < offers [1-3 of a1 cpus=2 mem=896MiB]
             > lost f1
@@ -245,8 +245,8 @@ fn a_new_leader_gives_frameworks_and_agents_time_to_find_it() {
               f1#2 < subscribed
             > wait 20s
             > wait 2s
-              f1#2 < 6.0 lost a1
-              f1#2 < 6.1 t1 unreachable #1
+              f1#2 < 7.0 lost a1
+              f1#2 < 7.1 t1 unreachable #1
         "#]],
     );
 }
@@ -276,8 +276,8 @@ fn reconciliation_is_always_answered() {
               f2#1 < offers [1-2 of a1 cpus=2 mem=896MiB]
             > say a1 t1:running:1 t2:finished:1:released
               a1#1 < acknowledge [t1 1, t2 1]
-              f1#1 < 6.0 t1 running #1
-              f1#1 < 6.1 t2 finished #1 released
+              f1#1 < 7.0 t1 running #1
+              f1#1 < 7.1 t2 finished #1 released
               f2#1 < offers [1-3 of a1 cpus=1 mem=64MiB]
             > reconcile f1
               f1 = statuses [t1 running #0]
@@ -329,7 +329,7 @@ fn an_acknowledgement_survives_a_busy_log() {
          accept f1 1-1 t1:cpus=1,mem=64
          say a1 t1:running:1
          hold
-         acknowledge f1 5.0
+         acknowledge f1 6.0
          busy
          commit
          pending
@@ -346,9 +346,9 @@ fn an_acknowledgement_survives_a_busy_log() {
               a1#1 < launch [t1 after 0]
             > say a1 t1:running:1
               a1#1 < acknowledge [t1 1]
-              f1#1 < 5.0 t1 running #1
+              f1#1 < 6.0 t1 running #1
             > hold
-            > acknowledge f1 5.0
+            > acknowledge f1 6.0
               f1 = done
             > busy
             > commit

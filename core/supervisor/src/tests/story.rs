@@ -1,7 +1,7 @@
 //! How a story is written: one event for each line in, the actions that follow out.
 
 use expect_test::Expect;
-use model::{Duration, Exit, KillOrder, Reason, TaskId, Timestamp, Usage};
+use model::{Duration, Exit, Figure, KillOrder, Reason, TaskId, Timestamp, Usage};
 
 use super::{agent, assignment, task};
 use crate::{Assignment, Event, Found, ProcessId, Row, Supervisor};
@@ -87,16 +87,14 @@ fn parse(words: &[&str]) -> Event {
                 ["signal", signal, ..] => Some(Exit::Signal(signal.parse().unwrap())),
                 _ => panic!("{how:?}"),
             };
-            let usage = how.contains(&"oom").then(|| Usage {
-                memory_limit_bytes: Some(64 << 20),
-                oom_kills: Some(1),
-                ..Usage::default()
-            });
+            let usage = how
+                .contains(&"oom")
+                .then(|| Usage::default().with(Figure::MemoryLimitBytes, 64 << 20).with(Figure::OomKills, 1));
             Event::Exited { task_id: task(name), exit, usage }
         }
         ["out-of-memory", name] => Event::OutOfMemory {
             task_id: task(name),
-            usage: Usage { memory_bytes: Some((63 << 20) + (1 << 19)), ..Usage::default() },
+            usage: Usage::default().with(Figure::MemoryBytes, (63 << 20) + (1 << 19)),
         },
         ["emptied", name] => Event::Emptied { task_id: task(name), usage: None },
         ["sandbox-removed", name] => Event::SandboxRemoved { task_id: task(name) },
