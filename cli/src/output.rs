@@ -147,6 +147,12 @@ pub fn reason_name(reason: Reason) -> &'static str {
         Reason::TaskUnknown => "task unknown",
         Reason::AgentLostTask => "agent lost task",
         Reason::CommandSignaled => "command signaled",
+        Reason::RunTimeLimit => "run time limit",
+        Reason::DiskLimit => "disk limit",
+        Reason::Unhealthy => "unhealthy",
+        Reason::FetchFailed => "fetch failed",
+        Reason::SpecRefused => "spec refused",
+        Reason::PortNotDeclared => "port not declared",
     }
 }
 

@@ -19,7 +19,7 @@ use model::{IdError, Refusal, RefusalCode, limits};
 pub use resources::{
     attribute, attributes, checked_resources, resources, to_amounts, to_attributes, to_resources,
 };
-pub use spec::{task_spec, task_spec_named, to_task_spec};
+pub use spec::{task_spec, task_spec_named, to_shown_task_spec, to_task_spec};
 pub use status::{exit, reason, task_state, task_status, to_exit, to_reason, to_task_state, to_task_status};
 pub use usage::{to_usage, usage};
 
@@ -154,4 +154,9 @@ pub fn micros(duration: Duration) -> u64 {
 
 pub fn text_of<T: fmt::Display>(id: Option<&T>) -> String {
     id.map(ToString::to_string).unwrap_or_default()
+}
+
+/// A text that can't be trusted, short enough for a message and without control characters.
+fn shown(text: &str) -> String {
+    text.chars().take(64).flat_map(char::escape_debug).collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::{Amounts, Attribute, Attributes, PortRange, PortRanges, Resources, ScalarName, limits};
 use proto::types::v1 as wire;
 
-use crate::{Invalid, at_most, id, text};
+use crate::{Invalid, at_most, id, shown, text};
 
 pub fn resources(resources: wire::Resources) -> Result<Resources, Invalid> {
     let wire::Resources { cpus_milli, mem_mib, disk_mib, gpus, ports, scalars } = resources;
@@ -103,9 +103,4 @@ pub fn to_attributes(attributes: &Attributes) -> Vec<wire::Attribute> {
         .iter()
         .map(|(name, value)| wire::Attribute { name: name.clone(), value: value.clone() })
         .collect()
-}
-
-/// A text that can't be trusted, short enough for a message and without control characters.
-fn shown(text: &str) -> String {
-    text.chars().take(64).flat_map(char::escape_debug).collect()
 }

@@ -1,6 +1,6 @@
 //! What has become of a task.
 
-use model::{Exit, Reason, TaskState, TaskStatus, Timestamp, limits};
+use model::{Exit, Health, Reason, TaskState, TaskStatus, Timestamp, limits};
 use proto::types::v1 as wire;
 
 use crate::{Invalid, Within as _, id, optional_id, required, text_of, to_usage, usage};
@@ -63,6 +63,12 @@ pub fn reason(field: &str, reason: i32) -> Result<Reason, Invalid> {
         wire::Reason::FrameworkTornDown => Reason::FrameworkTornDown,
         wire::Reason::Reconciliation => Reason::Reconciliation,
         wire::Reason::TaskUnknown => Reason::TaskUnknown,
+        wire::Reason::RunTimeLimit => Reason::RunTimeLimit,
+        wire::Reason::DiskLimit => Reason::DiskLimit,
+        wire::Reason::Unhealthy => Reason::Unhealthy,
+        wire::Reason::FetchFailed => Reason::FetchFailed,
+        wire::Reason::SpecRefused => Reason::SpecRefused,
+        wire::Reason::PortNotDeclared => Reason::PortNotDeclared,
     })
 }
 
@@ -84,6 +90,12 @@ pub fn to_reason(reason: Reason) -> wire::Reason {
         Reason::FrameworkTornDown => wire::Reason::FrameworkTornDown,
         Reason::Reconciliation => wire::Reason::Reconciliation,
         Reason::TaskUnknown => wire::Reason::TaskUnknown,
+        Reason::RunTimeLimit => wire::Reason::RunTimeLimit,
+        Reason::DiskLimit => wire::Reason::DiskLimit,
+        Reason::Unhealthy => wire::Reason::Unhealthy,
+        Reason::FetchFailed => wire::Reason::FetchFailed,
+        Reason::SpecRefused => wire::Reason::SpecRefused,
+        Reason::PortNotDeclared => wire::Reason::PortNotDeclared,
     }
 }
 
@@ -118,6 +130,7 @@ pub fn task_status(status: wire::TaskStatus) -> Result<TaskStatus, Invalid> {
         sequence,
         is_released,
         usage: figures,
+        health: judged,
     } = status;
     if message.len() > limits::MESSAGE_BYTES_MAX {
         let (size, max) = (message.len(), limits::MESSAGE_BYTES_MAX);
@@ -135,6 +148,7 @@ pub fn task_status(status: wire::TaskStatus) -> Result<TaskStatus, Invalid> {
         sequence,
         is_released,
         usage: figures.map(usage),
+        health: health("health", judged)?,
     })
 }
 
@@ -151,6 +165,7 @@ pub fn to_task_status(status: &TaskStatus) -> wire::TaskStatus {
         sequence,
         is_released,
         usage,
+        health,
     } = status;
     wire::TaskStatus {
         task_id: task_id.to_string(),
@@ -164,5 +179,26 @@ pub fn to_task_status(status: &TaskStatus) -> wire::TaskStatus {
         sequence: *sequence,
         is_released: *is_released,
         usage: usage.as_ref().map(to_usage),
+        health: to_health(*health).into(),
+    }
+}
+
+fn health(field: &str, health: i32) -> Result<Option<Health>, Invalid> {
+    let known = wire::Health::try_from(health)
+        .map_err(|_| Invalid::new(field, format_args!("holds {health}, which is no health known here")))?;
+    Ok(match known {
+        wire::Health::Unspecified => None,
+        wire::Health::Unknown => Some(Health::Unknown),
+        wire::Health::Healthy => Some(Health::Healthy),
+        wire::Health::Unhealthy => Some(Health::Unhealthy),
+    })
+}
+
+fn to_health(health: Option<Health>) -> wire::Health {
+    match health {
+        None => wire::Health::Unspecified,
+        Some(Health::Unknown) => wire::Health::Unknown,
+        Some(Health::Healthy) => wire::Health::Healthy,
+        Some(Health::Unhealthy) => wire::Health::Unhealthy,
     }
 }

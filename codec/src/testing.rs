@@ -4,10 +4,18 @@
 use std::collections::BTreeMap;
 
 use model::{
-    AgentId, Duration, Exit, Figure, FrameworkId, Histogram, PortRange, PortRanges, Reason, Resources,
-    ScalarName, SharedNamespaces, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, Usage,
+    AgentId, Device, Duration, Exit, Fetch, Figure, FrameworkId, Health, HealthCheck, Histogram, IoLimits,
+    Mount, PortRange, PortRanges, Probe, Reason, Resources, Rlimit, RlimitKind, ScalarName, Secret,
+    SecretValue, Sha256, SharedNamespaces, StopSignal, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
+    Usage,
 };
-use proptest::{collection::btree_map, collection::vec, option, prelude::*, sample::select};
+use proptest::{
+    array::{uniform2, uniform4},
+    collection::{btree_map, btree_set, vec},
+    option,
+    prelude::*,
+    sample::select,
+};
 
 pub fn task_id() -> impl Strategy<Value = TaskId> {
     "[A-Za-z0-9][A-Za-z0-9._-]{0,20}".prop_map(|text| TaskId::new(&text).unwrap())
@@ -62,7 +70,7 @@ pub fn texts() -> impl Strategy<Value = BTreeMap<String, String>> {
 
 pub fn spec() -> impl Strategy<Value = TaskSpec> {
     let names = (task_id(), ".{0,12}", resources(), vec(".{0,12}", 0..3), texts());
-    let rest = (
+    let plain = (
         option::of(".{0,8}"),
         option::of(".{0,8}"),
         option::of(any::<u64>()),
@@ -71,8 +79,9 @@ pub fn spec() -> impl Strategy<Value = TaskSpec> {
         texts(),
         any::<(bool, bool)>(),
     );
-    (names, rest).prop_map(|((task_id, name, resources, command, env), rest)| {
-        let (user, cwd, cpu_limit_milli, pids_limit, kill_grace, labels, (pid, ipc)) = rest;
+    (names, plain, limited(), furnished()).prop_map(|(names, plain, limited, furnished)| {
+        let (task_id, name, resources, command, env) = names;
+        let (user, cwd, cpu_limit_milli, pids_limit, kill_grace, labels, (pid, ipc)) = plain;
         TaskSpec {
             task_id,
             name,
@@ -86,8 +95,118 @@ pub fn spec() -> impl Strategy<Value = TaskSpec> {
             kill_grace,
             labels,
             shared_namespaces: SharedNamespaces { pid, ipc },
+            devices: furnished.devices,
+            mounts: furnished.mounts,
+            secrets: furnished.secrets,
+            fetches: furnished.fetches,
+            health_check: furnished.health_check,
+            ..limited
         }
     })
+}
+
+/// With arbitrary limits, and nothing else.
+fn limited() -> impl Strategy<Value = TaskSpec> {
+    let io = (uniform4(option::of(any::<u64>())), option::of(any::<u16>())).prop_map(
+        |([read_bytes, write_bytes, reads, writes], weight)| IoLimits {
+            read_bytes_per_second: read_bytes,
+            write_bytes_per_second: write_bytes,
+            read_operations_per_second: reads,
+            write_operations_per_second: writes,
+            weight,
+        },
+    );
+    let rlimit = uniform2(option::of(any::<u64>())).prop_map(|[soft, hard]| Rlimit { soft, hard });
+    let kernel = (
+        option::of(any::<u64>()),
+        btree_set(any::<u32>(), 0..4),
+        io,
+        btree_map(select(RlimitKind::ALL), rlimit, 0..3),
+        option::of(any::<u16>()),
+        option::of(grace()),
+        select(StopSignal::ALL),
+    );
+    let rights = (vec(".{0,8}", 0..3), any::<bool>(), btree_set("[a-z_]{1,8}", 0..3), option::of(".{0,8}"));
+    (task_id(), kernel, rights).prop_map(|(task_id, kernel, rights)| {
+        let (mem_limit_mib, cpuset, io, rlimits, oom_score_adjust, run_time_max, kill_signal) = kernel;
+        let (groups, has_private_network, capabilities, seccomp) = rights;
+        TaskSpec {
+            mem_limit_mib,
+            cpuset,
+            io,
+            rlimits,
+            oom_score_adjust,
+            run_time_max,
+            kill_signal,
+            groups,
+            has_private_network,
+            capabilities,
+            seccomp,
+            ..TaskSpec::new(task_id, Resources::default(), Vec::new())
+        }
+    })
+}
+
+/// With arbitrary files and a health check, and nothing else.
+fn furnished() -> impl Strategy<Value = TaskSpec> {
+    let device = (".{0,8}", any::<bool>()).prop_map(|(path, is_writable)| Device { path, is_writable });
+    let mount = (".{0,8}", ".{0,8}", any::<bool>()).prop_map(|(host_path, path, is_writable)| Mount {
+        host_path,
+        path,
+        is_writable,
+    });
+    let secret = (".{0,8}", vec(any::<u8>(), 0..8))
+        .prop_map(|(name, value)| Secret { name, value: SecretValue(value) });
+    let digest = option::of(any::<[u8; 32]>().prop_map(Sha256));
+    let fetch = (".{0,8}", option::of(".{0,8}"), digest, any::<(bool, bool)>()).prop_map(
+        |(url, path, sha256, (is_unpacked, is_executable))| Fetch {
+            url,
+            path,
+            sha256,
+            is_unpacked,
+            is_executable,
+        },
+    );
+    let files = (vec(device, 0..3), vec(mount, 0..3), vec(secret, 0..3), vec(fetch, 0..3));
+    (task_id(), files, option::of(health_check())).prop_map(|(task_id, files, health_check)| {
+        let (devices, mounts, secrets, fetches) = files;
+        TaskSpec {
+            devices,
+            mounts,
+            secrets,
+            fetches,
+            health_check,
+            ..TaskSpec::new(task_id, Resources::default(), Vec::new())
+        }
+    })
+}
+
+fn health_check() -> impl Strategy<Value = HealthCheck> {
+    let port = || option::of(any::<u16>());
+    let probe = prop_oneof![
+        (port(), "/.{0,8}", any::<bool>()).prop_map(|(port, path, is_tls)| Probe::Http {
+            port,
+            path,
+            is_tls
+        }),
+        port().prop_map(|port| Probe::Tcp { port }),
+        (port(), ".{0,8}").prop_map(|(port, service)| Probe::Grpc { port, service }),
+        vec(".{0,8}", 0..3).prop_map(|command| Probe::Command { command }),
+    ];
+    (probe, grace(), grace(), grace(), any::<(u32, u32, bool)>()).prop_map(
+        |(probe, start_period, interval, timeout, rest)| {
+            let (failures_max, successes_min, is_killed_when_unhealthy) = rest;
+            HealthCheck {
+                probe,
+                start_period,
+                interval,
+                timeout,
+                failures_max,
+                successes_min,
+                is_killed_when_unhealthy,
+            }
+        },
+    )
 }
 
 pub fn state() -> impl Strategy<Value = TaskState> {
@@ -95,24 +214,7 @@ pub fn state() -> impl Strategy<Value = TaskState> {
 }
 
 pub fn reason() -> impl Strategy<Value = Reason> {
-    select(&[
-        Reason::None,
-        Reason::CommandExited,
-        Reason::CommandSignaled,
-        Reason::KillRequested,
-        Reason::MemoryLimit,
-        Reason::CommandNotExecutable,
-        Reason::UserRefused,
-        Reason::LaunchFailed,
-        Reason::ExitStatusUnknown,
-        Reason::AgentRebooted,
-        Reason::AgentUnreachable,
-        Reason::AgentGone,
-        Reason::AgentLostTask,
-        Reason::FrameworkTornDown,
-        Reason::Reconciliation,
-        Reason::TaskUnknown,
-    ])
+    select(Reason::ALL)
 }
 
 pub fn exit() -> impl Strategy<Value = Exit> {
@@ -140,9 +242,11 @@ pub fn usage() -> impl Strategy<Value = Usage> {
 
 pub fn status() -> impl Strategy<Value = TaskStatus> {
     let who = (task_id(), framework_id(), option::of(agent_id()), state(), reason());
-    let what = (".{0,20}", option::of(exit()), at(), any::<u64>(), any::<bool>(), option::of(usage()));
+    let health = option::of(select(Health::ALL));
+    let what =
+        (".{0,20}", option::of(exit()), at(), any::<u64>(), any::<bool>(), option::of(usage()), health);
     (who, what).prop_map(|((task_id, framework_id, agent_id, state, reason), what)| {
-        let (message, exit, at, sequence, is_released, usage) = what;
+        let (message, exit, at, sequence, is_released, usage, health) = what;
         TaskStatus {
             task_id,
             framework_id,
@@ -155,6 +259,7 @@ pub fn status() -> impl Strategy<Value = TaskStatus> {
             sequence,
             is_released,
             usage,
+            health,
         }
     })
 }

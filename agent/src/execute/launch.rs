@@ -12,7 +12,7 @@ use model::TaskSpec;
 
 use crate::sys::{Identity, LaunchRequest, Limits, Namespaces};
 
-use super::{ExecuteError, Executor, Settings, name};
+use super::{ExecuteError, Executor, Settings, name, offered};
 
 /// Where programs are looked for unless the spec says otherwise.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -31,6 +31,9 @@ pub(super) fn limits(spec: &TaskSpec, settings: &Settings) -> Limits {
 
 impl Executor {
     pub(super) fn make_sandbox(&self, attempt: &str, spec: &TaskSpec) -> Result<(), ExecuteError> {
+        if let Some(why) = offered::refusal(spec) {
+            return Err(ExecuteError::Refused { why });
+        }
         let identity = self.identity(spec)?;
         let directories = &self.directories;
         // Passed through by the task's user, listed by root alone.

@@ -6,6 +6,7 @@
 mod directories;
 pub mod lanes;
 mod launch;
+mod offered;
 mod recorder;
 
 use std::{
@@ -99,6 +100,8 @@ pub enum ExecuteError {
     MakeDirectory { path: PathBuf, source: io::Error },
     #[error("can't remove {}", path.display())]
     RemoveDirectory { path: PathBuf, source: io::Error },
+    #[error("{why}")]
+    Refused { why: String },
     #[error("no user for the task")]
     User(#[source] IdentityError),
     #[error("can't use the task's cgroup")]
@@ -118,6 +121,7 @@ impl ExecuteError {
         match self {
             Self::User(IdentityError::Unknown { .. } | IdentityError::Refused { .. }) => Reason::UserRefused,
             Self::Release(ReleaseError::Exec { .. }) => Reason::CommandNotExecutable,
+            Self::Refused { .. } => Reason::SpecRefused,
             Self::User(IdentityError::Lookup { .. })
             | Self::Release(
                 ReleaseError::Step { .. }
@@ -144,6 +148,7 @@ impl ExecuteError {
             | Self::MakeDirectory { .. }
             | Self::RemoveDirectory { .. }
             | Self::Cgroup(_)
+            | Self::Refused { .. }
             | Self::Spawn(_)
             | Self::NotHeld
             | Self::Process(_) => chain(self),

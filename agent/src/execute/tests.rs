@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _};
 
 use expect_test::expect;
-use model::{AgentId, Duration, FrameworkId, Resources, SharedNamespaces, TaskSpec};
+use model::{AgentId, Duration, FrameworkId, Resources, TaskSpec};
 use supervisor::{Assignment, Confidence, Supervisor};
 
 use super::*;
@@ -49,18 +49,17 @@ fn world() -> Option<World> {
 
 fn assignment(user: Option<&str>) -> Assignment {
     let spec = TaskSpec {
-        task_id: TaskId::new("t").unwrap(),
         name: String::new(),
-        resources: Resources { cpus_milli: 500, mem_mib: 64, ..Resources::default() },
-        command: vec!["sleep".to_owned(), "60".to_owned()],
         env: BTreeMap::from([("HOME".to_owned(), "/mine".to_owned())]),
         user: user.map(str::to_owned),
         cwd: Some("work".to_owned()),
         cpu_limit_milli: Some(700),
-        pids_limit: None,
         kill_grace: Duration::from_secs(1),
-        labels: BTreeMap::new(),
-        shared_namespaces: SharedNamespaces::default(),
+        ..TaskSpec::new(
+            TaskId::new("t").unwrap(),
+            Resources { cpus_milli: 500, mem_mib: 64, ..Resources::default() },
+            vec!["sleep".to_owned(), "60".to_owned()],
+        )
     };
     let framework_id = FrameworkId::new("run").unwrap();
     Assignment { framework_id, spec: Arc::new(spec), kill: None, recorded_sequence: 0 }

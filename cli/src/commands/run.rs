@@ -68,7 +68,7 @@ fn spec(run: Run) -> TaskSpec {
         pids_limit: run.pids_limit,
         kill_grace_ms: run.kill_grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
         labels: run.label.into_iter().collect(),
-        shared_namespaces: None,
+        ..TaskSpec::default()
     }
 }
 

@@ -13,7 +13,7 @@ use proto::{operator::v1 as wire, types::v1 as types};
 use crate::leader::messages::OfferView;
 use codec::{
     Invalid, Within as _, grace, id, ids, millis, optional_id, required, task_spec_named, text_of,
-    to_amounts, to_attributes, to_resources, to_task_spec, to_task_state, to_task_status, to_usage,
+    to_amounts, to_attributes, to_resources, to_shown_task_spec, to_task_state, to_task_status, to_usage,
 };
 
 /// Tasks on a page where the call doesn't say, and at most.
@@ -206,7 +206,7 @@ pub fn to_task_view(task: &Task) -> wire::TaskView {
         changed_at: _in_the_status,
     } = task;
     wire::TaskView {
-        spec: Some(to_task_spec(spec)),
+        spec: Some(to_shown_task_spec(spec)),
         framework_id: framework.to_string(),
         agent_id: text_of(agent.as_ref()),
         state: to_task_state(*state).into(),
@@ -220,7 +220,7 @@ pub fn to_task_view(task: &Task) -> wire::TaskView {
 pub fn to_waiting_view(waiting: &Waiting, because: Vec<String>) -> wire::TaskView {
     let Waiting { spec, submitted_at } = waiting;
     wire::TaskView {
-        spec: Some(to_task_spec(spec)),
+        spec: Some(to_shown_task_spec(spec)),
         framework_id: cluster::RUN_FRAMEWORK.to_owned(),
         agent_id: String::new(),
         state: types::TaskState::Waiting.into(),

@@ -8,8 +8,8 @@ use std::{
 
 use cluster::{AgentFacts, Answer, ClusterState, Entry, FrameworkInfo};
 use model::{
-    AgentId, ClusterId, KILL_GRACE_DEFAULT, OfferId, Reason, Refusal, RefusalCode, RequestId, Resources,
-    RoleName, SharedNamespaces, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
+    AgentId, ClusterId, OfferId, Reason, Refusal, RefusalCode, RequestId, Resources, RoleName, TaskId,
+    TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -189,18 +189,12 @@ fn caller(subscription: &Subscription) -> Caller {
 
 fn task(id: &str) -> TaskSpec {
     TaskSpec {
-        task_id: TaskId::new(id).unwrap(),
         name: id.to_owned(),
-        resources: Resources { cpus_milli: 1000, mem_mib: 64, ..Resources::default() },
-        command: vec!["true".to_owned()],
-        env: Default::default(),
-        user: None,
-        cwd: None,
-        cpu_limit_milli: None,
-        pids_limit: None,
-        kill_grace: KILL_GRACE_DEFAULT,
-        labels: Default::default(),
-        shared_namespaces: SharedNamespaces::default(),
+        ..TaskSpec::new(
+            TaskId::new(id).unwrap(),
+            Resources { cpus_milli: 1000, mem_mib: 64, ..Resources::default() },
+            vec!["true".to_owned()],
+        )
     }
 }
 
@@ -227,6 +221,7 @@ async fn a_task_goes_from_offer_to_its_end() {
         sequence: 1,
         is_released: true,
         usage: None,
+        health: None,
     };
     world.handle.agent_said(agent.session, FromAgent::Updates(vec![status])).await.unwrap();
     assert!(matches!(next(&mut agent.messages).await, Some(ToAgent::Acknowledge(_))));

@@ -7,7 +7,7 @@ use model::{
     TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 
-use crate::figures;
+use crate::kept;
 
 /// One entry of the log: a command, and the time that its proposer saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,12 +102,11 @@ impl Command {
             | Self::AcknowledgeEvents { .. }
             | Self::RegisterAgent { .. }
             | Self::MarkAgentUnreachable { .. }
-            | Self::Launch { .. }
             | Self::Kill { .. }
-            | Self::SubmitRun { .. }
             | Self::SetRole { .. }
             | Self::Prune { .. } => 1,
-            Self::RecordStatuses { statuses, .. } => figures::version_needed(statuses),
+            Self::RecordStatuses { statuses, .. } => kept::statuses_since(statuses),
+            Self::Launch { tasks, .. } | Self::SubmitRun { tasks, .. } => kept::specs_since(tasks),
         }
     }
 }

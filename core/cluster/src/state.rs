@@ -17,7 +17,7 @@ use crate::{
 /// The newest cluster version that this build understands; a log or snapshot above it must be refused.
 ///
 /// - 1: what the first release had.
-/// - 2: statuses hold [more figures](crate::figures).
+/// - 2: statuses hold [more figures, reasons and health](crate::kept); specs ask for more than plain ones.
 pub const VERSION_SUPPORTED: u32 = 2;
 /// Id and name of the built-in framework that owns one-off tasks.
 pub const RUN_FRAMEWORK: &str = "run";
@@ -150,6 +150,7 @@ impl Task {
             sequence: 0,
             is_released: false,
             usage: None,
+            health: None,
         });
         TaskStatus { is_released: self.is_released, ..status }
     }

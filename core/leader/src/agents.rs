@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster::{Answer, ClusterState, Command, Task, figures};
+use cluster::{Answer, ClusterState, Command, Task, kept::kept};
 use model::{AgentId, Duration, KillOrder, Refusal, RefusalCode, TaskId, TaskStatus, Timestamp, limits};
 
 use crate::{
@@ -340,10 +340,8 @@ impl Leader {
                 continue;
             }
             let count = entry.inbox.len().min(limits::STATUSES_PER_ENTRY_MAX);
-            let mut statuses: Vec<_> = entry.inbox.drain(..count).collect();
-            for status in &mut statuses {
-                status.usage = status.usage.take().map(|usage| figures::kept(&usage, state.version()));
-            }
+            let statuses: Vec<_> =
+                entry.inbox.drain(..count).map(|status| kept(status, state.version())).collect();
             if entry.inbox.is_empty() {
                 self.sessions.full.remove(&session);
             }

@@ -861,5 +861,6 @@ fn unknown_task(framework: &FrameworkId, id: &TaskId, now: Timestamp) -> TaskSta
         sequence: 0,
         is_released: true,
         usage: None,
+        health: None,
     }
 }

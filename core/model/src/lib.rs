@@ -10,6 +10,7 @@ mod ids;
 pub mod limits;
 mod refusal;
 mod resources;
+mod spec;
 mod task;
 mod time;
 mod usage;
@@ -23,8 +24,10 @@ pub use ids::{
 };
 pub use refusal::{Refusal, RefusalCode};
 pub use resources::{MilliCpus, PortRange, PortRanges, Resources, ResourcesError};
-pub use task::{
-    Exit, KILL_GRACE_DEFAULT, KillOrder, Reason, SharedNamespaces, SpecError, TaskSpec, TaskState, TaskStatus,
+pub use spec::{
+    Device, Fetch, HealthCheck, IoLimits, KILL_GRACE_DEFAULT, Mount, Probe, Rlimit, RlimitKind, Secret,
+    SecretValue, Sha256, SharedNamespaces, SpecError, StopSignal, TaskSpec,
 };
+pub use task::{Exit, Health, KillOrder, Reason, TaskState, TaskStatus};
 pub use time::{Duration, Timestamp};
 pub use usage::{Figure, Histogram, Kind, Usage};

@@ -59,6 +59,29 @@ pub const TASK_MEM_MIB_MIN: u64 = 4;
 /// A day is long enough to end well.
 pub const KILL_GRACE_MS_MAX: u64 = 24 * 3600 * 1000;
 
+/// Supplementary groups of one task; the kernel takes 65 536, nobody needs them.
+pub const GROUPS_MAX: usize = 64;
+/// Linux knows 41 capabilities.
+pub const CAPABILITIES_MAX: usize = 64;
+/// Linux takes at most 8192 cores (CONFIG_NR_CPUS).
+pub const CORE_NUMBER_MAX: u32 = 8191;
+/// The most likely to be ended for memory (proc(5), oom_score_adj).
+pub const OOM_SCORE_ADJUST_MAX: u16 = 1000;
+/// As blkio.weight of cgroup v1; v2's reaches 10 000, and is scaled.
+pub const IO_WEIGHT_MAX: u16 = 1000;
+/// Devices, and mounts, of one task.
+pub const DEVICES_MAX: usize = 64;
+pub const MOUNTS_MAX: usize = 64;
+/// Secrets of one task, and their bytes together: keys and certificates, which travel in the log.
+pub const SECRETS_MAX: usize = 32;
+pub const SECRET_BYTES_MAX: u64 = 128 * 1024;
+/// Files that one task has fetched.
+pub const FETCHES_MAX: usize = 64;
+/// More often than this, the questions cost more than the answers tell.
+pub const PROBE_INTERVAL_MS_MIN: u64 = 100;
+/// Failures or successes in a row.
+pub const PROBES_IN_A_ROW_MAX: u64 = 1000;
+
 /// Tasks that one agent may have unreleased: process ids, cgroups and map rows are sized by it.
 pub const TASKS_PER_AGENT_MAX: usize = 8192;
 /// Tasks in one Accept.

@@ -1,168 +1,6 @@
-//! Tasks: what a user wants to run, and what has become of it.
+//! What has become of a task.
 
-use std::collections::BTreeMap;
-
-use crate::{AgentId, Duration, FrameworkId, Resources, ResourcesError, TaskId, Timestamp, Usage, limits};
-
-/// What a user wants to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskSpec {
-    pub task_id: TaskId,
-    /// For people; need not be unique.
-    pub name: String,
-    /// Taken from the offer and counted against the role.
-    pub resources: Resources,
-    /// The program and its arguments.
-    pub command: Vec<String>,
-    pub env: BTreeMap<String, String>,
-    /// Name or number; absent: the agent's default user.
-    pub user: Option<String>,
-    /// Absolute, or relative to the sandbox; absent: the sandbox.
-    pub cwd: Option<String>,
-    /// Hard limit in thousandths of a core; absent: the request itself.
-    pub cpu_limit_milli: Option<u64>,
-    /// Most processes and threads; absent: the agent's default.
-    pub pids_limit: Option<u32>,
-    /// How long SIGTERM may take.
-    pub kill_grace: Duration,
-    pub labels: BTreeMap<String, String>,
-    pub shared_namespaces: SharedNamespaces,
-}
-
-/// Namespaces that a task shares with its host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SharedNamespaces {
-    pub pid: bool,
-    pub ipc: bool,
-}
-
-/// Kill grace where the spec names none: long enough to end well, short enough to wait for.
-pub const KILL_GRACE_DEFAULT: Duration = Duration::from_secs(10);
-
-/// Why a spec can't be run anywhere.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpecError {
-    #[error("{what} has {size} bytes; at most {max} are allowed")]
-    TooLong { what: &'static str, size: usize, max: usize },
-    #[error("{count} {what} are more than the {max} that are allowed")]
-    TooMany { what: &'static str, count: usize, max: usize },
-    #[error("the command is empty; name a program to run")]
-    NoCommand,
-    #[error("{what} holds a NUL byte, which no Linux program can be given")]
-    Nul { what: &'static str },
-    #[error("`{name}` can't name an environment variable: it is empty or holds `=`")]
-    VariableName { name: String },
-    #[error("a task needs at least 0.01 cpus; {milli} thousandths were asked for")]
-    CpusTooFew { milli: u64 },
-    #[error("a task needs at least {min} MiB of memory; {mib} were asked for", min = limits::TASK_MEM_MIB_MIN)]
-    MemTooLittle { mib: u64 },
-    #[error("the cpu limit of {limit} thousandths is below the {request} that are asked for")]
-    CpuLimitBelowRequest { limit: u64, request: u64 },
-    #[error("a pids limit must be from 1 to {max}; {limit} was asked for", max = limits::PIDS_MAX)]
-    PidsLimit { limit: u32 },
-    #[error("a kill grace of {ms} ms is longer than a day")]
-    KillGrace { ms: u128 },
-    #[error("resources can't be met")]
-    Resources(#[source] ResourcesError),
-}
-
-impl TaskSpec {
-    /// Checks every bound; what passes can be launched by any agent that has the resources.
-    pub fn check(&self) -> Result<(), SpecError> {
-        check_size("the name", self.name.len(), limits::DISPLAY_NAME_BYTES_MAX)?;
-        self.resources.check().map_err(SpecError::Resources)?;
-        if self.resources.cpus_milli < limits::CPU_LIMIT_MILLI_MIN {
-            return Err(SpecError::CpusTooFew { milli: self.resources.cpus_milli });
-        }
-        if self.resources.mem_mib < limits::TASK_MEM_MIB_MIN {
-            return Err(SpecError::MemTooLittle { mib: self.resources.mem_mib });
-        }
-        self.check_command()?;
-        self.check_env()?;
-        for (what, text) in [("the user", &self.user), ("the working directory", &self.cwd)] {
-            let Some(text) = text else { continue };
-            check_size(what, text.len(), limits::PATH_BYTES_MAX)?;
-            check_nul(what, text)?;
-        }
-        if let Some(limit) = self.cpu_limit_milli
-            && limit < self.resources.cpus_milli
-        {
-            return Err(SpecError::CpuLimitBelowRequest { limit, request: self.resources.cpus_milli });
-        }
-        if let Some(limit) = self.cpu_limit_milli
-            && limit > limits::CPUS_MILLI_MAX
-        {
-            let max = limits::CPUS_MILLI_MAX;
-            let error =
-                ResourcesError::TooMuch { what: "cpu limit (in thousandths)".to_owned(), value: limit, max };
-            return Err(SpecError::Resources(error));
-        }
-        if let Some(limit) = self.pids_limit
-            && (limit == 0 || limit > limits::PIDS_MAX)
-        {
-            return Err(SpecError::PidsLimit { limit });
-        }
-        if self.kill_grace.as_millis() > limits::KILL_GRACE_MS_MAX.into() {
-            return Err(SpecError::KillGrace { ms: self.kill_grace.as_millis() });
-        }
-        check_count("labels", self.labels.len(), limits::ATTRIBUTES_MAX)?;
-        for (name, value) in &self.labels {
-            check_size("a label's name", name.len(), limits::NAME_BYTES_MAX)?;
-            check_size("a label's value", value.len(), limits::VALUE_BYTES_MAX)?;
-        }
-        Ok(())
-    }
-
-    /// The hard limit on CPU, in thousandths of a core.
-    pub fn cpu_limit(&self) -> u64 {
-        self.cpu_limit_milli.unwrap_or(self.resources.cpus_milli)
-    }
-
-    fn check_command(&self) -> Result<(), SpecError> {
-        if self.command.first().is_none_or(String::is_empty) {
-            return Err(SpecError::NoCommand);
-        }
-        check_count("arguments", self.command.len(), limits::ARGUMENTS_MAX)?;
-        let size = self.command.iter().map(|argument| argument.len() + 1).sum();
-        check_size("the command", size, limits::ARGUMENT_BYTES_MAX)?;
-        self.command.iter().try_for_each(|argument| check_nul("the command", argument))
-    }
-
-    fn check_env(&self) -> Result<(), SpecError> {
-        check_count("environment variables", self.env.len(), limits::ARGUMENTS_MAX)?;
-        let size = self.env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
-        check_size("the environment", size, limits::ARGUMENT_BYTES_MAX)?;
-        for (name, value) in &self.env {
-            if name.is_empty() || name.contains('=') {
-                return Err(SpecError::VariableName { name: name.escape_debug().to_string() });
-            }
-            check_nul("the environment", name)?;
-            check_nul("the environment", value)?;
-        }
-        Ok(())
-    }
-}
-
-fn check_size(what: &'static str, size: usize, max: usize) -> Result<(), SpecError> {
-    if size > max {
-        return Err(SpecError::TooLong { what, size, max });
-    }
-    Ok(())
-}
-
-fn check_count(what: &'static str, count: usize, max: usize) -> Result<(), SpecError> {
-    if count > max {
-        return Err(SpecError::TooMany { what, count, max });
-    }
-    Ok(())
-}
-
-fn check_nul(what: &'static str, text: &str) -> Result<(), SpecError> {
-    if text.contains('\0') {
-        return Err(SpecError::Nul { what });
-    }
-    Ok(())
-}
+use crate::{AgentId, Duration, FrameworkId, TaskId, Timestamp, Usage};
 
 /// The life of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -267,6 +105,67 @@ pub enum Reason {
     FrameworkTornDown,
     Reconciliation,
     TaskUnknown,
+    /// It ran longer than its spec allows.
+    RunTimeLimit,
+    /// Its files outgrew its disk.
+    DiskLimit,
+    /// Its health check failed too often.
+    Unhealthy,
+    /// A file that it needs could not be had.
+    FetchFailed,
+    /// The agent can't or may not do what the spec asks for.
+    SpecRefused,
+    /// It listened on a port that it has not declared.
+    PortNotDeclared,
+}
+
+impl Reason {
+    pub const ALL: &[Self] = &[
+        Self::None,
+        Self::CommandExited,
+        Self::CommandSignaled,
+        Self::KillRequested,
+        Self::MemoryLimit,
+        Self::CommandNotExecutable,
+        Self::UserRefused,
+        Self::LaunchFailed,
+        Self::ExitStatusUnknown,
+        Self::AgentRebooted,
+        Self::AgentUnreachable,
+        Self::AgentGone,
+        Self::AgentLostTask,
+        Self::FrameworkTornDown,
+        Self::Reconciliation,
+        Self::TaskUnknown,
+        Self::RunTimeLimit,
+        Self::DiskLimit,
+        Self::Unhealthy,
+        Self::FetchFailed,
+        Self::SpecRefused,
+        Self::PortNotDeclared,
+    ];
+}
+
+/// What the health check of a task says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Health {
+    /// It was checked, and neither threshold is reached yet.
+    Unknown,
+    Healthy,
+    Unhealthy,
+}
+
+impl Health {
+    pub const ALL: &[Self] = &[Self::Unknown, Self::Healthy, Self::Unhealthy];
+
+    /// As people and JSON see it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
 }
 
 /// How a process ended.
@@ -304,6 +203,8 @@ pub struct TaskStatus {
     pub is_released: bool,
     /// Figures of that moment.
     pub usage: Option<Usage>,
+    /// Absent: the task has no health check, or isn't running.
+    pub health: Option<Health>,
 }
 
 #[cfg(test)]

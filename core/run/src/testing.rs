@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{KILL_GRACE_DEFAULT, Resources, SharedNamespaces, TaskId, TaskSpec};
+use model::{Resources, TaskId, TaskSpec};
 
 /// Reads `cpus=1.5 mem=64 gpus=1`.
 pub fn resources(words: &[&str]) -> Resources {
@@ -21,17 +21,7 @@ pub fn resources(words: &[&str]) -> Resources {
 
 pub fn task(id: &str, resources: Resources) -> Arc<TaskSpec> {
     Arc::new(TaskSpec {
-        task_id: TaskId::new(id).unwrap(),
         name: id.to_owned(),
-        resources,
-        command: vec!["true".to_owned()],
-        env: Default::default(),
-        user: None,
-        cwd: None,
-        cpu_limit_milli: None,
-        pids_limit: None,
-        kill_grace: KILL_GRACE_DEFAULT,
-        labels: Default::default(),
-        shared_namespaces: SharedNamespaces::default(),
+        ..TaskSpec::new(TaskId::new(id).unwrap(), resources, vec!["true".to_owned()])
     })
 }

@@ -670,6 +670,7 @@ fn push_status(
         sequence: row.sequence,
         is_released,
         usage,
+        health: None,
     };
     row.statuses.push(status.clone());
     row.trim_statuses();
@@ -685,9 +686,11 @@ fn cut(mut message: String) -> String {
     message
 }
 
-/// What an ended task still needs of its spec: up to 256 KiB of arguments and environment are not among it.
+/// What an ended task still needs of its spec: its secrets, and up to 256 KiB of arguments and environment,
+/// are not among it.
 fn slim(spec: &TaskSpec) -> Arc<TaskSpec> {
-    Arc::new(TaskSpec { command: Vec::new(), env: BTreeMap::new(), labels: BTreeMap::new(), ..spec.clone() })
+    let name = spec.name.clone();
+    Arc::new(TaskSpec { name, ..TaskSpec::new(spec.task_id.clone(), spec.resources.clone(), Vec::new()) })
 }
 
 /// The kernel's figures of the moment of an OOM kill replace those read after the exit.

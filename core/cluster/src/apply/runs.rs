@@ -102,6 +102,7 @@ impl Step<'_> {
             sequence: 1,
             is_released: true,
             usage: None,
+            health: None,
         };
         self.insert_task(Task {
             spec: waiting.spec,

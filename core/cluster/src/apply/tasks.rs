@@ -333,6 +333,7 @@ impl Step<'_> {
             sequence: 0,
             is_released: news.is_released,
             usage: None,
+            health: None,
         });
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use model::{
     AgentId, ClusterId, Cursor, Duration, FrameworkEvent, FrameworkId, PortRange, PortRanges, Reason,
-    RequestId, Resources, RoleName, SharedNamespaces, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
+    RequestId, Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -144,18 +144,8 @@ fn spec(draft: &Draft) -> Arc<TaskSpec> {
         ..Resources::default()
     };
     Arc::new(TaskSpec {
-        task_id: task_id(draft.task),
         name: "law".to_owned(),
-        resources,
-        command: vec!["true".to_owned()],
-        env: BTreeMap::new(),
-        user: None,
-        cwd: None,
-        cpu_limit_milli: None,
-        pids_limit: None,
-        kill_grace: Duration::from_secs(10),
-        labels: BTreeMap::new(),
-        shared_namespaces: SharedNamespaces::default(),
+        ..TaskSpec::new(task_id(draft.task), resources, vec!["true".to_owned()])
     })
 }
 
@@ -260,6 +250,7 @@ fn command(state: &ClusterState, op: &Op) -> Command {
                     is_released: report.is_released,
                     usage: None,
                     task_id: id,
+                    health: None,
                 }
             };
             Command::RecordStatuses {

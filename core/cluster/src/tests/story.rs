@@ -5,8 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 use expect_test::{Expect, expect};
 use model::{
     AgentId, ClusterId, Cursor, Duration, Exit, FrameworkEvent, FrameworkId, PortRange, PortRanges, Reason,
-    RequestId, Resources, RoleName, SharedNamespaces, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
-    limits,
+    RequestId, Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, limits,
 };
 
 use crate::*;
@@ -84,18 +83,8 @@ fn spec(text: &str) -> Arc<TaskSpec> {
     let resources =
         Resources { cpus_milli: cpus.parse::<u64>().unwrap() * 1000, mem_mib: 64, ..Resources::default() };
     Arc::new(TaskSpec {
-        task_id: TaskId::new(id).unwrap(),
         name: id.to_owned(),
-        resources,
-        command: vec!["true".to_owned()],
-        env: BTreeMap::new(),
-        user: None,
-        cwd: None,
-        cpu_limit_milli: None,
-        pids_limit: None,
-        kill_grace: Duration::from_secs(10),
-        labels: BTreeMap::new(),
-        shared_namespaces: SharedNamespaces::default(),
+        ..TaskSpec::new(TaskId::new(id).unwrap(), resources, vec!["true".to_owned()])
     })
 }
 
@@ -166,6 +155,7 @@ fn command(state: &ClusterState, line: &Line<'_>) -> Command {
                 sequence: line.number("sequence", 1),
                 is_released: line.things.contains(&"released"),
                 usage: None,
+                health: None,
             }],
         },
         "run" => Command::SubmitRun { request, tasks: line.specs(0) },

@@ -195,6 +195,7 @@ impl AgentTask {
             sequence: self.sequence,
             is_released: self.is_released,
             usage: None,
+            health: None,
         }
     }
 }

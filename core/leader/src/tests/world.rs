@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use cluster::{AgentFacts, ClusterState, Entry, FrameworkInfo, KnownTask};
 use model::{
-    AgentId, ClusterId, Cursor, Duration, FrameworkEvent, FrameworkId, KILL_GRACE_DEFAULT, OfferId, Reason,
-    Refusal, Resources, RoleName, SharedNamespaces, SubscriptionId, TaskId, TaskSpec, TaskState, TaskStatus,
-    Timestamp,
+    AgentId, ClusterId, Cursor, Duration, FrameworkEvent, FrameworkId, OfferId, Reason, Refusal, Resources,
+    RoleName, SubscriptionId, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 
 use crate::{
@@ -282,6 +281,7 @@ impl World {
             sequence: parts[2].parse().unwrap(),
             is_released: parts.get(3) == Some(&"released"),
             usage: None,
+            health: None,
         }
     }
 
@@ -563,18 +563,8 @@ pub fn task(text: &str) -> TaskSpec {
 
 pub fn spec(id: &str, resources: Resources) -> TaskSpec {
     TaskSpec {
-        task_id: TaskId::new(id).unwrap(),
         name: id.to_owned(),
-        resources,
-        command: vec!["true".to_owned()],
-        env: Default::default(),
-        user: None,
-        cwd: None,
-        cpu_limit_milli: None,
-        pids_limit: None,
-        kill_grace: KILL_GRACE_DEFAULT,
-        labels: Default::default(),
-        shared_namespaces: SharedNamespaces::default(),
+        ..TaskSpec::new(TaskId::new(id).unwrap(), resources, vec!["true".to_owned()])
     }
 }
 

@@ -6,9 +6,9 @@ mod stories;
 mod story;
 mod world;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use model::{AgentId, Duration, FrameworkId, Resources, SharedNamespaces, TaskId, TaskSpec};
+use model::{AgentId, FrameworkId, Resources, TaskId, TaskSpec};
 
 use crate::Assignment;
 
@@ -22,18 +22,12 @@ fn task(name: &str) -> TaskId {
 
 fn assignment(name: &str) -> Assignment {
     let spec = TaskSpec {
-        task_id: task(name),
         name: name.to_owned(),
-        resources: Resources { cpus_milli: 500, mem_mib: 64, ..Resources::default() },
-        command: vec!["sleep".to_owned(), "60".to_owned()],
-        env: BTreeMap::new(),
-        user: None,
-        cwd: None,
-        cpu_limit_milli: None,
-        pids_limit: None,
-        kill_grace: Duration::from_secs(10),
-        labels: BTreeMap::new(),
-        shared_namespaces: SharedNamespaces::default(),
+        ..TaskSpec::new(
+            task(name),
+            Resources { cpus_milli: 500, mem_mib: 64, ..Resources::default() },
+            vec!["sleep".to_owned(), "60".to_owned()],
+        )
     };
     Assignment {
         framework_id: FrameworkId::new("run").unwrap(),
