@@ -8,6 +8,7 @@ pub mod lanes;
 mod launch;
 mod offered;
 mod recorder;
+mod remove;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -536,11 +537,8 @@ fn is_worth_trimming(data: &fs::Metadata, settings: &Settings) -> bool {
 }
 
 fn remove_tree(path: &Path) -> Result<(), ExecuteError> {
-    match fs::remove_dir_all(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(ExecuteError::RemoveDirectory { path: path.to_owned(), source }),
-    }
+    remove::remove_tree(path)
+        .map_err(|source| ExecuteError::RemoveDirectory { path: path.to_owned(), source })
 }
 
 fn name(attempt: &str) -> Result<CgroupName, ExecuteError> {
