@@ -292,7 +292,7 @@ impl Daemon {
             "took up what an earlier agent left"
         );
 
-        let total = host::resources(config);
+        let total = host::resources(config, &kernel.abilities().huge_pages);
         total.check().map_err(StartError::Resources)?;
         let mut limitations = kernel.limitations();
         limitations.extend(program_limitations(programs.as_deref()));
@@ -628,10 +628,15 @@ fn make_directory(path: &Path) -> Result<(), StartError> {
 fn settings(config: &Config) -> Settings {
     Settings {
         default_user: config.default_user.clone(),
-        users: UserPolicy { is_root_allowed: config.allow_root_tasks, allowed: config.allowed_users.clone() },
+        users: UserPolicy {
+            is_root_allowed: config.allow_root_tasks,
+            allowed: config.allowed_users.clone(),
+            groups: config.allow_groups.clone(),
+        },
         pids_limit: config.pids_limit,
         hidden: hidden(config),
         output_bytes_max: config.output_limit.0,
+        memory_mib: host::memory_mib(),
     }
 }
 

@@ -29,7 +29,7 @@ pub fn examine(config: &Config) -> (String, bool) {
         line("    lost: everything; the agent needs root for cgroups, mounts and users");
         return (report, false);
     }
-    line(&format!("yes resources: {}", host::resources(config)));
+    line(&format!("yes resources: {}", host::resources(config, &Default::default())));
     let is_made = std::fs::create_dir_all(&scratch).is_ok();
     let mut can_run = true;
     let kernel_config = KernelConfig {

@@ -145,9 +145,9 @@ fn a_task_is_who_it_was_asked_to_be() {
 fn an_unknown_user_or_root_gets_no_identity() {
     let Some(host) = host("users") else { return };
     let policy = UserPolicy::default();
-    assert!(host.kernel.resolve_user("no-such-user-here", &policy).is_err());
-    assert!(host.kernel.resolve_user("root", &policy).is_err());
-    assert_eq!(host.kernel.resolve_user("nobody", &policy).unwrap().uid, UID);
+    assert!(host.kernel.resolve_user("no-such-user-here", &[], &policy).is_err());
+    assert!(host.kernel.resolve_user("root", &[], &policy).is_err());
+    assert_eq!(host.kernel.resolve_user("nobody", &[], &policy).unwrap().uid, UID);
 }
 
 #[test]

@@ -8,19 +8,18 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use agent::sys::cgroup::Controller;
-use agent::sys::{CgroupName, Ending, Layout, Limits, Sys};
+use agent::sys::{CgroupName, Ending, HugePageSize, LaunchStep, Layout, Limits, ReleaseError, Sys};
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
-use model::Exit;
+use model::{Exit, IoLimits, Rlimit, RlimitKind};
 use support_sys::{Host, LIMITS, PATIENCE, host, stdout, until};
 
 #[test]
 fn limits_are_what_another_reader_finds() {
     let Some(host) = host("reader") else { return };
     let name = CgroupName::new("a").unwrap();
-    let limits =
-        Limits { cpu_quota_milli: 1500, cpu_weight_milli: 250, memory_bytes: 96 << 20, pids_max: 17 };
+    let limits = Limits::new(1500, 250, 96 << 20, 17);
     host.kernel.create_cgroup(&name, &limits).unwrap();
 
     let path = Path::new(&host.parent).join(name.as_str());
@@ -230,4 +229,148 @@ fn a_second_agent_life_finds_the_first_ones_groups() {
     assert!(!second.kernel.is_cgroup_empty(&request.cgroup).unwrap());
     host.remove(&request);
     second.forget();
+}
+
+#[test]
+fn what_is_above_the_request_goes_first() {
+    let Some(host) = host("burst") else { return };
+    let limits = Limits { memory_kept_bytes: Some(16 << 20), ..LIMITS };
+    // More than the request, less than the limit.
+    let script = "cat /proc/self/oom_score_adj; x=$(head -c 30000000 /dev/zero | tr '\\0' x); echo ${#x}";
+    let mut request = host.request("a", &["sh", "-c", script], &limits);
+    request.extras.oom_score_adjust = Some(777);
+    let file = match &host.kernel.cgroups().hierarchies().memory {
+        Some(Controller::V1(root)) => root.join(&host.parent).join("a/memory.soft_limit_in_bytes"),
+        Some(Controller::V2) | None => {
+            host.kernel.cgroups().hierarchies().v2.join(&host.parent).join("a/memory.low")
+        }
+    };
+    assert_eq!(std::fs::read_to_string(file).unwrap().trim(), (16 << 20).to_string());
+    let (exit, out, err) = host.run(&request);
+    assert_eq!((exit, out.as_str()), (Exit::Code(0), "777\n30000000\n"), "{err}");
+    assert_eq!(host.run(&host.script("b", "cat /proc/self/oom_score_adj")).1, "200\n");
+}
+
+#[test]
+fn a_task_runs_on_its_cores_alone() {
+    let Some(host) = host("cores") else { return };
+    let Some(cores) = host.kernel.abilities().cores else {
+        println!("skipped: this host has no cpuset controller");
+        return;
+    };
+    let last = *cores.last().unwrap();
+    let limits = Limits { cores: [last].into(), ..LIMITS };
+    // Nobody moves it back: the group decides, not the process.
+    let script = "grep Cpus_allowed_list /proc/self/status; nproc; taskset -pc 0-4095 $$ >/dev/null; \
+        grep Cpus_allowed_list /proc/self/status";
+    let (_, out, err) = host.run(&host.request("a", &["sh", "-c", script], &limits));
+    let line = format!("Cpus_allowed_list:\t{last}\n");
+    assert_eq!(out, format!("{line}1\n{line}"), "{err}");
+
+    let name = CgroupName::new("b").unwrap();
+    let absent = Limits { cores: [8191].into(), ..LIMITS };
+    let error = host.kernel.create_cgroup(&name, &absent).unwrap_err().to_string();
+    assert!(error.contains("cpuset.cpus") && error.contains("8191"), "{error}");
+    assert!(host.kernel.list_cgroups().unwrap().is_empty());
+
+    // And one that asked for none has them all.
+    let (_, out, _) = host.run(&host.script("c", "nproc"));
+    assert_eq!(out.trim().parse::<usize>().unwrap(), cores.len());
+}
+
+#[test]
+fn writing_is_as_slow_as_it_was_asked_to_be() {
+    let Some(host) = host("io") else { return };
+    if !host.kernel.abilities().can_throttle_io {
+        println!("skipped: this host has no io controller");
+        return;
+    }
+    let io = IoLimits { write_bytes_per_second: Some(1 << 20), ..IoLimits::default() };
+    let script = "dd if=/dev/zero of=there bs=64k count=32 oflag=direct 2>&1";
+    let request = host.request("a", &["sh", "-c", script], &Limits { io, ..LIMITS });
+    let device = std::os::unix::fs::MetadataExt::dev(&request.sandbox.metadata().unwrap());
+    let number = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    if !Path::new("/sys/dev/block").join(&number).exists() {
+        println!("skipped: {} is not on a disk", request.sandbox.display());
+        host.remove(&request);
+        return;
+    }
+    let began = Instant::now();
+    let (exit, out, _) = host.run(&request);
+    let took = began.elapsed();
+    assert_eq!(exit, Exit::Code(0), "{out}");
+    // Two MiB at one in a second; the kernel lets a slice of 100 ms go ahead.
+    assert!(took > Duration::from_millis(1500), "{took:?} for 2 MiB; {out}");
+    println!("2 MiB at 1 MiB/s: {took:?}");
+}
+
+#[test]
+fn a_weight_needs_a_disk_that_knows_weights() {
+    let Some(host) = host("weight") else { return };
+    let name = CgroupName::new("a").unwrap();
+    let io = IoLimits { weight: Some(300), ..IoLimits::default() };
+    if !host.kernel.abilities().can_throttle_io {
+        println!("skipped: this host has no io controller");
+        return;
+    }
+    let hierarchies = host.kernel.cgroups().hierarchies();
+    match host.kernel.create_cgroup(&name, &Limits { io, ..LIMITS }) {
+        Ok(_) => {
+            let file = match &hierarchies.io {
+                Some(Controller::V1(root)) => root.join(&host.parent).join("a/blkio.bfq.weight"),
+                Some(Controller::V2) | None => hierarchies.v2.join(&host.parent).join("a/io.bfq.weight"),
+            };
+            let text = std::fs::read_to_string(file).unwrap();
+            assert!(text.split_whitespace().any(|word| word == "300"), "{text}");
+            host.kernel.remove_cgroup(&name).unwrap();
+        }
+        // A kernel without BFQ.
+        Err(error) => assert!(error.to_string().contains("bfq.weight"), "{error}"),
+    }
+}
+
+#[test]
+fn huge_pages_are_those_that_were_asked_for() {
+    let Some(host) = host("huge") else { return };
+    let size = HugePageSize::of_kib(2048);
+    if !host.kernel.abilities().huge_pages.contains_key(&size) {
+        println!("skipped: this host has set no huge pages of 2 MiB aside, or can't hold tasks to them");
+        return;
+    }
+    if cfg!(not(target_arch = "x86_64")) {
+        println!("skipped: the script knows the system calls of x86-64 only");
+        return;
+    }
+    // mmap(.., MAP_PRIVATE|MAP_ANONYMOUS|MAP_HUGETLB), and a byte of /dev/zero into it.
+    let script = "open(Z, '</dev/zero'); my $p = syscall(9, 0, 2 << 20, 3, 0x40022, -1, 0); \
+        print $p == -1 ? 'none' : syscall(0, fileno(Z), $p, 1) == 1 ? 'had' : 'refused'";
+    let with = Limits { huge_pages: [(size, 2 << 20)].into(), ..LIMITS };
+    assert_eq!(host.run(&host.request("a", &["perl", "-e", script], &with)).1, "had");
+    assert_eq!(host.run(&host.request("b", &["perl", "-e", script], &LIMITS)).1, "refused");
+}
+
+#[test]
+fn limits_of_the_process_are_those_that_were_asked_for() {
+    let Some(host) = host("rlimits") else { return };
+    let script = "ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Hf; ulimit -Ss";
+    let mut request = host.script("a", script);
+    let limit = |soft, hard| Rlimit { soft, hard };
+    request.extras.rlimits = [
+        (RlimitKind::OpenFiles, limit(Some(99), Some(100))),
+        (RlimitKind::Core, limit(None, None)),
+        (RlimitKind::FileSize, limit(Some(4096), Some(8192))),
+        (RlimitKind::Stack, limit(Some(1 << 20), None)),
+    ]
+    .into();
+    // dash counts files in blocks of 512, and stacks in KiB.
+    assert_eq!(host.run(&request).1, "99\n100\nunlimited\n16\n1024\n");
+
+    let (_, out, _) = host.run(&host.script("b", "ulimit -Sn; ulimit -Sc"));
+    assert_eq!(out, "1024\n0\n", "the agent's own limit is not the task's");
+
+    let mut request = host.script("c", "true");
+    request.extras.rlimits = [(RlimitKind::OpenFiles, limit(None, None))].into();
+    let error = host.start_fails(&request);
+    assert!(matches!(error, ReleaseError::Step { step: LaunchStep::Limits, .. }), "{error:?}");
+    host.remove(&request);
 }

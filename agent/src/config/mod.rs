@@ -47,6 +47,8 @@ pub struct Config {
     /// `None`: every user but root.
     pub allowed_users: Option<Vec<String>>,
     pub allow_root_tasks: bool,
+    /// Beyond those of a task's user.
+    pub allow_groups: Vec<String>,
     pub hidden_paths: Vec<PathBuf>,
     pub pids_limit: u32,
     pub output_limit: Bytes,
@@ -83,6 +85,8 @@ impl Default for Config {
             allowed_users: None,
             // A task of root can do much to its host; that must be somebody's decision.
             allow_root_tasks: false,
+            // A group may give rights over the host, as `docker` and `disk` do.
+            allow_groups: Vec::new(),
             // Where coordinators and agents keep what gives power over the cluster.
             hidden_paths: vec![PathBuf::from("/var/lib/muster"), PathBuf::from("/run/muster")],
             // Enough for a large JVM, and the host survives a fork bomb.
@@ -271,6 +275,16 @@ pub const SETTINGS: &[Setting] = &[
         help: "Let tasks run as root",
         set: |config, text| boolean(text).map(|value| config.allow_root_tasks = value),
         show: |config| config.allow_root_tasks.to_string(),
+    },
+    Setting {
+        key: "allow-groups",
+        value_name: Some("GROUP,…"),
+        help: "Groups that a task may ask for, beside those of its user",
+        set: |config, text| {
+            let groups: Result<Vec<_>, _> = list(text).map(word).collect();
+            groups.map(|groups| config.allow_groups = groups)
+        },
+        show: |config| config.allow_groups.join(","),
     },
     Setting {
         key: "hidden-paths",

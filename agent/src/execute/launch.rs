@@ -10,7 +10,7 @@ use std::{
 
 use model::TaskSpec;
 
-use crate::sys::{Identity, LaunchRequest, Limits, Namespaces};
+use crate::sys::{Extras, Identity, LaunchRequest, Limits, Namespaces};
 
 use super::{ExecuteError, Executor, Settings, name, offered};
 
@@ -20,18 +20,45 @@ const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Ports that are named one by one in the environment; with more, the ranges alone are.
 const PORTS_NAMED_MAX: u64 = 64;
 
-pub(super) fn limits(spec: &TaskSpec, settings: &Settings) -> Limits {
-    Limits {
-        cpu_quota_milli: spec.cpu_limit(),
-        cpu_weight_milli: spec.resources.cpus_milli,
-        memory_bytes: spec.resources.mem_mib.saturating_mul(1 << 20),
-        pids_max: spec.pids_limit.unwrap_or(settings.pids_limit),
+/// OOM scores of tasks that may use more memory than they asked for: above those of all others, and below
+/// what nothing else could be above.
+const BURST_SCORES: std::ops::RangeInclusive<u64> = 201..=990;
+
+/// How likely the task is to be ended when the host runs out of memory; `None`: as likely as most.
+///
+/// The kernel adds the task's share of the memory (`oom_badness` in mm/oom_kill.c), so of those that may use
+/// more than they asked for, the one that is furthest above goes first.
+fn oom_score_adjust(spec: &TaskSpec, settings: &Settings) -> Option<u16> {
+    if spec.oom_score_adjust.is_some() || spec.mem_limit() <= spec.resources.mem_mib {
+        return spec.oom_score_adjust;
     }
+    let share = spec.resources.mem_mib.saturating_mul(1000) / settings.memory_mib.max(1);
+    let score = 1000_u64.saturating_sub(share).clamp(*BURST_SCORES.start(), *BURST_SCORES.end());
+    u16::try_from(score).ok()
 }
 
 impl Executor {
+    pub(super) fn limits(&self, spec: &TaskSpec) -> Result<Limits, ExecuteError> {
+        let TaskSpec { resources, .. } = spec;
+        let mib = |mib: u64| mib.saturating_mul(1 << 20);
+        let mut limits = Limits::new(
+            spec.cpu_limit(),
+            resources.cpus_milli,
+            mib(spec.mem_limit()),
+            spec.pids_limit.unwrap_or(self.settings.pids_limit),
+        );
+        limits.memory_kept_bytes = (spec.mem_limit() > resources.mem_mib).then(|| mib(resources.mem_mib));
+        limits.cores = spec.cpuset.clone();
+        limits.io = spec.io;
+        if !resources.scalars.is_empty() {
+            let pages = offered::huge_pages(spec, &self.sys.abilities());
+            limits.huge_pages = pages.map_err(|why| ExecuteError::Refused { why })?;
+        }
+        Ok(limits)
+    }
+
     pub(super) fn make_sandbox(&self, attempt: &str, spec: &TaskSpec) -> Result<(), ExecuteError> {
-        if let Some(why) = offered::refusal(spec) {
+        if let Some(why) = offered::refusal(spec, || self.sys.abilities()) {
             return Err(ExecuteError::Refused { why });
         }
         let identity = self.identity(spec)?;
@@ -44,7 +71,8 @@ impl Executor {
 
     fn identity(&self, spec: &TaskSpec) -> Result<Identity, ExecuteError> {
         let user = spec.user.as_deref().unwrap_or(&self.settings.default_user);
-        self.sys.resolve_user(user, &self.settings.users).map_err(ExecuteError::User)
+        let policy = &self.settings.users;
+        self.sys.resolve_user(user, &spec.groups, policy).map_err(ExecuteError::User)
     }
 
     pub(super) fn launch_request(
@@ -69,6 +97,10 @@ impl Executor {
             exit_file: self.directories.exit_file(attempt),
             namespaces: Namespaces { pid: !spec.shared_namespaces.pid, ipc: !spec.shared_namespaces.ipc },
             hidden: self.settings.hidden.clone(),
+            extras: Extras {
+                rlimits: spec.rlimits.clone(),
+                oom_score_adjust: oom_score_adjust(spec, &self.settings),
+            },
         })
     }
 }

@@ -49,6 +49,8 @@ pub struct Settings {
     pub hidden: Vec<PathBuf>,
     /// Bytes of each output that are kept.
     pub output_bytes_max: u64,
+    /// Of the host, which shares of it are judged by.
+    pub memory_mib: u64,
 }
 
 /// Does actions; shared by the threads of the pool.
@@ -120,7 +122,12 @@ pub enum ExecuteError {
 impl ExecuteError {
     fn reason(&self) -> Reason {
         match self {
-            Self::User(IdentityError::Unknown { .. } | IdentityError::Refused { .. }) => Reason::UserRefused,
+            Self::User(
+                IdentityError::Unknown { .. }
+                | IdentityError::Refused { .. }
+                | IdentityError::UnknownGroup { .. }
+                | IdentityError::RefusedGroup { .. },
+            ) => Reason::UserRefused,
             Self::Release(ReleaseError::Exec { .. }) => Reason::CommandNotExecutable,
             Self::Refused { .. } => Reason::SpecRefused,
             Self::User(IdentityError::Lookup { .. })
@@ -264,7 +271,7 @@ impl Executor {
                 return Ok(vec![Outcome::Event(Event::SandboxRemoved { task_id: task_id.clone() })]);
             }
             Action::MakeCgroups { task_id, attempt, spec } => {
-                let limits = launch::limits(spec, &self.settings);
+                let limits = self.limits(spec)?;
                 let id = self.sys.create_cgroup(&name(attempt)?, &limits).map_err(ExecuteError::Cgroup)?;
                 self.lock().cgroups.insert(id, task_id.clone());
             }

@@ -2,17 +2,30 @@
 //!
 //! A task that needs what isn't done here is refused with the reason, never run without it.
 
-use model::{IoLimits, TaskSpec};
+use std::collections::BTreeMap;
+
+use model::TaskSpec;
+
+use crate::sys::{Abilities, HugePageSize};
 
 /// Why the spec can't be run here; `None` when everything that it asks for is done.
-pub fn refusal(spec: &TaskSpec) -> Option<String> {
+///
+/// `abilities` asks the host, and only for a spec that needs the answer.
+pub fn refusal(spec: &TaskSpec, abilities: impl FnOnce() -> Abilities) -> Option<String> {
+    if let Some(why) = missing(spec) {
+        return Some(why);
+    }
+    let needs_host = !spec.cpuset.is_empty() || !spec.io.is_empty() || names_huge_pages(spec);
+    if !needs_host {
+        return None;
+    }
+    let host = abilities();
+    refuse_cores(spec, &host).or_else(|| refuse_io(spec, &host)).or_else(|| huge_pages(spec, &host).err())
+}
+
+/// What no agent does yet.
+fn missing(spec: &TaskSpec) -> Option<String> {
     let asked = [
-        (!spec.groups.is_empty(), "supplementary groups"),
-        (spec.mem_limit_mib.is_some(), "a memory limit above the request"),
-        (!spec.cpuset.is_empty(), "a set of cores"),
-        (spec.io != IoLimits::default(), "I/O limits"),
-        (!spec.rlimits.is_empty(), "resource limits of its process"),
-        (spec.oom_score_adjust.is_some(), "an OOM score"),
         (spec.run_time_max.is_some(), "a longest run time"),
         (spec.kill_signal != model::StopSignal::Term, "another kill signal than TERM"),
         (!spec.devices.is_empty(), "devices"),
@@ -26,4 +39,130 @@ pub fn refusal(spec: &TaskSpec) -> Option<String> {
     ];
     let missing: Vec<&str> = asked.iter().filter(|(is_asked, _)| *is_asked).map(|(_, what)| *what).collect();
     (!missing.is_empty()).then(|| format!("this agent can't give a task {}", missing.join(", ")))
+}
+
+fn refuse_cores(spec: &TaskSpec, host: &Abilities) -> Option<String> {
+    if spec.cpuset.is_empty() {
+        return None;
+    }
+    let Some(cores) = &host.cores else {
+        return Some(
+            "this host can't bind a task to cores: no hierarchy offers the cpuset controller".to_owned(),
+        );
+    };
+    let absent: Vec<String> = spec.cpuset.difference(cores).map(u32::to_string).collect();
+    (!absent.is_empty()).then(|| format!("this host has no core {} (or it is offline)", absent.join(", ")))
+}
+
+fn refuse_io(spec: &TaskSpec, host: &Abilities) -> Option<String> {
+    let has_throttle = model::IoLimits { weight: None, ..spec.io } != model::IoLimits::default();
+    if has_throttle && !host.can_throttle_io {
+        let why = "this host can't limit I/O: no hierarchy offers the io (v1: blkio) controller";
+        return Some(why.to_owned());
+    }
+    if spec.io.weight.is_some() && !host.can_weigh_io {
+        let why =
+            "this host can't weigh I/O: none of its disks uses the BFQ scheduler, which alone knows weights";
+        return Some(why.to_owned());
+    }
+    None
+}
+
+const HUGE_PAGES: &str = "hugepages-";
+
+fn names_huge_pages(spec: &TaskSpec) -> bool {
+    spec.resources.scalars.keys().any(|name| name.as_str().starts_with(HUGE_PAGES))
+}
+
+/// How many bytes of huge pages the task may have, by their size; or why it can't be held to that.
+pub fn huge_pages(spec: &TaskSpec, host: &Abilities) -> Result<BTreeMap<HugePageSize, u64>, String> {
+    let mut bytes = BTreeMap::new();
+    for (name, milli) in &spec.resources.scalars {
+        if !name.as_str().starts_with(HUGE_PAGES) {
+            continue;
+        }
+        let size = host.huge_pages.keys().find(|size| size.resource() == name.as_str());
+        let Some(size) = size else {
+            return Err(format!("this host has no `{name}`, or can't hold a task to them"));
+        };
+        if !milli.is_multiple_of(1000) {
+            return Err(format!("`{name}` come whole"));
+        }
+        bytes.insert(*size, (milli / 1000).saturating_mul(size.bytes()));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+    use model::{IoLimits, Resources, ScalarName, TaskId};
+
+    fn spec() -> TaskSpec {
+        let resources = Resources { cpus_milli: 100, mem_mib: 32, ..Resources::default() };
+        TaskSpec::new(TaskId::new("t").unwrap(), resources, vec!["true".to_owned()])
+    }
+
+    fn with_pages(name: &str, milli: u64) -> TaskSpec {
+        let mut spec = spec();
+        spec.resources.scalars.insert(ScalarName::new(name).unwrap(), milli);
+        spec
+    }
+
+    #[test]
+    fn what_asks_for_nothing_asks_the_host_for_nothing() {
+        let plain = with_pages("licences", 1500);
+        assert_eq!(refusal(&plain, || panic!("the host was asked")), None);
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_refused_with_its_name() {
+        let able = Abilities {
+            cores: Some((0..2).collect()),
+            can_throttle_io: true,
+            can_weigh_io: true,
+            huge_pages: BTreeMap::from([(HugePageSize::of_kib(2048), 8)]),
+        };
+        let throttled = IoLimits { read_bytes_per_second: Some(1 << 20), ..IoLimits::default() };
+        let weighed = IoLimits { weight: Some(200), ..IoLimits::default() };
+        let mut shown = String::new();
+        for spec in [
+            TaskSpec { cpuset: [0, 1].into(), ..spec() },
+            TaskSpec { cpuset: [1, 2, 9].into(), ..spec() },
+            TaskSpec { io: throttled, ..spec() },
+            TaskSpec { io: weighed, ..spec() },
+            with_pages("hugepages-2mib", 3000),
+            with_pages("hugepages-2mib", 500),
+            with_pages("hugepages-1gib", 1000),
+            TaskSpec { has_private_network: true, cpuset: [9].into(), ..spec() },
+        ] {
+            for host in [&able, &Abilities::default()] {
+                let why = refusal(&spec, || host.clone());
+                shown += &format!("{}\n", why.unwrap_or_else(|| "done".to_owned()));
+            }
+        }
+        expect![[r#"
+            done
+            this host can't bind a task to cores: no hierarchy offers the cpuset controller
+            this host has no core 2, 9 (or it is offline)
+            this host can't bind a task to cores: no hierarchy offers the cpuset controller
+            done
+            this host can't limit I/O: no hierarchy offers the io (v1: blkio) controller
+            done
+            this host can't weigh I/O: none of its disks uses the BFQ scheduler, which alone knows weights
+            done
+            this host has no `hugepages-2mib`, or can't hold a task to them
+            `hugepages-2mib` come whole
+            this host has no `hugepages-2mib`, or can't hold a task to them
+            this host has no `hugepages-1gib`, or can't hold a task to them
+            this host has no `hugepages-1gib`, or can't hold a task to them
+            this agent can't give a task a network of its own
+            this agent can't give a task a network of its own
+        "#]].assert_eq(&shown);
+        assert_eq!(
+            huge_pages(&with_pages("hugepages-2mib", 3000), &able),
+            Ok(BTreeMap::from([(HugePageSize::of_kib(2048), 6 << 20)]))
+        );
+    }
 }

@@ -28,6 +28,7 @@ fn settings() -> Settings {
         pids_limit: 100,
         hidden: Vec::new(),
         output_bytes_max: 10,
+        memory_mib: 1000,
     }
 }
 

@@ -181,6 +181,7 @@ impl World {
             pids_limit: 100,
             hidden: Vec::new(),
             output_bytes_max: 1 << 20,
+            memory_mib: 1000,
         };
         let executor = Arc::new(Executor::new(
             Arc::new(self.sys.clone()),

@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use model::Exit;
 
 use super::{
-    BootId, CgroupId, CgroupName, Ending, Figures, Held, Identity, IdentityError, LaunchRequest, Layout,
-    Limits, OutputSlice, Process, ProcessId, ReleaseError, Signal, SpawnError, Sys, SysError, UserPolicy,
-    Watch,
+    Abilities, BootId, CgroupId, CgroupName, Ending, Figures, Held, Identity, IdentityError, LaunchRequest,
+    Layout, Limits, OutputSlice, Process, ProcessId, ReleaseError, Signal, SpawnError, Sys, SysError,
+    UserPolicy, Watch,
 };
 
 /// A handle to the kernel in memory; clones share it, as two lives of an agent share a host.
@@ -154,7 +154,7 @@ impl FakeSys {
     }
 
     pub fn limits(&self, name: &CgroupName) -> Option<Limits> {
-        self.lock().groups.get(name).map(|group| group.limits)
+        self.lock().groups.get(name).map(|group| group.limits.clone())
     }
 
     /// Processes that have become their command and have not ended.
@@ -224,6 +224,10 @@ impl Sys for FakeSys {
         Vec::new()
     }
 
+    fn abilities(&self) -> Abilities {
+        Abilities { cores: Some((0..4).collect()), can_throttle_io: true, ..Abilities::default() }
+    }
+
     fn create_cgroup(&self, name: &CgroupName, limits: &Limits) -> Result<CgroupId, SysError> {
         let mut state = self.lock();
         let path = PathBuf::from("/fake").join(name.as_str());
@@ -235,7 +239,7 @@ impl Sys for FakeSys {
         }
         state.next += 1;
         let id = u64::from(state.next);
-        let group = Group { id, limits: *limits, figures: Figures::default(), watches: Vec::new() };
+        let group = Group { id, limits: limits.clone(), figures: Figures::default(), watches: Vec::new() };
         state.groups.insert(name.clone(), group);
         state.log.push(format!("create {name}"));
         Ok(CgroupId(id))
@@ -317,7 +321,12 @@ impl Sys for FakeSys {
         Ok(self.lock().groups.keys().cloned().collect())
     }
 
-    fn resolve_user(&self, user: &str, policy: &UserPolicy) -> Result<Identity, IdentityError> {
+    fn resolve_user(
+        &self,
+        user: &str,
+        _groups: &[String],
+        policy: &UserPolicy,
+    ) -> Result<Identity, IdentityError> {
         let mut state = self.lock();
         if let Some(source) = state.take_failure(Call::ResolveUser) {
             return Err(IdentityError::Lookup { user: user.to_owned(), source });

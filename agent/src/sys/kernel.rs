@@ -7,9 +7,9 @@ use model::Exit;
 use super::cgroup::Cgroups;
 use super::launch::Launcher;
 use super::{
-    BootId, CgroupId, CgroupName, Ending, Figures, Held, Identity, IdentityError, LaunchRequest, Layout,
-    Limits, OutputSlice, Process, ProcessId, Signal, SpawnError, Sys, SysError, UserPolicy, Watch, identity,
-    output, process,
+    Abilities, BootId, CgroupId, CgroupName, Ending, Figures, Held, Identity, IdentityError, LaunchRequest,
+    Layout, Limits, OutputSlice, Process, ProcessId, Signal, SpawnError, Sys, SysError, UserPolicy, Watch,
+    identity, output, process,
 };
 
 /// What the operator sets.
@@ -60,6 +60,17 @@ impl Sys for Kernel {
         self.limitations.clone()
     }
 
+    fn abilities(&self) -> Abilities {
+        let asked = self.cgroups.asked();
+        let huge_pages = asked.huge_pages();
+        Abilities {
+            cores: asked.cores(),
+            can_throttle_io: asked.can_throttle(),
+            can_weigh_io: asked.can_weigh(),
+            huge_pages: huge_pages.into_iter().flatten().map(|(size, pages)| (*size, *pages)).collect(),
+        }
+    }
+
     fn create_cgroup(&self, name: &CgroupName, limits: &Limits) -> Result<CgroupId, SysError> {
         self.cgroups.create(name, limits)
     }
@@ -96,8 +107,13 @@ impl Sys for Kernel {
         self.cgroups.list()
     }
 
-    fn resolve_user(&self, user: &str, policy: &UserPolicy) -> Result<Identity, IdentityError> {
-        identity::resolve(user, policy)
+    fn resolve_user(
+        &self,
+        user: &str,
+        groups: &[String],
+        policy: &UserPolicy,
+    ) -> Result<Identity, IdentityError> {
+        identity::resolve(user, groups, policy)
     }
 
     fn spawn(&self, request: &LaunchRequest) -> Result<Held, SpawnError> {

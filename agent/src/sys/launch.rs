@@ -3,9 +3,12 @@
 mod child;
 mod prepare;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
+
+use model::{Rlimit, RlimitKind};
 
 pub(super) use prepare::Launcher;
 
@@ -34,6 +37,16 @@ pub struct LaunchRequest {
     pub namespaces: Namespaces,
     /// Files and directories that the task must not see; absent ones are skipped.
     pub hidden: Vec<PathBuf>,
+    pub extras: Extras,
+}
+
+/// What only some tasks ask for.
+#[derive(Debug, Clone, Default)]
+pub struct Extras {
+    /// Others than what every task gets.
+    pub rlimits: BTreeMap<RlimitKind, Rlimit>,
+    /// Absent: what every task gets.
+    pub oom_score_adjust: Option<u16>,
 }
 
 /// Which namespaces are the task's own. It always has a mount namespace of its own.

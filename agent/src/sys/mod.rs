@@ -4,6 +4,7 @@
 //! [`Sys`] is what `execute` sees: [`Kernel`] does it, [`fake::FakeSys`] plays it in unit tests.
 //! Calls block (some for milliseconds); never make them on a thread that others wait for.
 
+mod abilities;
 pub mod bpf;
 pub mod cgroup;
 mod error;
@@ -17,11 +18,12 @@ mod raw;
 
 use std::path::Path;
 
-pub use cgroup::{CgroupId, CgroupName, Figures, Layout, Limits};
+pub use abilities::Abilities;
+pub use cgroup::{CgroupId, CgroupName, Figures, HugePageSize, Layout, Limits};
 pub use error::SysError;
 pub use identity::{Identity, IdentityError, UserPolicy};
 pub use kernel::{Kernel, KernelConfig};
-pub use launch::{Held, LaunchRequest, LaunchStep, Namespaces, ReleaseError, SpawnError};
+pub use launch::{Extras, Held, LaunchRequest, LaunchStep, Namespaces, ReleaseError, SpawnError};
 pub use output::OutputSlice;
 pub use process::{BootId, Ending, Process, ProcessId, Signal, Watch};
 
@@ -32,6 +34,9 @@ pub trait Sys: Send + Sync + 'static {
 
     /// What this host can't do, each as a sentence for `doctor` and the operator.
     fn limitations(&self) -> Vec<String>;
+
+    /// What a task may ask for here beyond what every task has.
+    fn abilities(&self) -> Abilities;
 
     /// Makes the group in every hierarchy and sets its limits. Its id is the v2 one, by which eBPF
     /// knows it. A group that is there already is refused: every attempt needs a fresh name.
@@ -64,8 +69,14 @@ pub trait Sys: Send + Sync + 'static {
     /// Every group under the agent's parent group, in any hierarchy: for the sweeper.
     fn list_cgroups(&self) -> Result<Vec<CgroupName>, SysError>;
 
-    /// Turns a user's name or number into ids, and refuses who is not allowed.
-    fn resolve_user(&self, user: &str, policy: &UserPolicy) -> Result<Identity, IdentityError>;
+    /// Turns a user's name or number into ids, and refuses who is not allowed. With groups, those are its
+    /// supplementary groups instead of the user's own.
+    fn resolve_user(
+        &self,
+        user: &str,
+        groups: &[String],
+        policy: &UserPolicy,
+    ) -> Result<Identity, IdentityError>;
 
     /// Starts a process in its groups and namespaces that waits for [`Held::release`] before it
     /// becomes the command. It ends by itself when the `Held` is dropped or this process dies.

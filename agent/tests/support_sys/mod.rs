@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent::sys::{
-    CgroupName, Ending, Held, Identity, Kernel, KernelConfig, LaunchRequest, Limits, Namespaces, Process,
-    ReleaseError, Sys,
+    CgroupName, Ending, Extras, Held, Identity, Kernel, KernelConfig, LaunchRequest, Limits, Namespaces,
+    Process, ReleaseError, Sys,
 };
 use model::Exit;
 
@@ -21,8 +21,7 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 /// The user that tasks run as.
 pub const UID: u32 = 65534;
 
-pub const LIMITS: Limits =
-    Limits { cpu_quota_milli: 1000, cpu_weight_milli: 1000, memory_bytes: 64 << 20, pids_max: 64 };
+pub const LIMITS: Limits = Limits::new(1000, 1000, 64 << 20, 64);
 
 /// A kernel of one's own, with a residue check when it goes.
 pub struct Host {
@@ -95,6 +94,7 @@ impl Host {
             exit_file: state.join("exit"),
             namespaces: Namespaces { pid: true, ipc: true },
             hidden: vec![self.directory.clone()],
+            extras: Extras::default(),
         }
     }
 

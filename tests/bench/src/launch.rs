@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use agent::sys::cgroup::Controller;
 use agent::sys::{
-    CgroupName, Ending, Identity, Kernel, KernelConfig, LaunchRequest, Limits, Namespaces, Sys,
+    CgroupName, Ending, Extras, Identity, Kernel, KernelConfig, LaunchRequest, Limits, Namespaces, Sys,
 };
 use anyhow::{Context as _, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,8 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// The floor's source, compiled where it runs.
 const FLOOR: &str = include_str!("launch/floor.c");
 
-const LIMITS: Limits =
-    Limits { cpu_quota_milli: 1000, cpu_weight_milli: 1000, memory_bytes: 64 << 20, pids_max: 64 };
+const LIMITS: Limits = Limits::new(1000, 1000, 64 << 20, 64);
 
 /// `bench launch`.
 #[derive(Debug, clap::Args)]
@@ -152,6 +151,7 @@ impl Bench {
             exit_file: file("exit"),
             namespaces: Namespaces { pid: true, ipc: true },
             hidden: vec![self.directory.clone()],
+            extras: Extras::default(),
         })
     }
 

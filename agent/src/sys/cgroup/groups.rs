@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use super::asked::Asked;
 use super::probe::{self, Controller, Hierarchies};
 use super::{CgroupId, CgroupName, Figures, Layout, Limits};
 use crate::sys::{SysError, Watch};
@@ -33,6 +34,8 @@ pub struct Cgroups {
     /// The parent group in each v1 hierarchy in use, without repeats.
     v1_parents: Vec<PathBuf>,
     v2_parent: PathBuf,
+    /// What only some tasks ask for.
+    asked: Asked,
     has_own_v2_mount: bool,
 }
 
@@ -59,7 +62,9 @@ impl Cgroups {
             made.map_err(|source| SysError::MakeGroup { path: path.clone(), source })?;
         }
         let has_own_v2_mount = hierarchies.v2 == own_v2;
-        let groups = Self { hierarchies, parent: parent.to_owned(), v1_parents, v2_parent, has_own_v2_mount };
+        let asked = Asked::open(&hierarchies, parent, &v1_parents)?;
+        let parent = parent.to_owned();
+        let groups = Self { hierarchies, parent, v1_parents, v2_parent, asked, has_own_v2_mount };
         groups.delegate()?;
         Ok(groups)
     }
@@ -70,6 +75,11 @@ impl Cgroups {
 
     pub fn hierarchies(&self) -> &Hierarchies {
         &self.hierarchies
+    }
+
+    /// What a task may ask for here beyond CPU, memory and processes.
+    pub fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// What can't be limited here.
@@ -95,6 +105,7 @@ impl Cgroups {
                 "the kernel has no cgroup.kill (5.14 and later have): tasks are frozen and killed one by one";
             limitations.push(text.to_owned());
         }
+        limitations.extend(self.asked.limitations());
         limitations
     }
 
@@ -102,6 +113,7 @@ impl Cgroups {
     pub fn create(&self, name: &CgroupName, limits: &Limits) -> Result<CgroupId, SysError> {
         let made = self.make_directories(name).and_then(|()| {
             self.write_limits(name, limits)?;
+            self.asked.create(name, limits, || self.enable_for_tasks(&["cpuset", "io"]))?;
             let id = self.id(name)?;
             let path = self.v2_path(name);
             id.ok_or(SysError::Read { path, source: io::ErrorKind::NotFound.into() })
@@ -140,7 +152,16 @@ impl Cgroups {
             let file = File::options().write(true).open(&path);
             file.map(OwnedFd::from).map_err(|source| SysError::Open { path, source })
         };
-        self.v1_parents.iter().map(open).collect()
+        let mut tasks: Vec<OwnedFd> = self.v1_parents.iter().map(open).collect::<Result<_, _>>()?;
+        for parent in self.asked.v1_parents() {
+            match open(parent) {
+                Ok(file) => tasks.push(file),
+                // It has not asked for that.
+                Err(SysError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(tasks)
     }
 
     pub fn figures(&self, name: &CgroupName) -> Result<Figures, SysError> {
@@ -236,7 +257,7 @@ impl Cgroups {
     /// Removes the group from every hierarchy, the v2 one last: while it is there, the group is
     /// listed and can be found by its id.
     pub fn remove(&self, name: &CgroupName) -> Result<(), SysError> {
-        for parent in self.v1_parents.iter().chain([&self.v2_parent]) {
+        for parent in self.parents() {
             remove_tree(&parent.join(name.as_str()))?;
         }
         Ok(())
@@ -244,7 +265,7 @@ impl Cgroups {
 
     pub fn list(&self) -> Result<Vec<CgroupName>, SysError> {
         let mut names = BTreeSet::new();
-        for parent in self.v1_parents.iter().chain([&self.v2_parent]) {
+        for parent in self.parents() {
             for child in directories_in(parent)? {
                 // What we could not have made is not ours to name.
                 let name = child
@@ -260,7 +281,7 @@ impl Cgroups {
     /// Removes the agent's parent groups, and the v2 mount if it is ours. Fails while a task's
     /// group is left.
     pub fn close(&self) -> Result<(), SysError> {
-        for parent in self.v1_parents.iter().chain([&self.v2_parent]) {
+        for parent in self.parents() {
             let root_depth = self.parent.components().count();
             for path in parent.ancestors().take(root_depth) {
                 match fs::remove_dir(path) {
@@ -282,6 +303,11 @@ impl Cgroups {
             rustix::mount::unmount(path, rustix::mount::UnmountFlags::empty()).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Of every hierarchy, the v2 one last.
+    fn parents(&self) -> impl Iterator<Item = &PathBuf> {
+        self.v1_parents.iter().chain(self.asked.v1_parents()).chain([&self.v2_parent])
     }
 
     fn v2_path(&self, name: &CgroupName) -> PathBuf {
@@ -331,12 +357,18 @@ impl Cgroups {
                 write(&memory.join("memory.limit_in_bytes"), limits.memory_bytes)?;
                 // Memory and swap together may never be below memory alone, so this comes second.
                 write_if_there(&memory.join("memory.memsw.limit_in_bytes"), limits.memory_bytes)?;
+                if let Some(kept) = limits.memory_kept_bytes {
+                    write_if_there(&memory.join("memory.soft_limit_in_bytes"), kept)?;
+                }
             }
             Some(Controller::V2) => {
                 write(&memory.join("memory.max"), limits.memory_bytes)?;
                 write_if_there(&memory.join("memory.swap.max"), 0)?;
                 // One victim, as on v1: the command decides whether losing a process is the end.
                 write_if_there(&memory.join("memory.oom.group"), 0)?;
+                if let Some(kept) = limits.memory_kept_bytes {
+                    write_if_there(&memory.join("memory.low"), kept)?;
+                }
             }
             None => {}
         }
@@ -346,17 +378,27 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Hands the v2 controllers down from the root to the tasks' groups.
+    /// Hands the v2 controllers that every task needs down from the root to the tasks' groups.
     fn delegate(&self) -> Result<(), SysError> {
-        let wanted: Vec<&str> = [
-            (&self.hierarchies.cpu, "+cpu"),
-            (&self.hierarchies.memory, "+memory"),
-            (&self.hierarchies.pids, "+pids"),
-        ]
-        .iter()
-        .filter(|(place, _)| matches!(place, Some(Controller::V2)))
-        .map(|(_, word)| *word)
-        .collect();
+        let Hierarchies { cpu, memory, pids, .. } = &self.hierarchies;
+        let mut wanted: Vec<&str> = [(cpu, "cpu"), (memory, "memory"), (pids, "pids")]
+            .into_iter()
+            .filter(|(place, _)| matches!(place, Some(Controller::V2)))
+            .map(|(_, word)| word)
+            .collect();
+        if self.asked.limits_every_task_in_v2() {
+            wanted.push("hugetlb");
+        }
+        self.enable_for_tasks(&wanted)
+    }
+
+    /// Hands v2 controllers down, those of them that the v2 tree has.
+    fn enable_for_tasks(&self, controllers: &[&str]) -> Result<(), SysError> {
+        let path = self.hierarchies.v2.join("cgroup.controllers");
+        let offered = read(&path)?;
+        let has = |controller: &&str| offered.split_whitespace().any(|name| name == *controller);
+        let wanted: Vec<String> =
+            controllers.iter().copied().filter(has).map(|name| format!("+{name}")).collect();
         if wanted.is_empty() {
             return Ok(());
         }
@@ -493,12 +535,12 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
-fn write(path: &Path, value: impl ToString) -> Result<(), SysError> {
+pub(super) fn write(path: &Path, value: impl ToString) -> Result<(), SysError> {
     let value = value.to_string();
     write_existing(path, &value).map_err(|source| SysError::Write { path: path.to_owned(), value, source })
 }
 
-fn write_if_there(path: &Path, value: impl ToString) -> Result<(), SysError> {
+pub(super) fn write_if_there(path: &Path, value: impl ToString) -> Result<(), SysError> {
     let value = value.to_string();
     match write_existing(path, &value) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -510,7 +552,7 @@ fn write_existing(path: &Path, value: &str) -> io::Result<()> {
     File::options().write(true).open(path)?.write_all(value.as_bytes())
 }
 
-fn read(path: &Path) -> Result<String, SysError> {
+pub(super) fn read(path: &Path) -> Result<String, SysError> {
     fs::read_to_string(path).map_err(|source| SysError::Read { path: path.to_owned(), source })
 }
 

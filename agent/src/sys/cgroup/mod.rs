@@ -2,14 +2,18 @@
 //!
 //! Each task has a group in every v1 hierarchy that limits something, and one in the v2 tree,
 //! which is its identity for eBPF and takes `cgroup.kill`. Where all controllers are v2, that one
-//! group does it all. Of v1 only cpu, memory and pids are used (and what is mounted together with
-//! them): the v2 group counts CPU time and freezes without any controller.
+//! group does it all. Of v1 only cpu, memory and pids are used by every task (and what is mounted together
+//! with them): the v2 group counts CPU time and freezes without any controller. A task that asks for cores,
+//! I/O limits or huge pages has a group in those hierarchies too; see `asked`.
 
+mod asked;
 mod groups;
 mod probe;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+pub use asked::HugePageSize;
 pub use groups::Cgroups;
 pub(in crate::sys) use groups::reread;
 pub use probe::{Controller, Hierarchies};
@@ -99,7 +103,7 @@ impl Layout {
 }
 
 /// What a task may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Hard limit, in thousandths of a core.
     pub cpu_quota_milli: u64,
@@ -107,9 +111,42 @@ pub struct Limits {
     pub cpu_weight_milli: u64,
     /// Hard limit, swap included.
     pub memory_bytes: u64,
+    /// What the kernel leaves to the task when the host is short of memory; above it, the task is the first
+    /// to give back. Absent: all of its memory is alike.
+    pub memory_kept_bytes: Option<u64>,
     /// Most processes and threads, the task's init included where it has one.
     pub pids_max: u32,
+    /// Numbers of the only cores that it runs on; empty: all.
+    pub cores: BTreeSet<u32>,
+    /// On every disk of the host.
+    pub io: model::IoLimits,
+    /// In bytes; of a size that isn't named here it gets none.
+    pub huge_pages: BTreeMap<HugePageSize, u64>,
 }
+
+impl Limits {
+    /// Limits of what every task uses, and of nothing that it must ask for.
+    pub const fn new(cpu_quota_milli: u64, cpu_weight_milli: u64, memory_bytes: u64, pids_max: u32) -> Self {
+        Self {
+            cpu_quota_milli,
+            cpu_weight_milli,
+            memory_bytes,
+            memory_kept_bytes: None,
+            pids_max,
+            cores: BTreeSet::new(),
+            io: NO_IO_LIMITS,
+            huge_pages: BTreeMap::new(),
+        }
+    }
+}
+
+const NO_IO_LIMITS: model::IoLimits = model::IoLimits {
+    read_bytes_per_second: None,
+    write_bytes_per_second: None,
+    read_operations_per_second: None,
+    write_operations_per_second: None,
+    weight: None,
+};
 
 /// What the kernel counted for one group; `None` where this host does not count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

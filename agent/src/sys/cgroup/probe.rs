@@ -16,6 +16,10 @@ pub struct Hierarchies {
     pub cpu: Option<Controller>,
     pub memory: Option<Controller>,
     pub pids: Option<Controller>,
+    pub cpuset: Option<Controller>,
+    /// `blkio` of v1, `io` of v2.
+    pub io: Option<Controller>,
+    pub hugetlb: Option<Controller>,
 }
 
 /// One controller's place.
@@ -64,14 +68,15 @@ pub fn mount_own_v2(at: &Path) -> Result<PathBuf, SysError> {
 }
 
 fn choose(mounts: &Mounts, v2: PathBuf, offered: &str) -> Hierarchies {
-    let place = |controller: &str| {
-        let v1 = mounts.v1.iter().find(|(name, _)| name == controller);
+    let place_of = |in_v1: &str, in_v2: &str| {
+        let v1 = mounts.v1.iter().find(|(name, _)| name == in_v1);
         match v1 {
             Some((_, root)) => Some(Controller::V1(root.clone())),
-            None if offered.split_whitespace().any(|name| name == controller) => Some(Controller::V2),
+            None if offered.split_whitespace().any(|name| name == in_v2) => Some(Controller::V2),
             None => None,
         }
     };
+    let place = |controller| place_of(controller, controller);
     let (cpu, memory, pids) = (place("cpu"), place("memory"), place("pids"));
     let uses_v1 = [&cpu, &memory, &pids].iter().any(|place| matches!(place, Some(Controller::V1(_))));
     let layout = match (uses_v1, &mounts.v2) {
@@ -79,7 +84,16 @@ fn choose(mounts: &Mounts, v2: PathBuf, offered: &str) -> Hierarchies {
         (true, Some(_)) => Layout::Hybrid,
         (true, None) => Layout::V1,
     };
-    Hierarchies { layout, v2, cpu, memory, pids }
+    Hierarchies {
+        layout,
+        v2,
+        cpu,
+        memory,
+        pids,
+        cpuset: place("cpuset"),
+        io: place_of("blkio", "io"),
+        hugetlb: place("hugetlb"),
+    }
 }
 
 /// Reads /proc/PID/mountinfo (proc_pid_mountinfo(5)).
@@ -146,12 +160,15 @@ mod tests {
             None => "none".to_owned(),
         };
         let text = format!(
-            "{} at {}\ncpu {}\nmemory {}\npids {}\n",
+            "{} at {}\ncpu {}\nmemory {}\npids {}\ncpuset {}\nio {}\nhugetlb {}\n",
             found.layout.as_str(),
             found.v2.display(),
             show(&found.cpu),
             show(&found.memory),
             show(&found.pids),
+            show(&found.cpuset),
+            show(&found.io),
+            show(&found.hugetlb),
         );
         expected.assert_eq(&text);
     }
@@ -163,6 +180,7 @@ mod tests {
              32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
              35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
              39 31 0:36 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids\n\
+             36 31 0:33 / /sys/fs/cgroup/blkio rw,relatime - cgroup cgroup rw,blkio\n\
              40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd\n\
              41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw,nsdelegate\n",
             "hugetlb",
@@ -171,6 +189,9 @@ mod tests {
                 cpu v1 /sys/fs/cgroup/cpu,cpuacct
                 memory v1 /sys/fs/cgroup/memory
                 pids v1 /sys/fs/cgroup/pids
+                cpuset none
+                io v1 /sys/fs/cgroup/blkio
+                hugetlb v2
             "#]],
         );
     }
@@ -185,6 +206,9 @@ mod tests {
                 cpu v2
                 memory v2
                 pids v2
+                cpuset v2
+                io v2
+                hugetlb v2
             "#]],
         );
     }
@@ -199,6 +223,9 @@ mod tests {
                 cpu v1 /cgroup/all
                 memory v1 /cgroup/all
                 pids v2
+                cpuset none
+                io none
+                hugetlb none
             "#]],
         );
     }
@@ -214,6 +241,9 @@ mod tests {
                 cpu v2
                 memory v2
                 pids none
+                cpuset none
+                io none
+                hugetlb none
             "#]],
         );
     }

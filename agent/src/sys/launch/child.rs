@@ -48,6 +48,8 @@ pub struct Plan {
     pub cwd: CString,
     pub mounts: Mounts,
     pub oom_score_adjust: CString,
+    /// Number, soft limit, hard limit.
+    pub rlimits: Vec<(usize, [u64; 2])>,
 }
 
 /// What is executed at the end.
@@ -273,12 +275,10 @@ impl Child<'_> {
 
     fn give_up_rights(&self) {
         let plan = self.plan;
-        let none = [0_u64; 2];
-        let core = &raw const none as usize;
-        self.must(
-            LaunchStep::Limits,
-            call(libc::SYS_prlimit64, [0, libc::RLIMIT_CORE as usize, core, 0, 0, 0]),
-        );
+        for (number, limit) in &plan.rlimits {
+            let limit = &raw const *limit as usize;
+            self.must(LaunchStep::Limits, call(libc::SYS_prlimit64, [0, *number, limit, 0, 0, 0]));
+        }
         self.prefer_for_oom();
 
         let step = LaunchStep::Capabilities;

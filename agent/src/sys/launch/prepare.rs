@@ -1,5 +1,6 @@
 //! The parent's side of a launch: prepares everything, clones, and gives the word.
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -8,6 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use model::{Rlimit, RlimitKind};
 
 use super::child::{self, Hidden, Mounts, Plan, Program};
 use super::{Held, LaunchRequest, LaunchStep, ReleaseError, SpawnError};
@@ -28,7 +31,11 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Tasks are the first to go when the host is out of memory, the most thirsty of them first.
-const OOM_SCORE_ADJUST: &str = "200";
+const OOM_SCORE_ADJUST: u16 = 200;
+
+/// Open files that a task may have unless it asks for more, up to the hard limit that the agent has:
+/// everyone's default, because `select(2)` knows no more, and the agent's own limit is far above it.
+const OPEN_FILES_SOFT: u64 = 1024;
 
 /// What a task of root keeps: enough to serve as one inside its own files and network ports, and
 /// nothing over the host. Numbers of include/uapi/linux/capability.h.
@@ -51,6 +58,8 @@ pub struct Launcher {
     init: OwnedFd,
     capability_last: usize,
     has_shm: bool,
+    /// Of every task, unless it asks otherwise.
+    rlimits: BTreeMap<RlimitKind, Rlimit>,
 }
 
 impl Launcher {
@@ -61,7 +70,7 @@ impl Launcher {
         let text = text.map_err(|source| SysError::Read { path: path.clone(), source })?;
         let capability_last =
             text.trim().parse().map_err(|_| SysError::Parse { path, found: text.clone() })?;
-        Ok(Self { init, capability_last, has_shm: Path::new("/dev/shm").is_dir() })
+        Ok(Self { init, capability_last, has_shm: Path::new("/dev/shm").is_dir(), rlimits: rlimits() })
     }
 
     /// See [`crate::sys::Sys::spawn`].
@@ -95,6 +104,7 @@ impl Launcher {
         };
         let keeps =
             |capability: &usize| request.identity.uid == 0 && CAPABILITIES_OF_ROOT.contains(capability);
+        let score = request.extras.oom_score_adjust.unwrap_or(OOM_SCORE_ADJUST);
         let plan = Plan {
             stdin: stdin.as_raw_fd(),
             stdout: stdout.as_raw_fd(),
@@ -113,7 +123,8 @@ impl Launcher {
             capabilities_dropped: (0..=self.capability_last).filter(|number| !keeps(number)).collect(),
             cwd: text(request.cwd.as_os_str(), "the working directory")?,
             mounts: self.plan_mounts(request)?,
-            oom_score_adjust: text(OsStr::new(OOM_SCORE_ADJUST), "the preference")?,
+            oom_score_adjust: text(OsStr::new(&score.to_string()), "the preference")?,
+            rlimits: self.plan_rlimits(&request.extras.rlimits),
         };
         let failed = |source| SpawnError::Clone { cgroup: request.cgroup.clone(), source };
         let (pid, pidfd) = clone_into(group.as_raw_fd(), request, &plan).map_err(failed)?;
@@ -137,6 +148,14 @@ impl Launcher {
         let owned = std::os::unix::fs::fchown(&fd, Some(identity.uid), Some(identity.gid));
         owned.map_err(|source| SpawnError::Open { path: path.to_owned(), source })?;
         Ok(fd)
+    }
+
+    fn plan_rlimits(&self, asked: &BTreeMap<RlimitKind, Rlimit>) -> Vec<(usize, [u64; 2])> {
+        let every = self.rlimits.iter().filter(|(kind, _)| !asked.contains_key(kind)).chain(asked);
+        let value = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
+        every
+            .map(|(kind, Rlimit { soft, hard })| (rlimit_number(*kind), [value(*soft), value(*hard)]))
+            .collect()
     }
 
     fn plan_mounts(&self, request: &LaunchRequest) -> Result<Mounts, SpawnError> {
@@ -183,6 +202,35 @@ impl Launcher {
             hidden_in_sandbox,
         })
     }
+}
+
+/// The limits of every task: no core dumps, which would hold its memory, and few open files at first.
+fn rlimits() -> BTreeMap<RlimitKind, Rlimit> {
+    let nothing = Rlimit { soft: Some(0), hard: Some(0) };
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let soft = files.maximum.map_or(OPEN_FILES_SOFT, |hard| hard.min(OPEN_FILES_SOFT));
+    let files = Rlimit { soft: Some(soft), hard: files.maximum };
+    BTreeMap::from([(RlimitKind::Core, nothing), (RlimitKind::OpenFiles, files)])
+}
+
+fn rlimit_number(kind: RlimitKind) -> usize {
+    let number = match kind {
+        RlimitKind::AddressSpace => libc::RLIMIT_AS,
+        RlimitKind::Core => libc::RLIMIT_CORE,
+        RlimitKind::Cpu => libc::RLIMIT_CPU,
+        RlimitKind::Data => libc::RLIMIT_DATA,
+        RlimitKind::FileSize => libc::RLIMIT_FSIZE,
+        RlimitKind::LockedMemory => libc::RLIMIT_MEMLOCK,
+        RlimitKind::MessageQueues => libc::RLIMIT_MSGQUEUE,
+        RlimitKind::Nice => libc::RLIMIT_NICE,
+        RlimitKind::OpenFiles => libc::RLIMIT_NOFILE,
+        RlimitKind::Processes => libc::RLIMIT_NPROC,
+        RlimitKind::RealTimePriority => libc::RLIMIT_RTPRIO,
+        RlimitKind::RealTimeTimeout => libc::RLIMIT_RTTIME,
+        RlimitKind::PendingSignals => libc::RLIMIT_SIGPENDING,
+        RlimitKind::Stack => libc::RLIMIT_STACK,
+    };
+    number as usize
 }
 
 /// A child before its release; ends when this is dropped first.
