@@ -39,6 +39,7 @@ use crate::{
         CgroupName, Kernel, KernelConfig, ProcessId, Sys, SysError, UserPolicy,
         bpf::{self, Availability, OomStream, Programs},
     },
+    systemd,
 };
 
 /// Why the agent can't start.
@@ -247,6 +248,7 @@ pub struct Daemon {
     http_stop: CancellationToken,
     session: JoinHandle<Result<(), SessionError>>,
     session_stop: CancellationToken,
+    watchdog: Option<JoinHandle<()>>,
 }
 
 impl Daemon {
@@ -346,6 +348,7 @@ impl Daemon {
         let actor = tokio::spawn(actor.run());
         step(began, "actor");
 
+        let watchdog = systemd::feed_watchdog(handle.clone());
         let http_stop = CancellationToken::new();
         let http = Http {
             handle,
@@ -368,6 +371,7 @@ impl Daemon {
             elapsed_ms = began.elapsed().as_millis() as u64,
             "the agent is up"
         );
+        systemd::say_ready();
         Ok(Self {
             config: config.clone(),
             _lock: lock,
@@ -381,6 +385,7 @@ impl Daemon {
             http_stop,
             session,
             session_stop,
+            watchdog,
         })
     }
 
@@ -406,6 +411,11 @@ impl Daemon {
 
     async fn stop(mut self, told: Stop, outcome: Result<(), RunError>) -> Result<(), RunError> {
         let mut outcome = outcome;
+        systemd::say_stopping();
+        if let Some(watchdog) = self.watchdog.take() {
+            // The end has its own deadline: systemd's for stopping.
+            watchdog.abort();
+        }
         let how = if told == Stop::EndTasks { Stop::EndTasks } else { Stop::LeaveTasks };
         // With the tasks the last statuses go out, too; without them nothing new may come in.
         if how == Stop::LeaveTasks {

@@ -16,6 +16,8 @@ pub mod http;
 pub mod inspect;
 pub mod meter;
 pub mod metrics;
+pub mod paper;
 pub mod session;
 #[expect(unsafe_code, reason = "kernel calls that no safe wrapper offers; see the module's header")]
 pub mod sys;
+pub mod systemd;

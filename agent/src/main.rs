@@ -11,7 +11,7 @@ use agent::{
     actor::Stop,
     config::{Config, ConfigError, Loaded, LogFormat, SETTINGS, VARIABLE_PREFIX},
     daemon::{self, Daemon, FailureCode},
-    doctor, inspect,
+    doctor, inspect, paper,
 };
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::{
@@ -22,6 +22,9 @@ use tokio::{
 fn main() -> ExitCode {
     let matches = command().get_matches();
     let verb = matches.subcommand().map_or("run", |(verb, _)| verb).to_owned();
+    if let Some((PAPER, inner)) = matches.subcommand() {
+        return write_paper(inner);
+    }
     // Settings may stand before the verb and after it.
     let inner = matches.subcommand().map_or(&matches, |(_, inner)| inner);
     let loaded = match load(inner) {
@@ -44,6 +47,17 @@ fn main() -> ExitCode {
         INSPECT => print(&inspect::report(&config), true),
         _ if inner.get_flag(DRY_RUN) => show_plan(&config),
         _ => start(&config),
+    }
+}
+
+fn write_paper(matches: &ArgMatches) -> ExitCode {
+    let Some(into) = matches.get_one::<PathBuf>(INTO) else { return ExitCode::FAILURE };
+    match paper::write(command(), into) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: can't write into {}: {error}", into.display());
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -114,6 +128,9 @@ const PRINT_CONFIG: &str = "print-config";
 const DRY_RUN: &str = "dry-run";
 const DOCTOR: &str = "doctor";
 const INSPECT: &str = "inspect";
+/// Hidden: packagers alone need it.
+const PAPER: &str = "paper";
+const INTO: &str = "into";
 
 fn command() -> Command {
     let command = with_settings(Command::new("muster-agent"))
@@ -132,6 +149,12 @@ fn command() -> Command {
         (DOCTOR, "Say what this host offers, and what is lost where it does not"),
         (INSPECT, "Show tasks as recorded, running and on disk, side by side"),
     ];
+    let command = command.subcommand(
+        Command::new(PAPER)
+            .hide(true)
+            .about("Write manual pages, completion and an example of the settings into a directory")
+            .arg(Arg::new(INTO).required(true).value_parser(clap::value_parser!(PathBuf))),
+    );
     verbs.into_iter().fold(command, |command, (verb, about)| {
         command.subcommand(with_settings(Command::new(verb)).about(about))
     })

@@ -85,6 +85,9 @@ pub enum Command {
         #[arg(value_enum)]
         shell: clap_complete::aot::Shell,
     },
+    /// Writes manual pages and completion into a directory, for packagers
+    #[command(hide = true)]
+    Paper { into: std::path::PathBuf },
 }
 
 #[derive(Debug, Args)]
@@ -313,7 +316,9 @@ mod tests {
     fn collect(command: &mut clap::Command, help: &mut String) {
         let text = command.render_help();
         *help += &format!("---- {}\n{text}\n", command.get_bin_name().unwrap_or("muster"));
-        for child in command.get_subcommands_mut().filter(|child| child.get_name() != "help") {
+        for child in
+            command.get_subcommands_mut().filter(|child| child.get_name() != "help" && !child.is_hide_set())
+        {
             collect(child, help);
         }
     }

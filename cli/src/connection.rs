@@ -27,7 +27,7 @@ use crate::ClientError;
 /// Where a coordinator listens unless told otherwise.
 const ADDRESS_DEFAULT: &str = "http://127.0.0.1:5050";
 /// Where credentials lie that nobody named: an installed coordinator, then `muster dev`.
-const TOKEN_PATHS: [&str; 2] = ["/run/muster/token", "/var/lib/muster-dev/coordinator/token"];
+const TOKEN_PATHS: [&str; 2] = ["/var/lib/muster/coordinator/token", "/var/lib/muster-dev/coordinator/token"];
 /// A whole answer may be so large: the coordinator sends no more, for example to a framework that was long away.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A call that takes longer is lost; streams have no such bound.

@@ -11,4 +11,5 @@ pub mod daemon;
 pub mod leader;
 pub mod machine;
 pub mod metrics;
+pub mod paper;
 pub mod raft;

@@ -6,12 +6,16 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use coordinator::{
     config::{Config, Loaded, LogFormat, SETTINGS, VARIABLE_PREFIX},
     daemon::{Daemon, FailureCode},
+    paper,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
+    if let Some((PAPER, inner)) = matches.subcommand() {
+        return write_paper(inner);
+    }
     let loaded = match load(&matches) {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -64,6 +68,10 @@ async fn run(config: &Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Who started us and waits may go on; says nothing where nobody asked (sd_notify(3)).
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "can't tell systemd that the coordinator is ready");
+    }
     let outcome = daemon.run(stop).await;
     listening.abort();
     match outcome {
@@ -78,10 +86,29 @@ async fn run(config: &Config) -> ExitCode {
 
 const CONFIG: &str = "config";
 const PRINT_CONFIG: &str = "print-config";
+/// Hidden: packagers alone need it.
+const PAPER: &str = "paper";
+const INTO: &str = "into";
+
+fn write_paper(matches: &ArgMatches) -> ExitCode {
+    let Some(into) = matches.get_one::<PathBuf>(INTO) else { return ExitCode::FAILURE };
+    match paper::write(command(), into) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: can't write into {}: {error}", into.display());
+            ExitCode::FAILURE
+        }
+    }
+}
 
 fn command() -> Command {
+    let paper = Command::new(PAPER)
+        .hide(true)
+        .about("Write manual pages, completion and an example of the settings into a directory")
+        .arg(Arg::new(INTO).required(true).value_parser(clap::value_parser!(PathBuf)));
     let mut command = Command::new("muster-coordinator")
         .version(env!("CARGO_PKG_VERSION"))
+        .subcommand(paper)
         .about("Agrees on what shall run, and offers resources to frameworks")
         .after_help(
             "Settings come from the file, then from the environment (MUSTER_COORDINATOR_ and the name in \

@@ -9,6 +9,7 @@ mod check;
 mod command;
 mod deny;
 mod dev;
+mod dist;
 mod ebpf;
 mod guest;
 mod libtest;
@@ -53,6 +54,8 @@ enum Verb {
     Ebpf(ebpf::Args),
     /// Runs the end-to-end tests, here or in a virtual machine with another kernel.
     E2e(guest::Args),
+    /// Makes Debian packages of the daemons and the command.
+    Dist(dist::Args),
     /// Runs a benchmark: the numbers that we promise.
     Bench(bench::Args),
     /// Licences, bans and sources of the dependencies, by cargo-deny.
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Tidy => tidy::run(),
         Verb::Ebpf(args) => setup::ensure(setup::Level::Test).and_then(|()| ebpf::run(&args)),
         Verb::E2e(args) => guest::run(&args),
+        Verb::Dist(args) => dist::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Deny => deny::run(),
     };

@@ -61,6 +61,15 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             clap_complete::aot::generate(shell, &mut Arguments::command(), "muster", &mut script);
             output::print_text(&String::from_utf8_lossy(&script))?;
         }
+        Command::Paper { into } => {
+            const ATTEMPTED: &str = "write the manual pages";
+            use clap_complete::aot::Shell;
+            clap_mangen::generate_to(Arguments::command(), &into).attempted(ATTEMPTED)?;
+            for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+                let mut command = Arguments::command();
+                clap_complete::aot::generate_to(shell, &mut command, "muster", &into).attempted(ATTEMPTED)?;
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -284,6 +284,10 @@ impl Cgroups {
         for parent in self.parents() {
             let root_depth = self.parent.components().count();
             for path in parent.ancestors().take(root_depth) {
+                // Another's, who lent it to us: systemd would miss it.
+                if is_delegated(path) {
+                    break;
+                }
                 match fs::remove_dir(path) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -423,6 +427,14 @@ const AGENT_LEAF: &str = "muster-agent";
 /// are the only one in it, we move into a leaf below.
 fn enable(group: &Path, wanted: &str) -> Result<(), SysError> {
     let path = group.join("cgroup.subtree_control");
+    // What is as we want it stays untouched: above a subtree that was delegated to us, groups are another's.
+    let has = fs::read_to_string(&path).unwrap_or_default();
+    if wanted
+        .split_whitespace()
+        .all(|word| has.split_whitespace().any(|own| word.strip_prefix('+') == Some(own)))
+    {
+        return Ok(());
+    }
     let Err(error) = write_existing(&path, wanted) else { return Ok(()) };
     let failed = |source| SysError::Write { path: path.clone(), value: wanted.to_owned(), source };
     if error.raw_os_error() != Some(libc::EBUSY) {
@@ -444,6 +456,16 @@ fn enable(group: &Path, wanted: &str) -> Result<(), SysError> {
     }
     write(&leaf.join("cgroup.procs"), own)?;
     write_existing(&path, wanted).map_err(failed)
+}
+
+/// Whether systemd has handed this group over and leaves alone what is below it
+/// (systemd.resource-control(5), "Delegate="; marked since systemd 240).
+pub fn is_delegated(group: &Path) -> bool {
+    let mut value = [0_u8; 8];
+    ["trusted.delegate", "user.delegate"].iter().any(|name| {
+        let length = rustix::fs::getxattr(group, *name, value.as_mut_slice());
+        length.is_ok_and(|length| value.get(..length) == Some(b"1"))
+    })
 }
 
 /// v1: 1024 for one core, and never below the kernel's least.

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 pub use asked::HugePageSize;
-pub use groups::Cgroups;
 pub(in crate::sys) use groups::reread;
+pub use groups::{Cgroups, is_delegated};
 pub use probe::{Controller, Hierarchies};
 
 use super::SysError;
