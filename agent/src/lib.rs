@@ -11,6 +11,7 @@ pub mod convert;
 pub mod daemon;
 pub mod doctor;
 pub mod execute;
+pub mod history;
 pub mod host;
 pub mod http;
 pub mod inspect;

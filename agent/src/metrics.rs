@@ -511,7 +511,11 @@ mod tests {
                 Sample { framework_id: FrameworkId::new("run").unwrap(), at: Timestamp(0), usage: *usage };
             (TaskId::new(&format!("t{place}")).unwrap(), sample)
         });
-        Samples { live: live.collect(), ended: Totals { cpu_ns: 500_000_000, ..Totals::default() } }
+        Samples {
+            live: live.collect(),
+            ended: Totals { cpu_ns: 500_000_000, ..Totals::default() },
+            ..Samples::default()
+        }
     }
 
     #[test]

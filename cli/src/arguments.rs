@@ -227,6 +227,12 @@ pub enum Agent {
         after_help = "Examples:\n  muster agent show AGENT-ID\n  muster agent show AGENT-ID --output json"
     )]
     Show { id: String },
+    /// Shows what the hosts of agents use in all, tasks and everything else
+    #[command(after_help = "Examples:\n  muster agent usage\n  muster agent usage --output json")]
+    Usage {
+        /// Only these agents
+        ids: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

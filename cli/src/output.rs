@@ -274,6 +274,7 @@ pub fn json_usage(usage: Option<&Usage>) -> Value {
         ("threads", usage.threads),
         ("forks", usage.forks),
         ("execs", usage.execs),
+        ("load_milli", usage.load_milli),
     ];
     for (name, figure) in figures {
         if let Some(figure) = figure {

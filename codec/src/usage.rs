@@ -85,6 +85,7 @@ fn field(message: &mut wire::Usage, figure: Figure) -> &mut Option<u64> {
         Figure::Threads => &mut message.threads,
         Figure::Forks => &mut message.forks,
         Figure::Execs => &mut message.execs,
+        Figure::LoadMilli => &mut message.load_milli,
     }
 }
 

@@ -10,12 +10,12 @@ mod rounds;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use model::{ClusterId, Figure, TaskId, TaskState, Usage};
+use model::{ClusterId, Figure, Reporter, TaskId, TaskState, Usage};
 use supervisor::{Action, Event, Phase, Row, Supervisor};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
@@ -42,8 +42,10 @@ const REQUESTS_MAX: usize = 256;
 pub const SESSION_EVENTS_MAX: usize = 256;
 /// Statuses in one message.
 const STATUSES_PER_MESSAGE: usize = 256;
-/// How often the leader hears of usage.
+/// How often the leader hears of usage, unless it wants to hear more rarely.
 const USAGE_INTERVAL: Duration = Duration::from_secs(2);
+/// Whatever it wants.
+const USAGE_INTERVAL_MAX: Duration = Duration::from_secs(300);
 /// Readings of output under way at once.
 const READS_MAX: usize = 1024;
 /// A process that could not be reached is looked for again after this.
@@ -158,6 +160,8 @@ pub struct Actor {
     /// Watchers of cgroups that aren't empty: one for each task.
     lingering: BTreeMap<TaskId, AbortHandle>,
     reads: JoinSet<()>,
+    /// As the leader of this session wants it.
+    usage_interval: Duration,
 }
 
 /// The way to the leader.
@@ -166,6 +170,8 @@ struct Link {
     sender: mpsc::Sender<ToLeader>,
     /// Before the Welcome nothing is said.
     is_welcomed: bool,
+    /// What this session was told of usage.
+    reporter: Reporter,
 }
 
 /// What a watcher saw.
@@ -226,6 +232,7 @@ impl Actor {
             watchers: JoinSet::new(),
             lingering: BTreeMap::new(),
             reads: JoinSet::new(),
+            usage_interval: USAGE_INTERVAL,
         };
         Ok((actor, handle))
     }
@@ -234,13 +241,12 @@ impl Actor {
     pub async fn run(mut self) -> Result<(), ActorError> {
         let first = std::mem::take(&mut self.first);
         self.perform(first)?;
-        let mut usage_due = interval(USAGE_INTERVAL);
-        usage_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut usage_due = Instant::now();
         let mut stop = Stop::No;
         let mut deadline = None;
         loop {
             let wake = tokio::select! {
-                wake = self.next(&mut usage_due) => wake,
+                wake = self.next(usage_due) => wake,
                 () = until(deadline) => break,
             };
             match wake {
@@ -251,7 +257,12 @@ impl Actor {
                         deadline = self.begin_stop(stop)?;
                     }
                 }
-                other => self.handle(other)?,
+                other => {
+                    if matches!(other, Wake::UsageDue) {
+                        usage_due = Instant::now() + self.usage_interval;
+                    }
+                    self.handle(other)?;
+                }
             }
             match stop {
                 Stop::No => {}
@@ -270,7 +281,7 @@ impl Actor {
         Ok(())
     }
 
-    async fn next(&mut self, usage_due: &mut tokio::time::Interval) -> Wake {
+    async fn next(&mut self, usage_due: Instant) -> Wake {
         let timer = self.supervisor.next_wake().map(|at| Instant::now() + at.since(clock::now()));
         // What is lost when another arm is taken: nothing. Channels, sets and intervals keep what they
         // have, and the OOM stream says so of itself.
@@ -283,7 +294,7 @@ impl Actor {
             Some(event) = self.session.recv() => Wake::Session(event),
             Some(request) = self.requests.recv() => Wake::Request(request),
             () = until(timer) => Wake::Timer,
-            _ = usage_due.tick() => Wake::UsageDue,
+            () = sleep_until(usage_due) => Wake::UsageDue,
             Ok(()) = self.stop.changed() => Wake::Stop,
             Some(_) = self.reads.join_next(), if !self.reads.is_empty() => Wake::Timer,
         }
@@ -386,7 +397,12 @@ impl Actor {
     fn session_event(&mut self, event: SessionEvent) -> Result<(), ActorError> {
         match event {
             SessionEvent::Opening { generation, link, greeting } => {
-                self.link = Some(Link { generation, sender: link, is_welcomed: false });
+                self.link = Some(Link {
+                    generation,
+                    sender: link,
+                    is_welcomed: false,
+                    reporter: Reporter::default(),
+                });
                 let cluster_id = self.identity.cluster_id.clone();
                 // The session may have ended while it waited.
                 let _ = greeting.send(Greeting { cluster_id, tasks: self.supervisor.known() });
@@ -412,6 +428,7 @@ impl Actor {
         match message {
             FromLeader::Welcomed { cluster_id, epoch, assignments } => {
                 self.join_cluster(&cluster_id)?;
+                self.usage_interval = USAGE_INTERVAL;
                 if let Some(link) = &mut self.link {
                     link.is_welcomed = true;
                 }
@@ -426,6 +443,16 @@ impl Actor {
             FromLeader::Acknowledge(tasks) => tasks
                 .into_iter()
                 .try_for_each(|(task_id, sequence)| self.decide(Event::Acknowledged { task_id, sequence })),
+            FromLeader::ReadHistory { request, subject, since, step } => {
+                let points = self.rounds.history().points(&subject, since, step);
+                let result = points.ok_or_else(|| "the agent keeps no history of this".to_owned());
+                self.say(ToLeader::History { request, result });
+                Ok(())
+            }
+            FromLeader::UsagePace { interval } => {
+                self.usage_interval = interval.clamp(USAGE_INTERVAL, USAGE_INTERVAL_MAX);
+                Ok(())
+            }
             FromLeader::ReadOutput(wish) => {
                 let Some(link) = &self.link else { return Ok(()) };
                 let reader = output::Reader {
@@ -580,9 +607,10 @@ impl Actor {
     }
 
     fn report_usage(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|link| link.is_welcomed) else { return };
         let usages = self.rounds.usages();
-        for some in usages.chunks(STATUSES_PER_MESSAGE) {
-            self.say(ToLeader::Usage(some.to_vec()));
+        for report in link.reporter.report(usages.iter().map(|(subject, usage)| (subject, usage))) {
+            self.say(ToLeader::Usage(report));
         }
     }
 

@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
-use model::{Figure, FrameworkId, TaskId};
+use model::{Figure, FrameworkId, Subject, TaskId};
 use supervisor::Row;
 
 use crate::{
     clock,
     execute::{Executor, chain},
+    history::{self, History},
     meter::{self, Meter, Target},
     sys::{CgroupId, CgroupName, Layout},
 };
@@ -51,6 +52,8 @@ pub struct Totals {
 #[derive(Debug, Clone, Default)]
 pub struct Samples {
     pub live: BTreeMap<TaskId, Sample>,
+    /// The whole host; absent until the first round.
+    pub host: Option<model::Usage>,
     pub ended: Totals,
 }
 
@@ -58,6 +61,7 @@ pub struct Samples {
 #[derive(Default)]
 pub struct Rounds {
     state: Mutex<State>,
+    history: Mutex<History>,
     stop: Condvar,
 }
 
@@ -78,6 +82,7 @@ impl Rounds {
 
     /// Stops measuring it; its last figures go into the sums.
     pub fn end(&self, task_id: &TaskId, last: Option<&model::Usage>) {
+        self.history().end(&Subject::Task(task_id.clone()), last, clock::now());
         let mut state = self.lock();
         state.live.remove(task_id);
         let sample = state.samples.live.remove(task_id);
@@ -103,10 +108,17 @@ impl Rounds {
         self.lock().samples.clone()
     }
 
-    /// The latest figures of each running task, as the leader hears them.
-    pub fn usages(&self) -> Vec<(TaskId, model::Usage)> {
+    /// The latest figures of the host and of each running task, as the leader hears them.
+    pub fn usages(&self) -> Vec<(Subject, model::Usage)> {
         let state = self.lock();
-        state.samples.live.iter().map(|(id, sample)| (id.clone(), for_leader(sample))).collect()
+        let host = state.samples.host.iter().map(|usage| (Subject::Host, usage.clone()));
+        let tasks = state.samples.live.iter();
+        host.chain(tasks.map(|(id, sample)| (Subject::Task(id.clone()), for_leader(sample)))).collect()
+    }
+
+    /// What a task or the host used lately.
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets both threads end.
@@ -158,11 +170,15 @@ impl Rounds {
                 );
             }
             let at = clock::now();
+            let host = history::host::usage(at);
+            self.history().push(&Subject::Host, &host);
             let mut state = self.lock();
+            state.samples.host = Some(host);
             for ((task_id, live, _, _), usage) in live.into_iter().zip(sample.usages) {
                 // It may have ended since; then its last figures are in the sums already.
                 if state.live.contains_key(&task_id) {
                     let sample = Sample { framework_id: live.framework_id, at, usage };
+                    self.history().push(&Subject::Task(task_id.clone()), &for_leader(&sample));
                     state.samples.live.insert(task_id, sample);
                 }
             }

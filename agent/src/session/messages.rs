@@ -1,7 +1,7 @@
 //! What the two sides say, in terms of `model`.
 
 use bytes::Bytes;
-use model::{ClusterId, Duration, TaskId, TaskStatus, Usage};
+use model::{ClusterId, Duration, Opened, Subject, TaskId, TaskStatus, Timestamp, Usage, UsageReport};
 use proto::agent::v1::{self as wire, from_agent};
 use supervisor::{Assignment, KnownTask};
 
@@ -18,18 +18,36 @@ pub struct Greeting {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ToLeader {
     Statuses(Vec<TaskStatus>),
-    Usage(Vec<(TaskId, Usage)>),
+    Usage(UsageReport),
     Output(OutputAnswer),
+    History { request: u64, result: Result<Vec<Usage>, String> },
 }
 
 /// From the leader to the actor.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FromLeader {
-    Welcomed { cluster_id: String, epoch: u64, assignments: Vec<Assignment> },
+    Welcomed {
+        cluster_id: String,
+        epoch: u64,
+        assignments: Vec<Assignment>,
+    },
     Launch(Vec<Assignment>),
-    Kill { task_id: TaskId, grace: Duration },
+    Kill {
+        task_id: TaskId,
+        grace: Duration,
+    },
     Acknowledge(Vec<(TaskId, u64)>),
     ReadOutput(OutputRequest),
+    ReadHistory {
+        request: u64,
+        subject: Subject,
+        since: Timestamp,
+        step: Duration,
+    },
+    /// How often usage shall be reported.
+    UsagePace {
+        interval: Duration,
+    },
 }
 
 /// Which of a task's outputs.
@@ -72,15 +90,18 @@ pub(super) fn to_wire(message: ToLeader) -> from_agent::Message {
         ToLeader::Statuses(statuses) => from_agent::Message::Updates(wire::StatusUpdates {
             statuses: statuses.iter().map(codec::to_task_status).collect(),
         }),
-        ToLeader::Usage(tasks) => from_agent::Message::Usage(wire::UsageReport {
-            tasks: tasks
-                .into_iter()
-                .map(|(task_id, usage)| wire::TaskUsage {
-                    task_id: task_id.as_str().to_owned(),
-                    usage: Some(codec::to_usage(&usage)),
-                })
-                .collect(),
-        }),
+        ToLeader::Usage(report) => from_agent::Message::Usage(usage_report(report)),
+        ToLeader::History { request, result } => {
+            let answer = match result {
+                Ok(points) => wire::HistoryAnswer {
+                    request,
+                    points: points.iter().map(codec::to_usage).collect(),
+                    error: String::new(),
+                },
+                Err(error) => wire::HistoryAnswer { request, points: Vec::new(), error },
+            };
+            from_agent::Message::History(answer)
+        }
         ToLeader::Output(OutputAnswer { request, result }) => {
             let answer = match result {
                 Ok(Chunk { offset, data, is_end }) => {
@@ -91,6 +112,20 @@ pub(super) fn to_wire(message: ToLeader) -> from_agent::Message {
             from_agent::Message::Output(answer)
         }
     }
+}
+
+/// A report as the wire has it.
+pub fn usage_report(report: UsageReport) -> wire::UsageReport {
+    let UsageReport { at, ended, opened, keys, changed, by } = report;
+    let opened = opened.into_iter().map(|Opened { key, subject, usage }| wire::OpenedUsage {
+        key,
+        task_id: match subject {
+            Subject::Host => String::new(),
+            Subject::Task(task_id) => task_id.as_str().to_owned(),
+        },
+        usage: Some(codec::to_usage(&usage)),
+    });
+    wire::UsageReport { at_us: at.0, ended, opened: opened.collect(), keys, changed, by }
 }
 
 pub(super) fn known_task(known: KnownTask) -> wire::KnownTask {
@@ -142,6 +177,20 @@ pub(super) fn read_output(read: wire::ReadOutput) -> Vec<FromLeader> {
         FromLeader::ReadOutput(wish)
     };
     valid_id(&task_id).map(wish).into_iter().collect()
+}
+
+pub(super) fn read_history(read: wire::ReadHistory) -> Vec<FromLeader> {
+    let wire::ReadHistory { request, task_id, since_us, step_ms } = read;
+    let (since, step) = (Timestamp(since_us), Duration::from_millis(step_ms));
+    let subject =
+        if task_id.is_empty() { Some(Subject::Host) } else { valid_id(&task_id).map(Subject::Task) };
+    let wish = |subject| FromLeader::ReadHistory { request, subject, since, step };
+    subject.map(wish).into_iter().collect()
+}
+
+pub(super) fn usage_pace(pace: wire::UsagePace) -> Vec<FromLeader> {
+    let wire::UsagePace { interval_ms } = pace;
+    vec![FromLeader::UsagePace { interval: Duration::from_millis(interval_ms) }]
 }
 
 /// What can't be understood is left out and said: the leader had checked it.

@@ -228,6 +228,8 @@ impl Session {
             | Said::Kill(_)
             | Said::Acknowledge(_)
             | Said::ReadOutput(_)
+            | Said::ReadHistory(_)
+            | Said::UsagePace(_)
             | Said::Heartbeat(_) => return Err(StreamError::Order),
         };
         // Twice as often as it must be, so that one may be late.
@@ -248,6 +250,8 @@ impl Session {
                             self.tell(generation, messages::acknowledge(acknowledge)).await?;
                         }
                         Said::ReadOutput(read) => self.tell(generation, messages::read_output(read)).await?,
+                        Said::ReadHistory(read) => self.tell(generation, messages::read_history(read)).await?,
+                        Said::UsagePace(pace) => self.tell(generation, messages::usage_pace(pace)).await?,
                     }
                 }
                 // Closed by the actor when the queue was full: what was lost is in the checkpoint.

@@ -1,12 +1,15 @@
 //! Agents: the machines of the cluster.
 
-use muster_client::operator::{AgentView, GetAgentRequest, ListAgentsRequest};
+use muster_client::operator::{
+    AgentUsage, AgentView, GetAgentRequest, GetAgentUsageRequest, ListAgentsRequest,
+};
 use serde_json::{Value, json};
 
 use super::Context;
 use crate::{
-    output::{json_resources, json_time, print_facts, print_rows, show_resources, show_time},
+    output::{json_resources, json_time, json_usage, print_facts, print_rows, show_resources, show_time},
     report::{Attempted, Failure},
+    units::{show_bytes, show_thousandths},
 };
 
 pub async fn list(context: &Context) -> Result<(), Failure> {
@@ -59,6 +62,57 @@ pub async fn show(context: &Context, id: String) -> Result<(), Failure> {
     ];
     facts.extend(agent.limitations.iter().map(|limitation| ("can't", limitation.clone())));
     print_facts(context.format, &facts, &view(&agent))
+}
+
+pub async fn usage(context: &Context, ids: Vec<String>) -> Result<(), Failure> {
+    let agents = all_usage(context, &ids).await?;
+    let missing = || "unavailable".to_owned();
+    let rows = agents.iter().map(|agent| {
+        let usage = agent.usage.clone().unwrap_or_default();
+        vec![
+            agent.agent_id.clone(),
+            agent.hostname.clone(),
+            agent.tasks_live.to_string(),
+            usage.load_milli.map_or_else(missing, show_thousandths),
+            usage.memory_working_set_bytes.map_or_else(missing, show_bytes),
+            usage.memory_bytes.map_or_else(missing, show_bytes),
+            usage.memory_limit_bytes.map_or_else(missing, show_bytes),
+            usage.memory_swap_bytes.map_or_else(missing, show_bytes),
+            usage.oom_kills.map_or_else(missing, |kills| kills.to_string()),
+            usage.threads.map_or_else(missing, |threads| threads.to_string()),
+        ]
+    });
+    let json = agents.iter().map(|agent| {
+        json!({
+            "agent_id": agent.agent_id,
+            "hostname": agent.hostname,
+            "tasks_live": agent.tasks_live,
+            "usage": json_usage(agent.usage.as_ref()),
+        })
+    });
+    let json = Value::Array(json.collect());
+    let header =
+        ["AGENT", "HOST", "TASKS", "LOAD", "WORKING SET", "MEMORY", "TOTAL", "SWAP", "OOM KILLS", "THREADS"];
+    print_rows(context.format, &header, rows.collect(), &json)
+}
+
+/// Of the named agents, or of all that are connected, page by page.
+pub async fn all_usage(context: &Context, ids: &[String]) -> Result<Vec<AgentUsage>, Failure> {
+    let mut agents = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = GetAgentUsageRequest { agent_ids: ids.to_vec(), page_token, page_size: 0 };
+        let answer = context
+            .connection
+            .call(async |mut operator| operator.get_agent_usage(request.clone()).await)
+            .await
+            .attempted("show what hosts use")?;
+        agents.extend(answer.agents);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            return Ok(agents);
+        }
+    }
 }
 
 fn reachable(agent: &AgentView) -> &'static str {

@@ -48,6 +48,7 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Task(arguments::Task::Usage { ids, watch }) => task::usage(&connect()?, ids, watch).await?,
         Command::Agent(arguments::Agent::List) => agent::list(&connect()?).await?,
         Command::Agent(arguments::Agent::Show { id }) => agent::show(&connect()?, id).await?,
+        Command::Agent(arguments::Agent::Usage { ids }) => agent::usage(&connect()?, ids).await?,
         Command::Framework(arguments::Framework::List) => framework::list(&connect()?).await?,
         Command::Framework(arguments::Framework::Teardown { id, yes }) => {
             framework::teardown(&connect()?, id, yes).await?;

@@ -4,7 +4,9 @@ use std::{io, time::Duration};
 
 use muster_client::{
     is_final, new_request_id,
-    operator::{GetTaskRequest, GetUsageRequest, KillTaskRequest, ListTasksRequest, OutputStream, TaskView},
+    operator::{
+        GetTaskRequest, GetUsageRequest, KillTaskRequest, ListTasksRequest, OutputStream, TaskUsage, TaskView,
+    },
 };
 use serde_json::{Value, json};
 
@@ -135,13 +137,7 @@ pub async fn kill_one(context: &Context, task_id: &str, grace: Option<Duration>)
 
 pub async fn usage(context: &Context, ids: Vec<String>, watch: bool) -> Result<(), Failure> {
     loop {
-        let request = GetUsageRequest { task_ids: ids.clone() };
-        let tasks = context
-            .connection
-            .call(async |mut operator| operator.get_usage(request.clone()).await)
-            .await
-            .attempted("show what tasks use")?
-            .tasks;
+        let tasks = all_usage(context, &ids).await?;
         if watch && context.format == Format::Table {
             // Home and clear: the table stays where it is.
             print_text("\x1b[H\x1b[2J")?;
@@ -170,6 +166,25 @@ pub async fn usage(context: &Context, ids: Vec<String>, watch: bool) -> Result<(
             return Ok(());
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Of the named tasks, or of all live ones, page by page.
+pub async fn all_usage(context: &Context, ids: &[String]) -> Result<Vec<TaskUsage>, Failure> {
+    let mut tasks = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = GetUsageRequest { task_ids: ids.to_vec(), page_token, ..GetUsageRequest::default() };
+        let answer = context
+            .connection
+            .call(async |mut operator| operator.get_usage(request.clone()).await)
+            .await
+            .attempted("show what tasks use")?;
+        tasks.extend(answer.tasks);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            return Ok(tasks);
+        }
     }
 }
 

@@ -128,6 +128,9 @@ pub fn shape(code: RefusalCode) -> Shape {
         RefusalCode::OutputGone => {
             row(Code::NotFound, StatusCode::NOT_FOUND, "nothing brings the output back")
         }
+        RefusalCode::HistoryGone => {
+            row(Code::NotFound, StatusCode::NOT_FOUND, "`muster task show` has the figures of the end")
+        }
         RefusalCode::Internal => row(
             Code::Internal,
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -1,8 +1,10 @@
 //! `muster.agent.v1`: the conversation between an agent and the leader.
 
 use cluster::{AgentFacts, KnownTask};
-use leader::{Assignment, FromAgent, Hello, OutputChunk, OutputRequest, OutputStream, ToAgent};
-use model::{KillOrder, Refusal, TaskId, Usage, limits};
+use leader::{
+    Assignment, FromAgent, Hello, HistoryRequest, OutputChunk, OutputRequest, OutputStream, ToAgent,
+};
+use model::{KillOrder, Opened, Refusal, Subject, Timestamp, UsageReport, limits};
 use proto::{agent::v1 as wire, types::v1 as types};
 
 use codec::{
@@ -18,6 +20,8 @@ const SHORT_BYTES_MAX: usize = 64;
 const LIMITATIONS_MAX: usize = 64;
 /// Live tasks and those whose end was not acknowledged yet.
 const KNOWN_TASKS_MAX: usize = 8 * limits::TASKS_PER_AGENT_MAX;
+/// Points of one history: some 400 bytes each.
+const HISTORY_POINTS_MAX: usize = 1024;
 /// Data in one answer.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 
@@ -41,9 +45,8 @@ pub fn heard(message: wire::FromAgent) -> Result<Heard, Invalid> {
             };
             Heard::Message(FromAgent::Updates(each("updates.statuses", statuses, cut)?))
         }
-        Message::Usage(wire::UsageReport { tasks }) => {
-            Heard::Message(FromAgent::Usage(each("usage.tasks", tasks, task_usage)?))
-        }
+        Message::Usage(report) => Heard::Message(FromAgent::Usage(usage_report(report).within("usage")?)),
+        Message::History(answer) => history_answer(answer).within("history").map(Heard::Message)?,
         Message::Output(answer) => output_answer(answer).within("output").map(Heard::Message)?,
     })
 }
@@ -91,9 +94,28 @@ fn known_task(known: wire::KnownTask) -> Result<KnownTask, Invalid> {
     Ok(KnownTask { task: id("task_id", &task_id)?, sequence, state: task_state("state", state)? })
 }
 
-fn task_usage(sample: wire::TaskUsage) -> Result<(TaskId, Usage), Invalid> {
-    let wire::TaskUsage { task_id, usage: figures } = sample;
-    Ok((id("task_id", &task_id)?, usage(required("usage", figures)?)))
+pub fn usage_report(report: wire::UsageReport) -> Result<UsageReport, Invalid> {
+    let wire::UsageReport { at_us, ended, opened, keys, changed, by } = report;
+    let opened = each("opened", opened, |opened| {
+        let wire::OpenedUsage { key, task_id, usage: figures } = opened;
+        let subject = optional_id("task_id", &task_id)?.map_or(Subject::Host, Subject::Task);
+        let mut figures = required("usage", figures)?;
+        (figures.run_queue_latency, figures.block_latency) = (None, None);
+        Ok(Opened { key, subject, usage: usage(figures) })
+    })?;
+    Ok(UsageReport { at: Timestamp(at_us), ended, opened, keys, changed, by })
+}
+
+fn history_answer(answer: wire::HistoryAnswer) -> Result<FromAgent, Invalid> {
+    let wire::HistoryAnswer { request, points, mut error } = answer;
+    at_most("points", points.len(), HISTORY_POINTS_MAX)?;
+    let result = if error.is_empty() {
+        Ok(points.into_iter().map(usage).collect())
+    } else {
+        cut_to(&mut error, limits::MESSAGE_BYTES_MAX);
+        Err(error)
+    };
+    Ok(FromAgent::History { request, result })
 }
 
 fn output_answer(answer: wire::OutputAnswer) -> Result<FromAgent, Invalid> {
@@ -147,6 +169,18 @@ pub fn to_agent(message: ToAgent) -> wire::ToAgent {
                 limit,
                 wait_ms: millis(wait),
             })
+        }
+        ToAgent::ReadHistory { request, history } => {
+            let HistoryRequest { subject, since, step } = history;
+            let task_id = match subject {
+                Subject::Host => String::new(),
+                Subject::Task(task) => task.to_string(),
+            };
+            let (since_us, step_ms) = (since.0, millis(step));
+            Message::ReadHistory(wire::ReadHistory { request, task_id, since_us, step_ms })
+        }
+        ToAgent::UsagePace { interval } => {
+            Message::UsagePace(wire::UsagePace { interval_ms: millis(interval) })
         }
         ToAgent::Heartbeat => Message::Heartbeat(wire::Heartbeat {}),
         ToAgent::Refused { refusal: Refusal { code, message }, is_final } => {

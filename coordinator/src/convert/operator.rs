@@ -105,18 +105,21 @@ pub struct TaskFilter {
 
 pub fn list_tasks(request: wire::ListTasksRequest) -> Result<TaskFilter, Invalid> {
     let wire::ListTasksRequest { page_size, page_token, framework_id, agent_id, only_live } = request;
-    let page_size = match page_size {
-        0 => PAGE_SIZE_DEFAULT,
-        1..=PAGE_SIZE_MAX => page_size,
-        more => return Err(Invalid::new("page_size", format_args!("of {more} is above {PAGE_SIZE_MAX}"))),
-    };
     Ok(TaskFilter {
-        page_size: page_size as usize,
+        page_size: page_size_of(page_size)?,
         after: optional_id("page_token", &page_token)?,
         framework: optional_id("framework_id", &framework_id)?,
         agent: optional_id("agent_id", &agent_id)?,
         only_live,
     })
+}
+
+fn page_size_of(asked: u32) -> Result<usize, Invalid> {
+    match asked {
+        0 => Ok(PAGE_SIZE_DEFAULT as usize),
+        1..=PAGE_SIZE_MAX => Ok(asked as usize),
+        more => Err(Invalid::new("page_size", format_args!("of {more} is above {PAGE_SIZE_MAX}"))),
+    }
 }
 
 pub fn get_task(request: wire::GetTaskRequest) -> Result<TaskId, Invalid> {
@@ -164,9 +167,53 @@ pub fn to_output_chunk(chunk: OutputChunk) -> wire::OutputChunk {
     wire::OutputChunk { offset, data: data.into() }
 }
 
-pub fn get_usage(request: wire::GetUsageRequest) -> Result<Vec<TaskId>, Invalid> {
-    let wire::GetUsageRequest { task_ids } = request;
-    ids("task_ids", &task_ids, TASKS_ASKED_MAX)
+/// Whose figures a page shall have: the named ones, or the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UsageFilter<I> {
+    Named(Vec<I>),
+    Page { after: Option<I>, size: usize },
+}
+
+/// Answers also whose tasks alone.
+pub fn get_usage(request: wire::GetUsageRequest) -> Result<(UsageFilter<TaskId>, Option<AgentId>), Invalid> {
+    let wire::GetUsageRequest { task_ids, agent_id, page_size, page_token } = request;
+    let filter = if task_ids.is_empty() {
+        let size = page_size_of(page_size)?;
+        UsageFilter::Page { after: optional_id("page_token", &page_token)?, size }
+    } else {
+        UsageFilter::Named(ids("task_ids", &task_ids, TASKS_ASKED_MAX)?)
+    };
+    Ok((filter, optional_id("agent_id", &agent_id)?))
+}
+
+pub fn get_agent_usage(request: wire::GetAgentUsageRequest) -> Result<UsageFilter<AgentId>, Invalid> {
+    let wire::GetAgentUsageRequest { agent_ids, page_size, page_token } = request;
+    if agent_ids.is_empty() {
+        let size = page_size_of(page_size)?;
+        Ok(UsageFilter::Page { after: optional_id("page_token", &page_token)?, size })
+    } else {
+        ids("agent_ids", &agent_ids, TASKS_ASKED_MAX).map(UsageFilter::Named)
+    }
+}
+
+/// Whose history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HistoryOf {
+    Task(TaskId),
+    Agent(AgentId),
+}
+
+/// Answers also from when on, and the least time between two points.
+pub fn get_usage_history(
+    request: wire::GetUsageHistoryRequest,
+) -> Result<(HistoryOf, Timestamp, Duration), Invalid> {
+    use wire::get_usage_history_request::Of;
+    let wire::GetUsageHistoryRequest { of, since_us, step_ms } = request;
+    let of = match required("task_id", of)? {
+        Of::TaskId(task) => HistoryOf::Task(id("task_id", &task)?),
+        Of::AgentId(agent) => HistoryOf::Agent(id("agent_id", &agent)?),
+    };
+    Ok((of, Timestamp(since_us), codec::timeout(step_ms)))
 }
 
 pub fn get_agent(request: wire::GetAgentRequest) -> Result<AgentId, Invalid> {
@@ -231,8 +278,27 @@ pub fn to_waiting_view(waiting: &Waiting, because: Vec<String>) -> wire::TaskVie
     }
 }
 
-pub fn to_task_usage(task: &TaskId, agent: Option<&AgentId>, usage: &Usage) -> wire::TaskUsage {
-    wire::TaskUsage { task_id: task.to_string(), agent_id: text_of(agent), usage: Some(to_usage(usage)) }
+pub fn to_task_usage(id: &TaskId, task: &Task, usage: &Usage) -> wire::TaskUsage {
+    wire::TaskUsage {
+        task_id: id.to_string(),
+        agent_id: text_of(task.agent.as_ref()),
+        usage: Some(to_usage(usage)),
+        name: task.spec.name.clone(),
+        framework_id: task.framework.to_string(),
+        cpus_milli: task.spec.resources.cpus_milli,
+        cpu_limit_milli: task.spec.cpu_limit(),
+    }
+}
+
+pub fn to_agent_usage(id: &AgentId, agent: &Agent, usage: &Usage) -> wire::AgentUsage {
+    wire::AgentUsage {
+        agent_id: id.to_string(),
+        hostname: agent.facts.hostname.clone(),
+        usage: Some(to_usage(usage)),
+        total: Some(to_resources(&agent.facts.total)),
+        allocated: Some(to_resources(&agent.allocated)),
+        tasks_live: count(agent.tasks.len()),
+    }
 }
 
 pub fn to_agent_view(agent: &AgentId, record: &Agent, offered: &Resources) -> wire::AgentView {

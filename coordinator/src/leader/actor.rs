@@ -91,7 +91,6 @@ pub struct LeaderLoop<L> {
 }
 
 /// Whatever can wake the loop while it leads.
-#[expect(clippy::large_enum_variant, reason = "an event is made, handed over once and taken apart")]
 enum Event {
     Stop,
     Standing,
@@ -498,7 +497,6 @@ impl Leading {
                 })
                 .collect(),
             sessions: view.sessions,
-            usage: view.usage,
             held_back: view.held_back,
             waiting_because: view.waiting_because,
         }

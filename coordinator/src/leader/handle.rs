@@ -13,15 +13,16 @@ use std::{
 
 use cluster::{ClusterState, FrameworkInfo};
 use model::{
-    Cursor, FrameworkId, OfferId, Refusal, RefusalCode, RequestId, RoleName, TaskId, TaskSpec, TaskStatus,
+    AgentId, Cursor, FrameworkId, OfferId, Refusal, RefusalCode, RequestId, RoleName, Subject, TaskId,
+    TaskSpec, TaskStatus, Usage,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     actor::Figures,
     messages::{
-        Attachment, Call, Caller, Demand, FromAgent, Hello, OutputChunk, OutputRequest, Reply, SessionId,
-        SoftView, SubscribeParams, Subscription,
+        Attachment, Call, Caller, Demand, FromAgent, Hello, HistoryRequest, OutputChunk, OutputRequest,
+        Reply, SessionId, SoftView, SubscribeParams, Subscription,
     },
 };
 
@@ -189,6 +190,22 @@ impl LeaderHandle {
         let patience = ANSWER_TIME_MAX.saturating_add(request.wait);
         match self.call_within("read the output", Call::ReadOutput(request), patience).await? {
             Reply::Output(chunk) => Ok(chunk),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What each of these used last, as its agent reported it; `None` where nothing is known.
+    pub async fn read_usage(&self, subjects: Vec<(AgentId, Subject)>) -> Result<Vec<Option<Usage>>, Refusal> {
+        match self.call("read the usage", Call::ReadUsage(subjects)).await? {
+            Reply::Usage(figures) => Ok(figures),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Reads the figures of the last hour from an agent.
+    pub async fn read_history(&self, agent: AgentId, history: HistoryRequest) -> Result<Vec<Usage>, Refusal> {
+        match self.call("read the history of usage", Call::ReadHistory { agent, history }).await? {
+            Reply::History(points) => Ok(points),
             other => Err(unexpected(&other)),
         }
     }

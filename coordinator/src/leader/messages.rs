@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use model::{AgentId, FrameworkId, OfferId, Resources, RoleName, SubscriptionId, TaskId, Timestamp, Usage};
+use model::{AgentId, FrameworkId, OfferId, Resources, RoleName, SubscriptionId, TaskId, Timestamp};
 use tokio::sync::mpsc;
 
 pub use ::leader::{
-    Assignment, Call, Caller, Demand, FromAgent, Hello, OfferMessage, OutputChunk, OutputRequest,
-    OutputStream, Reply, SessionId, SubscribeParams, ToAgent, ToFramework,
+    Assignment, Call, Caller, Demand, FromAgent, Hello, HistoryRequest, OfferMessage, OutputChunk,
+    OutputRequest, OutputStream, Reply, SessionId, SubscribeParams, ToAgent, ToFramework,
 };
 
 /// An opened event stream of a framework. It ends when the sender is gone; before that comes
@@ -37,8 +37,6 @@ pub struct SoftView {
     pub offers: Vec<OfferView>,
     /// Agents with a session that answers.
     pub sessions: BTreeMap<AgentId, SessionId>,
-    /// Latest sample of each live task.
-    pub usage: BTreeMap<TaskId, Usage>,
     /// Why agents or frameworks were held back in the last round, one line each.
     pub held_back: Vec<String>,
     /// Why tasks of `run` wait, one line for each thing in the way.

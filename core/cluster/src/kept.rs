@@ -115,7 +115,8 @@ fn since(figure: Figure) -> Option<u32> {
         | Figure::ConnectionsOpened
         | Figure::ConnectionsAccepted
         | Figure::ConnectionsFailed
-        | Figure::Execs => None,
+        | Figure::Execs
+        | Figure::LoadMilli => None,
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     messages::{Assignment, FromAgent, Hello, SessionId, ToAgent},
     offers::Ending,
     proposals::{CallId, ProposeError, Purpose},
+    usage::Reports,
 };
 
 /// One opened stream of an agent.
@@ -33,6 +34,7 @@ pub(crate) struct Session {
     /// One batch at a time is in flight, so that their order stays.
     is_recording: bool,
     retry_at: Option<Timestamp>,
+    reports: Reports,
 }
 
 /// Every open session.
@@ -76,6 +78,22 @@ impl Sessions {
     pub(crate) fn registered_of(&self, agent: &AgentId) -> Option<(SessionId, u64)> {
         let (id, session) = self.of_agent(agent)?;
         Some((id, session.epoch?))
+    }
+
+    pub(crate) fn reports(&self, session: SessionId) -> Option<&Reports> {
+        self.by_id.get(&session).map(|session| &session.reports)
+    }
+
+    pub(crate) fn reports_mut(&mut self, session: SessionId) -> Option<&mut Reports> {
+        self.by_id.get_mut(&session).map(|session| &mut session.reports)
+    }
+
+    /// Of sessions whose agent is registered: before, they can't be told anything.
+    pub(crate) fn all_reports_mut(&mut self) -> impl Iterator<Item = (SessionId, &mut Reports)> {
+        self.by_id
+            .iter_mut()
+            .filter(|(_, session)| session.epoch.is_some())
+            .map(|(id, session)| (*id, &mut session.reports))
     }
 
     pub(crate) fn told_tasks(&self) -> Vec<TaskId> {
@@ -124,6 +142,7 @@ impl Leader {
                 inbox: Vec::new(),
                 is_recording: false,
                 retry_at: None,
+                reports: Reports::default(),
             },
         );
         let command = Command::RegisterAgent { agent, facts, tasks };
@@ -212,13 +231,7 @@ impl Leader {
         self.cycle.touch();
     }
 
-    pub(crate) fn agent_said(
-        &mut self,
-        session: SessionId,
-        message: FromAgent,
-        state: &ClusterState,
-        now: Timestamp,
-    ) {
+    pub(crate) fn agent_said(&mut self, session: SessionId, message: FromAgent, now: Timestamp) {
         let Some(entry) = self.sessions.by_id.get_mut(&session) else { return };
         entry.heard_at = now;
         self.liveness.heard_from(&entry.agent, now);
@@ -243,16 +256,8 @@ impl Leader {
                     self.sessions.full.insert(session);
                 }
             }
-            FromAgent::Usage(samples) => {
-                for (id, usage) in samples {
-                    let is_its_own = state
-                        .task(&id)
-                        .is_some_and(|task| task.agent.as_ref() == Some(&entry.agent) && !task.is_over());
-                    if is_its_own {
-                        self.usage.insert(id, usage);
-                    }
-                }
-            }
+            FromAgent::Usage(report) => self.usage_reported(session, report),
+            FromAgent::History { request, result } => self.history_answered(session, request, result),
             FromAgent::Output { request, result } => self.read_answered(session, request, result),
         }
     }
@@ -269,6 +274,7 @@ impl Leader {
         }
         self.effects.push(Effect::CloseSession { session });
         self.reads_lost(session);
+        self.histories_lost(session);
         // It will register under a new epoch, in which these offers could not be used anyway.
         let offers = self.offers.idle_of_agent(&entry.agent);
         self.rescind_counted(offers, "the agent's session ended");

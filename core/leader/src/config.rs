@@ -58,6 +58,16 @@ pub const READS_MAX: usize = 4096;
 pub const READ_ANSWER_TIME: Duration = Duration::from_secs(5);
 /// A read is told to wait no longer than this.
 pub const READ_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Reads of histories that wait for their agents.
+pub const HISTORIES_MAX: usize = 1024;
+/// Reports of usage from all agents together: each takes some 10 µs besides the network, so a hundredth of a core.
+pub const REPORTS_PER_SECOND_MAX: usize = 1000;
+/// Tasks and hosts in them.
+pub const SUBJECTS_PER_SECOND_MAX: usize = 20_000;
+/// Agents are told to report at this pace while there are few, and no faster.
+pub const USAGE_INTERVAL_MIN: Duration = Duration::from_secs(2);
+/// Nor more rarely: a minute keeps the picture useful.
+pub const USAGE_INTERVAL_MAX: Duration = Duration::from_secs(64);
 /// Pause before something that the log had no room for is tried again.
 pub const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Pause before `run` tries a task again that the log refused.

@@ -148,6 +148,11 @@ impl Leader {
             Call::Subscribe(params) => self.subscribe(daemon(asker)?, params, state, now)?,
             Call::Attach(hello) => self.attach(daemon(asker)?, hello, state, now),
             Call::ReadOutput(request) => self.read_output(daemon(asker)?, request, state, now)?,
+            Call::ReadUsage(subjects) => {
+                let figures = self.usage_of(&subjects);
+                self.answer(asker, Ok(Reply::Usage(figures)));
+            }
+            Call::ReadHistory { agent, history } => self.read_history(daemon(asker)?, agent, history, now)?,
             Call::Accept { caller, offers, tasks, refuse } => {
                 self.check_caller(asker, &caller, state)?;
                 self.accept(asker, caller, Using { offers, tasks, refuse }, state, now)?;

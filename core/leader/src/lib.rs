@@ -17,13 +17,14 @@ mod offers;
 mod outputs;
 mod proposals;
 mod runner;
+mod usage;
 mod view;
 
 pub use config::Config;
 pub use machine::{Counts, Effect, Input, Leader};
 pub use messages::{
-    Assignment, Call, Caller, Demand, FromAgent, Hello, OfferMessage, OutputChunk, OutputRequest,
-    OutputStream, Reply, SessionId, SubscribeParams, ToAgent, ToFramework,
+    Assignment, Call, Caller, Demand, FromAgent, Hello, HistoryRequest, OfferMessage, OutputChunk,
+    OutputRequest, OutputStream, Reply, SessionId, SubscribeParams, ToAgent, ToFramework,
 };
 pub use offers::Offer;
 pub use proposals::{CallId, ProposeError, Ticket};

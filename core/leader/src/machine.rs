@@ -4,10 +4,10 @@
 //! events to frameworks and the connection of frameworks are derived as levels from the state, so that a
 //! change that was missed or came twice does no harm.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use cluster::{Answer, Change, ClusterState, Command, Entry, FrameworkState, RUN_FRAMEWORK};
-use model::{AgentId, FrameworkId, Refusal, RefusalCode, SubscriptionId, TaskId, Timestamp, Usage};
+use model::{AgentId, FrameworkId, Refusal, RefusalCode, SubscriptionId, TaskId, Timestamp};
 
 use crate::{
     agents::Sessions,
@@ -21,11 +21,11 @@ use crate::{
     outputs::Reads,
     proposals::{Asker, CallId, Proposals, ProposeError, Purpose, Ticket},
     runner::Runner,
+    usage::Histories,
 };
 
 /// What can happen to the leader.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "an input is made, handed over once and taken apart")]
 pub enum Input {
     /// Somebody asks; exactly one answer or opened stream follows.
     Call { call: CallId, what: Call },
@@ -122,7 +122,7 @@ pub struct Leader {
     pub(crate) cycle: Cycle,
     pub(crate) runner: Runner,
     pub(crate) reads: Reads,
-    pub(crate) usage: BTreeMap<TaskId, Usage>,
+    pub(crate) histories: Histories,
     pub(crate) counts: Counts,
     pub(crate) touched: Touched,
     pub(crate) housekeeping_at: Timestamp,
@@ -154,7 +154,7 @@ impl Leader {
             cycle: Cycle::default(),
             runner: Runner::default(),
             reads: Reads::default(),
-            usage: BTreeMap::new(),
+            histories: Histories::default(),
             counts: Counts::default(),
             touched: Touched::default(),
             housekeeping_at: now,
@@ -170,7 +170,7 @@ impl Leader {
     pub fn handle(&mut self, input: Input, state: &ClusterState, now: Timestamp) {
         match input {
             Input::Call { call, what } => self.call(Asker::Daemon(call), what, state, now),
-            Input::Said { session, message } => self.agent_said(session, message, state, now),
+            Input::Said { session, message } => self.agent_said(session, message, now),
             Input::SessionGone { session } => self.end_session(session, None),
             Input::SubscriptionGone { subscription } => self.end_subscription(&subscription, None),
             Input::Drained { subscription } => self.subscription_drained(&subscription),
@@ -189,6 +189,7 @@ impl Leader {
     pub fn settle(&mut self, state: &ClusterState, now: Timestamp) -> Vec<Effect> {
         self.expire_offers(now);
         self.reads_overdue(now);
+        self.histories_overdue(now);
         if self.housekeeping_at <= now {
             self.housekeeping_at = now + HOUSEKEEPING_INTERVAL;
             self.keep_house(state, now);
@@ -211,6 +212,7 @@ impl Leader {
             self.filters.next_end(),
             self.cycle.due_at(),
             self.reads.next_end(),
+            self.histories.next_end(),
             self.sessions.next_retry(),
             self.runner.next_retry(),
             self.next_acknowledgement(),
@@ -234,7 +236,7 @@ impl Leader {
                 self.answer(Asker::Daemon(call), Err(ProposeError::Unknown.refusal()));
             }
         }
-        for call in self.reads.calls() {
+        for call in self.reads.calls().into_iter().chain(self.histories.calls()) {
             self.answer(Asker::Daemon(call), Err(lost()));
         }
         for subscription in self.subscribers.ids() {
@@ -286,7 +288,6 @@ impl Leader {
             }
         }
         self.touched.tasks.extend(self.sessions.told_tasks());
-        self.usage.retain(|task, _| state.task(task).is_some_and(|task| !task.is_over()));
         self.runner.touch();
         self.cycle.touch();
     }
@@ -295,7 +296,6 @@ impl Leader {
         match change {
             Change::Task(task) => {
                 if state.task(&task).is_none_or(|task| task.is_over()) {
-                    self.usage.remove(&task);
                     self.cycle.touch();
                 }
                 self.touched.tasks.insert(task);
@@ -383,6 +383,7 @@ impl Leader {
         }
         self.mark_silent_agents(state, now);
         self.heartbeat_agents(now);
+        self.pace_reports();
         self.heartbeat_frameworks(now);
         self.look_after_frameworks(state, now);
         if state.is_prune_due() || self.is_oldest_stale(state, now) {

@@ -5,7 +5,8 @@
 use cluster::{AgentFacts, FrameworkInfo, KnownTask};
 use model::{
     AgentId, Attribute, Attributes, ClusterId, Cursor, Duration, FrameworkEvent, FrameworkId, KillOrder,
-    OfferId, Refusal, RequestId, Resources, RoleName, SubscriptionId, TaskId, TaskSpec, TaskStatus, Usage,
+    OfferId, Refusal, RequestId, Resources, RoleName, Subject, SubscriptionId, TaskId, TaskSpec, TaskStatus,
+    Timestamp, Usage, UsageReport,
 };
 use std::{fmt, sync::Arc};
 
@@ -79,26 +80,87 @@ pub struct OutputChunk {
     pub is_end: bool,
 }
 
+/// A wish to read what a task or host used lately.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryRequest {
+    pub subject: Subject,
+    /// Points from then on.
+    pub since: Timestamp,
+    /// Least time between two points.
+    pub step: Duration,
+}
+
 /// One question or wish, from a framework, a person or a new agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     Subscribe(SubscribeParams),
-    Accept { caller: Caller, offers: Vec<OfferId>, tasks: Vec<TaskSpec>, refuse: Duration },
-    Decline { caller: Caller, offers: Vec<OfferId>, refuse: Duration },
-    SetDemand { caller: Caller, demands: Vec<Demand> },
-    Suppress { caller: Caller },
-    Revive { caller: Caller },
-    Kill { caller: Caller, task: TaskId, grace: Option<Duration> },
-    Reconcile { caller: Caller, tasks: Vec<TaskId> },
-    Acknowledge { caller: Caller, cursor: Cursor },
-    UpdateFramework { caller: Caller, info: FrameworkInfo },
-    Teardown { caller: Caller },
+    Accept {
+        caller: Caller,
+        offers: Vec<OfferId>,
+        tasks: Vec<TaskSpec>,
+        refuse: Duration,
+    },
+    Decline {
+        caller: Caller,
+        offers: Vec<OfferId>,
+        refuse: Duration,
+    },
+    SetDemand {
+        caller: Caller,
+        demands: Vec<Demand>,
+    },
+    Suppress {
+        caller: Caller,
+    },
+    Revive {
+        caller: Caller,
+    },
+    Kill {
+        caller: Caller,
+        task: TaskId,
+        grace: Option<Duration>,
+    },
+    Reconcile {
+        caller: Caller,
+        tasks: Vec<TaskId>,
+    },
+    Acknowledge {
+        caller: Caller,
+        cursor: Cursor,
+    },
+    UpdateFramework {
+        caller: Caller,
+        info: FrameworkInfo,
+    },
+    Teardown {
+        caller: Caller,
+    },
     Attach(Hello),
-    Run { request: RequestId, tasks: Vec<TaskSpec> },
-    KillTask { request: RequestId, task: TaskId, grace: Option<Duration> },
-    TeardownFramework { request: RequestId, framework: FrameworkId },
-    SetRole { request: RequestId, role: RoleName, weight_milli: u64 },
+    Run {
+        request: RequestId,
+        tasks: Vec<TaskSpec>,
+    },
+    KillTask {
+        request: RequestId,
+        task: TaskId,
+        grace: Option<Duration>,
+    },
+    TeardownFramework {
+        request: RequestId,
+        framework: FrameworkId,
+    },
+    SetRole {
+        request: RequestId,
+        role: RoleName,
+        weight_milli: u64,
+    },
     ReadOutput(OutputRequest),
+    /// What each of these used last, as its agent reported it.
+    ReadUsage(Vec<(AgentId, Subject)>),
+    ReadHistory {
+        agent: AgentId,
+        history: HistoryRequest,
+    },
 }
 
 /// The good answer to a [`Call`]; Subscribe and Attach are answered by an opened stream instead.
@@ -113,6 +175,10 @@ pub enum Reply {
     Submitted(Vec<TaskId>),
     /// To ReadOutput.
     Output(OutputChunk),
+    /// To ReadUsage: one for each, in order.
+    Usage(Vec<Option<Usage>>),
+    /// To ReadHistory: oldest first.
+    History(Vec<Usage>),
 }
 
 /// What a framework hears on its stream.
@@ -174,7 +240,12 @@ pub struct Hello {
 pub enum FromAgent {
     Heartbeat,
     Updates(Vec<TaskStatus>),
-    Usage(Vec<(TaskId, Usage)>),
+    Usage(UsageReport),
+    /// `Err`: why there is none.
+    History {
+        request: u64,
+        result: Result<Vec<Usage>, String>,
+    },
     /// `Err`: why the output can't be read.
     Output {
         request: u64,
@@ -204,6 +275,14 @@ pub enum ToAgent {
     ReadOutput {
         request: u64,
         output: OutputRequest,
+    },
+    ReadHistory {
+        request: u64,
+        history: HistoryRequest,
+    },
+    /// How often to report usage from now on.
+    UsagePace {
+        interval: Duration,
     },
     Heartbeat,
     /// Always the last. `is_final`: the agent must not try again by itself.

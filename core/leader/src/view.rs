@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cluster::ClusterState;
-use model::{AgentId, TaskId, Usage};
+use model::{AgentId, TaskId};
 
 use crate::{machine::Leader, messages::SessionId, offers::Offer};
 
@@ -14,8 +14,6 @@ pub struct View {
     pub offers: Vec<Offer>,
     /// Agents with a session that answers.
     pub sessions: BTreeMap<AgentId, SessionId>,
-    /// Latest sample of each live task.
-    pub usage: BTreeMap<TaskId, Usage>,
     /// Why agents or frameworks were held back in the last round, one line each.
     pub held_back: Vec<String>,
     /// Why tasks of `run` wait, one line for each thing in the way.
@@ -32,7 +30,6 @@ impl Leader {
                 .registered()
                 .map(|(agent, session, _)| (agent.clone(), session))
                 .collect(),
-            usage: self.usage.clone(),
             held_back: self.cycle.held_back.iter().map(ToString::to_string).collect(),
             waiting_because: self.waiting_because(state),
         }

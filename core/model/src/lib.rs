@@ -9,6 +9,7 @@ mod event;
 mod ids;
 pub mod limits;
 mod refusal;
+mod report;
 mod resources;
 mod spec;
 mod task;
@@ -23,6 +24,7 @@ pub use ids::{
     SubscriptionId, TaskId,
 };
 pub use refusal::{Refusal, RefusalCode};
+pub use report::{Opened, ReportError, Reported, Reporter, UsageReport};
 pub use resources::{MilliCpus, PortRange, PortRanges, Resources, ResourcesError};
 pub use spec::{
     Device, Fetch, HealthCheck, IoLimits, KILL_GRACE_DEFAULT, Mount, Probe, Rlimit, RlimitKind, Secret,
@@ -30,4 +32,4 @@ pub use spec::{
 };
 pub use task::{Exit, Health, KillOrder, Reason, TaskState, TaskStatus};
 pub use time::{Duration, Timestamp};
-pub use usage::{Figure, Histogram, Kind, Usage};
+pub use usage::{Figure, Histogram, Kind, Subject, Usage};

@@ -88,6 +88,8 @@ codes! {
     ClusterVersionTooOld = "cluster-version-too-old",
     /// The output was never there or is gone.
     OutputGone = "output-gone",
+    /// The history of usage was never there or is older than what is kept.
+    HistoryGone = "history-gone",
     /// A bug or a damaged disk: the log says more.
     Internal = "internal",
 }

@@ -3,7 +3,15 @@
 //! A figure that nobody could tell is absent, never zero. Rates are for readers: here counters only grow.
 //! Start at [`Usage`]; what there is to measure is listed once, in [`Figure`].
 
-use crate::{Duration, Timestamp};
+use crate::{Duration, TaskId, Timestamp};
+
+/// Whose use it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// The agent's machine as a whole.
+    Host,
+    Task(TaskId),
+}
 
 /// One measurable thing.
 ///
@@ -89,6 +97,9 @@ pub enum Figure {
     /// Processes started, threads not counted.
     Forks = 46,
     Execs = 47,
+
+    /// Load average over a minute, in thousandths; of hosts alone.
+    LoadMilli = 48,
 }
 
 /// How a figure moves.
@@ -102,7 +113,7 @@ pub enum Kind {
 
 impl Figure {
     /// In the order of their numbers.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::CpuNs,
         Self::CpuThrottledNs,
         Self::MemoryBytes,
@@ -149,6 +160,7 @@ impl Figure {
         Self::Threads,
         Self::Forks,
         Self::Execs,
+        Self::LoadMilli,
     ];
 
     /// Its number on the wire: from 2 to 63.
@@ -174,7 +186,8 @@ impl Figure {
             | Self::MemorySwapBytes
             | Self::MemoryPeakBytes
             | Self::Processes
-            | Self::Threads => Kind::Gauge,
+            | Self::Threads
+            | Self::LoadMilli => Kind::Gauge,
             Self::CpuNs
             | Self::CpuThrottledNs
             | Self::OomKills
@@ -271,6 +284,11 @@ impl Usage {
             }
             None => {}
         }
+    }
+
+    /// Adds to a figure, round the end of the numbers if need be; one that is not there counts as zero.
+    pub fn add(&mut self, figure: Figure, by: i64) {
+        self.set(figure, Some(self.get(figure).unwrap_or(0).wrapping_add_signed(by)));
     }
 
     /// The same with this figure.

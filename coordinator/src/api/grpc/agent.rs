@@ -140,6 +140,8 @@ fn answers(open: Open) -> Answers<wire::ToAgent> {
                 | ToAgent::Kill { .. }
                 | ToAgent::Acknowledge(_)
                 | ToAgent::ReadOutput { .. }
+                | ToAgent::ReadHistory { .. }
+                | ToAgent::UsagePace { .. }
                 | ToAgent::Heartbeat => false,
             };
             return Some((Ok(convert::to_agent(message)), (!is_last).then_some(open)));

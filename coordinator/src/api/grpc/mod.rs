@@ -4,6 +4,7 @@ mod agent;
 mod operator;
 mod output;
 mod scheduler;
+mod usage;
 mod watch;
 
 use std::pin::Pin;

@@ -8,7 +8,7 @@ use prost::Message as _;
 use proto::operator::v1::{self as wire, operator_server::Operator};
 use tonic::{Request, Response, Status};
 
-use super::{Answers, invalid, output, refused, watch};
+use super::{Answers, invalid, output, refused, usage, watch};
 use crate::{
     api::{Context, error::status},
     convert::operator as convert,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What one page of tasks may weigh, whatever its count: a client takes messages of 4 MiB.
-const PAGE_BYTES_MAX: usize = 3 << 20;
+pub(super) const PAGE_BYTES_MAX: usize = 3 << 20;
 
 pub(super) struct OperatorApi {
     context: Context,
@@ -123,24 +123,25 @@ impl Operator for OperatorApi {
         &self,
         request: Request<wire::GetUsageRequest>,
     ) -> Result<Response<wire::GetUsageResponse>, Status> {
-        let asked = convert::get_usage(request.into_inner()).map_err(invalid("show the usage"))?;
-        let usage = self.context.leader.soft().await.map_err(refused)?.usage;
-        let state = self.context.leader.state();
-        let show = |task: &TaskId| {
-            let agent = state.task(task).and_then(|task| task.agent.as_ref());
-            usage.get(task).map(|usage| convert::to_task_usage(task, agent, usage))
-        };
-        let tasks = match asked.is_empty() {
-            true => usage.keys().filter_map(show).collect(),
-            false => {
-                let is_known = |task: &TaskId| state.task(task).is_some() || state.waiting(task).is_some();
-                if let Some(stranger) = asked.iter().find(|task| !is_known(task)) {
-                    return Err(unknown_task(stranger));
-                }
-                asked.iter().filter_map(show).collect()
-            }
-        };
-        Ok(Response::new(wire::GetUsageResponse { tasks }))
+        let (filter, agent) = convert::get_usage(request.into_inner()).map_err(invalid("show the usage"))?;
+        Ok(Response::new(usage::of_tasks(&self.context, filter, agent).await?))
+    }
+
+    async fn get_agent_usage(
+        &self,
+        request: Request<wire::GetAgentUsageRequest>,
+    ) -> Result<Response<wire::GetAgentUsageResponse>, Status> {
+        let filter = convert::get_agent_usage(request.into_inner()).map_err(invalid("show the usage"))?;
+        Ok(Response::new(usage::of_agents(&self.context, filter).await?))
+    }
+
+    async fn get_usage_history(
+        &self,
+        request: Request<wire::GetUsageHistoryRequest>,
+    ) -> Result<Response<wire::GetUsageHistoryResponse>, Status> {
+        let (of, since, step) =
+            convert::get_usage_history(request.into_inner()).map_err(invalid("show the history of usage"))?;
+        Ok(Response::new(usage::history(&self.context, of, since, step).await?))
     }
 
     async fn list_agents(
@@ -167,8 +168,7 @@ impl Operator for OperatorApi {
         let offered = offered_by_agent(&self.soft().await).remove(&agent).unwrap_or_default();
         let state = self.context.leader.state();
         let Some(record) = state.agent(&agent) else {
-            let message = format!("no agent has the id `{agent}`; `muster agent list` shows all of them");
-            return Err(status(&Refusal::new(RefusalCode::AgentUnknown, message)));
+            return Err(usage::unknown_agent(&agent));
         };
         Ok(Response::new(convert::to_agent_view(&agent, record, &offered)))
     }

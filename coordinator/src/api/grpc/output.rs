@@ -109,6 +109,7 @@ impl Reader {
             | RefusalCode::OriginRefused
             | RefusalCode::ClusterVersionTooOld
             | RefusalCode::OutputGone
+            | RefusalCode::HistoryGone
             | RefusalCode::Internal => false,
         };
         let since = *self.failing_since.get_or_insert_with(Instant::now);

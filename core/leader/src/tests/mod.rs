@@ -5,6 +5,7 @@ mod offers;
 mod run;
 mod simulation;
 mod streams;
+mod usage;
 mod world;
 
 use expect_test::Expect;

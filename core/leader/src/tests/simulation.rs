@@ -435,7 +435,11 @@ impl Play {
                     self.agent_forgets(agent, &id, sequence);
                 }
             }
-            ToAgent::ReadOutput { .. } | ToAgent::Heartbeat | ToAgent::Refused { .. } => {}
+            ToAgent::ReadOutput { .. }
+            | ToAgent::ReadHistory { .. }
+            | ToAgent::UsagePace { .. }
+            | ToAgent::Heartbeat
+            | ToAgent::Refused { .. } => {}
         }
     }
 

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, VecDeque};
 
 use cluster::{AgentFacts, ClusterState, Entry, FrameworkInfo, KnownTask};
 use model::{
-    AgentId, ClusterId, Cursor, Duration, FrameworkEvent, FrameworkId, OfferId, Reason, Refusal, Resources,
-    RoleName, SubscriptionId, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
+    AgentId, ClusterId, Cursor, Duration, Figure, FrameworkEvent, FrameworkId, OfferId, Opened, Reason,
+    Refusal, Resources, RoleName, Subject, SubscriptionId, TaskId, TaskSpec, TaskState, TaskStatus,
+    Timestamp, Usage, UsageReport,
 };
 
 use crate::{
-    Call, CallId, Caller, Config, Demand, Effect, FromAgent, Hello, Input, Leader, OutputChunk,
-    OutputRequest, OutputStream, ProposeError, Reply, SessionId, SubscribeParams, Ticket, ToAgent,
-    ToFramework,
+    Call, CallId, Caller, Config, Demand, Effect, FromAgent, Hello, HistoryRequest, Input, Leader,
+    OutputChunk, OutputRequest, OutputStream, ProposeError, Reply, SessionId, SubscribeParams, Ticket,
+    ToAgent, ToFramework,
 };
 
 pub struct World {
@@ -163,6 +164,38 @@ impl World {
                 let chunk = OutputChunk { offset: 0, data: rest[2].into(), is_end: false };
                 let request = rest[1].parse().unwrap();
                 self.hear(rest[0], FromAgent::Output { request, result: Ok(chunk) });
+            }
+            "report" => {
+                let opened = vec![Opened {
+                    key: rest[1].parse().unwrap(),
+                    subject: subject(rest[2]),
+                    usage: Usage::default().with(Figure::CpuNs, rest[3].parse::<u64>().unwrap()),
+                }];
+                self.hear(rest[0], FromAgent::Usage(UsageReport { opened, ..UsageReport::default() }));
+            }
+            "changed" => {
+                let report = UsageReport {
+                    keys: vec![rest[1].parse().unwrap()],
+                    changed: vec![1 << Figure::CpuNs.number()],
+                    by: vec![rest[2].parse().unwrap()],
+                    ..UsageReport::default()
+                };
+                self.hear(rest[0], FromAgent::Usage(report));
+            }
+            "used" => {
+                let agent = AgentId::new(rest[0]).unwrap();
+                self.call("user", Call::ReadUsage(vec![(agent, subject(rest[1]))]));
+            }
+            "history" => {
+                let agent = AgentId::new(rest[0]).unwrap();
+                let step = Duration::from_secs(1);
+                let history = HistoryRequest { subject: subject(rest[1]), since: Timestamp::EPOCH, step };
+                self.call("user", Call::ReadHistory { agent, history });
+            }
+            "points" => {
+                let request = rest[1].parse().unwrap();
+                let points = vec![Usage::default(); rest[2].parse().unwrap()];
+                self.hear(rest[0], FromAgent::History { request, result: Ok(points) });
             }
             "why" => {
                 for (task, lines) in self.leader.waiting_because(&self.state) {
@@ -440,6 +473,10 @@ impl World {
     }
 }
 
+fn subject(word: &str) -> Subject {
+    if word == "host" { Subject::Host } else { Subject::Task(TaskId::new(word).unwrap()) }
+}
+
 fn answered(answer: &Result<Reply, Refusal>) -> String {
     match answer {
         Ok(Reply::Done) => "done".to_owned(),
@@ -461,6 +498,11 @@ fn answered(answer: &Result<Reply, Refusal>) -> String {
             let shown: Vec<_> = tasks.iter().map(TaskId::as_str).collect();
             format!("submitted [{}]", shown.join(", "))
         }
+        Ok(Reply::Usage(figures)) => {
+            let of = |usage: &Option<Usage>| usage.as_ref().and_then(|usage| usage.get(Figure::CpuNs));
+            format!("used {:?}", figures.iter().map(of).collect::<Vec<_>>())
+        }
+        Ok(Reply::History(points)) => format!("history of {} points", points.len()),
         Ok(Reply::Output(chunk)) => format!("output `{}`", String::from_utf8_lossy(&chunk.data)),
         Err(refusal) => format!("{}: {}", refusal.code, refusal.message),
     }
@@ -516,6 +558,8 @@ fn heard_by_agent(message: &ToAgent) -> Option<String> {
             let shown: Vec<_> = tasks.iter().map(|(task, sequence)| format!("{task} {sequence}")).collect();
             format!("acknowledge [{}]", shown.join(", "))
         }
+        ToAgent::ReadHistory { request, history } => format!("history {request} {:?}", history.subject),
+        ToAgent::UsagePace { interval } => format!("usage every {}s", interval.as_secs()),
         ToAgent::ReadOutput { request, output } => format!("read {request} {}", output.task),
         ToAgent::Heartbeat => return None,
         ToAgent::Refused { refusal, is_final } => {

@@ -12,7 +12,7 @@ use crate::{cluster, script};
 
 /// The meter's newest figures of a task.
 pub async fn usage(cluster: &harness::Cluster, id: &str) -> Option<Usage> {
-    let request = GetUsageRequest { task_ids: vec![id.to_owned()] };
+    let request = GetUsageRequest { task_ids: vec![id.to_owned()], ..GetUsageRequest::default() };
     let answer =
         cluster.connection().call(async |mut operator| operator.get_usage(request.clone()).await).await;
     answer.unwrap().tasks.into_iter().next().and_then(|task| task.usage)

@@ -1,8 +1,17 @@
 //! What eBPF measures, seen through the whole system.
 
-use muster_client::types::TaskState;
+use muster_client::{
+    operator::{GetAgentUsageRequest, GetUsageHistoryRequest, get_usage_history_request::Of},
+    types::{TaskState, Usage},
+};
 
 use crate::{cluster, limits::usage, script};
+
+/// The history of a task, or why there is none.
+async fn history(cluster: &harness::Cluster, of: Of, since_us: i64) -> Result<Vec<Usage>, tonic::Status> {
+    let request = GetUsageHistoryRequest { of: Some(of), since_us, step_ms: 0 };
+    cluster.operator().get_usage_history(request).await.map(|answer| answer.into_inner().points)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_shorter_than_a_sample_is_metered() {
@@ -33,5 +42,49 @@ async fn live_usage_has_every_figure() {
             && usage.processes.is_some_and(|processes| processes >= 1)
     })
     .await;
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_has_a_history_that_outlives_its_task() {
+    let mut cluster = cluster!();
+    let id = cluster.run(script("while :; do :; done"), 1).await.remove(0);
+    cluster.until_state(&id, TaskState::Running).await;
+    let mut points = Vec::new();
+    harness::wait_until("the history has four points", async || {
+        points = history(&cluster, Of::TaskId(id.clone()), 0).await.unwrap_or_default();
+        points.len() >= 4
+    })
+    .await;
+    let cpu: Vec<u64> = points.iter().map(|point| point.cpu_ns.unwrap()).collect();
+    assert!(cpu.is_sorted() && cpu.first() < cpu.last(), "{cpu:?}");
+    assert!(points.is_sorted_by(|older, newer| older.at_us < newer.at_us));
+    let later = history(&cluster, Of::TaskId(id.clone()), points[2].at_us).await.unwrap();
+    assert_eq!(later.first().map(|point| point.at_us), Some(points[2].at_us));
+
+    let hosts = cluster.operator().get_agent_usage(GetAgentUsageRequest::default()).await.unwrap();
+    let host = hosts.into_inner().agents.remove(0);
+    let figures = host.usage.unwrap();
+    assert!(figures.cpu_ns > points[3].cpu_ns && figures.memory_bytes.is_some_and(|bytes| bytes > 0));
+    assert_eq!(host.tasks_live, 1);
+    assert!(!history(&cluster, Of::AgentId(host.agent_id), 0).await.unwrap().is_empty());
+
+    // The leader begins anew with the agent's next session.
+    let before = usage(&cluster, &id).await.unwrap();
+    cluster.agents[0].kill();
+    cluster.restart_agent(0);
+    cluster.until_agents().await;
+    harness::wait_until("the adopted task is reported", async || {
+        usage(&cluster, &id).await.is_some_and(|now| now.at_us > before.at_us && now.cpu_ns > before.cpu_ns)
+    })
+    .await;
+
+    cluster.muster_output(&["task", "kill", &id, "--grace", "1s"]).await;
+    let ended = cluster.until_released(&id).await.status.unwrap().usage.unwrap();
+    let last = history(&cluster, Of::TaskId(id.clone()), 0).await.unwrap().pop().unwrap();
+    assert!(last.cpu_ns >= before.cpu_ns && last.cpu_ns <= ended.cpu_ns, "{last:?} {ended:?}");
+    assert!(usage(&cluster, &id).await.is_none());
+    let refused = history(&cluster, Of::TaskId("nobody".to_owned()), 0).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::NotFound);
     cluster.finish().await;
 }

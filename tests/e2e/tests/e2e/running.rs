@@ -171,6 +171,7 @@ async fn the_other_verbs_answer() {
         &["task", "show", &id],
         &["task", "usage"],
         &["agent", "list"],
+        &["agent", "usage"],
         &["framework", "list"],
         &["offer", "list"],
         &["role", "list"],
