@@ -1,5 +1,7 @@
 //! What can be typed: nouns, verbs and flags.
 
+pub mod asked;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -94,6 +96,7 @@ pub enum Command {
 #[command(after_help = "Examples:
   muster run --cpus 0.5 --mem 64MiB --name hello -- sh -c 'echo hi; sleep 2; exit 3'
   muster run --count 20 --name batch --env STEP=1 -- ./work
+  muster run --mem 256MiB --mem-limit 1GiB --cpuset 0-1 --secret key=@/etc/app.key -- ./serve
 
 Ends with the exit code of the command (128 + the signal's number when a signal ended it),
 or with 1 when any of several tasks failed. Ctrl-C kills what runs.")]
@@ -101,7 +104,7 @@ pub struct Run {
     /// CPU cores, for example 0.5
     #[arg(long, default_value = "0.1", value_parser = units::thousandths, value_name = "CORES", help_heading = "Resources")]
     pub cpus: u64,
-    /// Memory, for example 64MiB or 1.5GiB; a hard limit
+    /// Memory, for example 64MiB or 1.5GiB; a hard limit unless --mem-limit is above it
     #[arg(long, default_value = "64MiB", value_parser = units::mebibytes, value_name = "SIZE", help_heading = "Resources")]
     pub mem: u64,
     /// Disk, for example 1GiB
@@ -143,6 +146,11 @@ pub struct Run {
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+    // Last, because their heading would be that of what comes after.
+    #[command(flatten)]
+    pub limits: asked::Limits,
+    #[command(flatten)]
+    pub rights: asked::Rights,
 }
 
 #[derive(Debug, Subcommand)]

@@ -159,7 +159,8 @@ mod tests {
             this host has no `hugepages-1gib`, or can't hold a task to them
             this agent can't give a task a network of its own
             this agent can't give a task a network of its own
-        "#]].assert_eq(&shown);
+        "#]]
+        .assert_eq(&shown);
         assert_eq!(
             huge_pages(&with_pages("hugepages-2mib", 3000), &able),
             Ok(BTreeMap::from([(HugePageSize::of_kib(2048), 6 << 20)]))

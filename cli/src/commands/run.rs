@@ -34,7 +34,7 @@ const REOPEN_DELAY: Duration = Duration::from_millis(200);
 pub async fn run(context: &Context, run: Run) -> Result<ExitCode, Failure> {
     let count = run.count;
     let detach = run.detach;
-    let request = RunRequest { request_id: new_request_id(), spec: Some(spec(run)), count: Some(count) };
+    let request = RunRequest { request_id: new_request_id(), spec: Some(spec(run)?), count: Some(count) };
     let work = context.connection.call(async |mut operator| operator.run(request.clone()).await);
     let task_ids =
         with_progress("handing the task to the cluster", work).await.attempted("run the task")?.task_ids;
@@ -45,12 +45,12 @@ pub async fn run(context: &Context, run: Run) -> Result<ExitCode, Failure> {
     attend(context, task_ids).await
 }
 
-fn spec(run: Run) -> TaskSpec {
+fn spec(run: Run) -> Result<TaskSpec, Failure> {
     let program = run.command.first().map(Path::new).and_then(Path::file_name);
     let name = run
         .name
         .unwrap_or_else(|| program.map_or_else(String::new, |name| name.to_string_lossy().into_owned()));
-    TaskSpec {
+    let mut spec = TaskSpec {
         task_id: String::new(),
         name,
         resources: Some(Resources {
@@ -69,7 +69,10 @@ fn spec(run: Run) -> TaskSpec {
         kill_grace_ms: run.kill_grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
         labels: run.label.into_iter().collect(),
         ..TaskSpec::default()
-    }
+    };
+    run.limits.apply(&mut spec);
+    run.rights.apply(&mut spec)?;
+    Ok(spec)
 }
 
 /// Follows tasks to their end.
