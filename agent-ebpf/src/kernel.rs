@@ -4,7 +4,7 @@
 //! a constant offset is an ordinary load that can't fault: a bad address reads as zero.
 //! rustc emits no relocations for this, so the offsets are a read-only global that the agent overrides
 //! before loading; the map behind it is frozen, so the verifier sees constants.
-use agent_ebpf_common::{Offsets, UNKNOWN};
+use agent_ebpf_common::{ABSENT, Offsets, ThreadFigures, UNKNOWN};
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 /// Overridden by the agent. The zeros are never used: a program whose offsets are missing isn't loaded.
@@ -14,10 +14,15 @@ static OFFSETS: Offsets = Offsets {
     task_tgid: 0,
     task_group_leader: 0,
     task_start_boottime: 0,
-    task_exit_state: 0,
     task_exit_code: 0,
     task_signal: 0,
     task_cgroups: 0,
+    task_flags: 0,
+    task_faults_minor: 0,
+    task_faults_major: 0,
+    task_read_bytes: 0,
+    task_write_bytes: 0,
+    task_cancelled_bytes: 0,
     signal_live: 0,
     signal_flags: 0,
     signal_group_exit_code: 0,
@@ -31,7 +36,20 @@ static OFFSETS: Offsets = Offsets {
     css_to_memory_limit: 0,
     css_to_swap_usage: 0,
     exit_says_group_dead: 0,
-    reserved: 0,
+    sock_cgroup: 0,
+    retransmit_says_error: 0,
+    request_queue: 0,
+    request_flags: 0,
+    request_bytes: 0,
+    request_start_ns: 0,
+    request_bio: 0,
+    queue_disk: 0,
+    disk_major: 0,
+    disk_minor: 0,
+    bio_group: 0,
+    block_group_owner: 0,
+    block_owner_cgroup: 0,
+    block_is_unified: 0,
 };
 
 /// One of [`Offsets`], as the agent set it.
@@ -103,10 +121,28 @@ impl Task {
         self.0.read(offset!(task_start_boottime))
     }
 
-    /// True for a zombie, or for what is about to be none even of that.
+    /// `PF_EXITING`: on its way out (`linux/sched.h`). Set before the exit is reported.
     #[inline(always)]
-    pub fn has_exited(self) -> bool {
-        self.0.read::<u32>(offset!(task_exit_state)) != 0
+    pub fn is_exiting(self) -> bool {
+        self.0.read::<u32>(offset!(task_flags)) & 4 != 0
+    }
+
+    /// What it has used so far.
+    #[inline(always)]
+    pub fn figures(self) -> ThreadFigures {
+        ThreadFigures {
+            read_bytes: self.read_if_there(offset!(task_read_bytes)),
+            write_bytes: self.read_if_there(offset!(task_write_bytes)),
+            cancelled_bytes: self.read_if_there(offset!(task_cancelled_bytes)),
+            faults_minor: self.0.read(offset!(task_faults_minor)),
+            faults_major: self.0.read(offset!(task_faults_major)),
+        }
+    }
+
+    /// A field that not every kernel has. The offset is a constant, so only one of the two ways is ever checked.
+    #[inline(always)]
+    fn read_if_there(self, offset: usize) -> u64 {
+        if offset == ABSENT as usize { UNKNOWN } else { self.0.read(offset) }
     }
 
     #[inline(always)]
@@ -212,6 +248,71 @@ impl Memory {
         // A page charged between the two reads can make the difference negative by as much.
         if counter == UNKNOWN || usage == UNKNOWN { UNKNOWN } else { counter.saturating_sub(usage) }
     }
+}
+
+/// A `sock`: one socket.
+#[derive(Clone, Copy)]
+pub struct Sock(pub Pointer);
+
+impl Sock {
+    /// The v2 cgroup of whoever made it.
+    #[inline(always)]
+    pub fn cgroup(self) -> Cgroup {
+        Cgroup(self.0.read(offset!(sock_cgroup)))
+    }
+}
+
+/// A `request` to a block device.
+#[derive(Clone, Copy)]
+pub struct Request(pub Pointer);
+
+impl Request {
+    /// `REQ_OP_READ`, `REQ_OP_WRITE` and so on (`linux/blk_types.h`).
+    #[inline(always)]
+    pub fn operation(self) -> u32 {
+        self.0.read::<u32>(offset!(request_flags)) & 0xff
+    }
+
+    /// Bytes that are still to be done.
+    #[inline(always)]
+    pub fn bytes(self) -> u32 {
+        self.0.read(offset!(request_bytes))
+    }
+
+    /// When it was made, by the monotonic clock; zero when the device's `iostats` are off.
+    #[inline(always)]
+    pub fn start_ns(self) -> u64 {
+        self.0.read(offset!(request_start_ns))
+    }
+
+    /// Number of the whole device that it goes to, as `MKDEV` makes it.
+    #[inline(always)]
+    pub fn device(self) -> u32 {
+        let queue: Pointer = self.0.read(offset!(request_queue));
+        let disk: Pointer = queue.read(offset!(queue_disk));
+        disk.read::<u32>(offset!(disk_major)) << 20 | disk.read::<u32>(offset!(disk_minor))
+    }
+
+    /// The cgroup that it is charged to, in the hierarchy of that controller.
+    #[inline(always)]
+    pub fn cgroup(self) -> Cgroup {
+        let bio: Pointer = self.0.read(offset!(request_bio));
+        let group: Pointer = bio.read(offset!(bio_group));
+        let owner: Pointer = group.read(offset!(block_group_owner));
+        Cgroup(owner.read(offset!(block_owner_cgroup)))
+    }
+}
+
+/// Whether block requests are charged in the hierarchy that the agent registers cgroups of.
+#[inline(always)]
+pub fn block_is_unified() -> bool {
+    offset!(block_is_unified) != 0
+}
+
+/// Whether `tcp_retransmit_skb` has an error as its third argument.
+#[inline(always)]
+pub fn retransmit_says_error() -> bool {
+    offset!(retransmit_says_error) != 0
 }
 
 /// Whether `sched_process_exit` itself says that the group is dead (6.16 is the first kernel that does).

@@ -1,18 +1,19 @@
-//! Keeps the exit status of registered processes, also while no agent runs.
+//! Keeps what ends: the exit status of registered processes, and what threads of registered cgroups had used.
 //!
-//! Fires for every thread; only the last one of a registered process leaves a record, of the status that
-//! `wait` would give its parent (`wait_task_zombie` in the kernel's `exit.c`).
-use agent_ebpf_common::{ExitRecord, ProcessKey, Stat, TICK_NS};
+//! Fires for every thread, also while no agent runs. Only the last one of a registered process leaves a record, of
+//! the status that `wait` would give its parent (`wait_task_zombie` in the kernel's `exit.c`).
+use agent_ebpf_common::{ExitRecord, ProcessKey, Stat, TICK_NS, ThreadFigures, UNKNOWN};
 use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use crate::{
     kernel::{Pointer, Task, exit_says_group_dead},
-    maps::{EXITS, count},
+    maps::{EXITS, FIGURES, count},
 };
 
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn m_exit(ctx: BtfTracePointContext) -> i32 {
     let task = Task(Pointer::new(ctx.arg(0)));
+    keep_figures(task);
     let signal = task.signal();
 
     // Two threads that die together may both see the count at zero. They record the same status.
@@ -40,4 +41,23 @@ pub fn m_exit(ctx: BtfTracePointContext) -> i32 {
     }
     count(Stat::ExitRecorded, 1);
     0
+}
+
+/// Adds what the thread has used to what its cgroup's ended threads have.
+#[inline(always)]
+fn keep_figures(task: Task) {
+    let Some(kept) = FIGURES.get_ptr_mut(task.cgroup().id()) else { return };
+    let used = task.figures();
+    // SAFETY: the value belongs to this CPU, and the kernel doesn't run this program inside itself there.
+    let kept: &mut ThreadFigures = unsafe { &mut (*kept).ended };
+    if used.read_bytes == UNKNOWN {
+        kept.read_bytes = UNKNOWN;
+    } else {
+        kept.read_bytes += used.read_bytes;
+        kept.write_bytes += used.write_bytes;
+        kept.cancelled_bytes += used.cancelled_bytes;
+    }
+    kept.faults_minor += used.faults_minor;
+    kept.faults_major += used.faults_major;
+    count(Stat::ThreadKept, 1);
 }

@@ -29,7 +29,8 @@ extern "C" fn m_snap(ctx: *const IterTask) -> i32 {
     // SAFETY: the context of an `iter/task` program begins with these two pointers.
     let (meta, task) = unsafe { ((*ctx).meta, (*ctx).task) };
     let task = Task(Pointer::new(task));
-    if task.0.is_null() || task.has_exited() {
+    // One on its way out is left to `m_exit`, which keeps what it used: never counted twice.
+    if task.0.is_null() || task.is_exiting() {
         return 0;
     }
     let cgroup = task.cgroup();
@@ -46,6 +47,7 @@ extern "C" fn m_snap(ctx: *const IterTask) -> i32 {
         memory_cgroup_id: memory.cgroup().id(),
         memory_pages,
         swap_pages: memory.swap(memory_pages, cgroup),
+        figures: task.figures(),
         tgid: task.tgid(),
         pid: task.pid(),
     };

@@ -1,15 +1,23 @@
 //! The programs that run in the kernel, one module each.
 //!
-//! `m_cpu` charges CPU time, `m_exit` keeps exit statuses, `m_snap` walks threads for their memory,
-//! `m_oom` reports victims of the OOM killer. They only count: none of them changes what the kernel does.
+//! `m_cpu` charges CPU time, `m_exit` keeps exit statuses and what ended threads used, `m_snap` walks living threads,
+//! `m_oom` reports victims of the OOM killer; `m_rq`, `m_net`, `m_conn`, `m_block`, `m_fork` and `m_reclaim` count
+//! what their names say. They only count: none of them changes what the kernel does.
 //! Start at [`kernel`] for how they read its structs, and at [`maps`] for what they leave to the agent.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod kernel;
+mod m_block;
+mod m_conn;
 mod m_cpu;
 mod m_exit;
+mod m_fork;
+mod m_net;
 mod m_oom;
+mod m_reclaim;
+mod m_rq;
 mod m_snap;
 mod maps;
 

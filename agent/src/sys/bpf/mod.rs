@@ -14,100 +14,64 @@
 //! up to a few milliseconds of CPU time are lost to the meters, once per upgrade; exits are not lost, for both
 //! generations record them for a moment.
 use std::{
-    fmt, io,
+    collections::BTreeMap,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use agent_ebpf_common::{ABI, ExitRecord, ProcessKey, Stat};
+use agent_ebpf_common::{ABI, BlockFigures, CgroupFigures, ExitRecord, ProcessKey, Stat};
 use aya::{
-    EbpfLoader,
+    Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf},
-    programs::{
-        BtfTracePoint, Iter, ProgramError,
-        links::{FdLink, LinkError, PinnedLink},
-    },
+    programs::links::LinkError,
 };
 
-use self::{
-    btf::Btf,
-    layout::Layout,
-    pins::{Generation, PinFolder},
-};
 pub use self::{
+    figures::{Block, Connections, Counted, IoBytes, Network, Operations, Reclaim, RunQueue, Used},
     health::{Health, MapFill, ProgramHealth},
     oom::{OomEvent, OomEvents, OomStream},
+    program::{Measure, Measures, Program},
     snapshot::{CgroupSnapshot, MemoryFigures, Snapshot},
+};
+use self::{
+    load::Held,
+    pins::{Generation, PinFolder},
 };
 
 use crate::sys::{CgroupId, ProcessId};
 
 mod btf;
+mod figures;
 mod health;
 mod layout;
+mod load;
 mod oom;
 mod pins;
+mod program;
+#[expect(unsafe_code, reason = "a call of bpf(2) that no safe function makes")]
+mod raw;
 mod snapshot;
 
 /// The programs as `cargo xtask ebpf` built them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf.o"));
 
-/// One of the kernel programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Program {
-    /// Charges CPU time to registered cgroups.
-    Cpu,
-    /// Keeps the exit status of registered processes.
-    Exit,
-    /// Walks threads for the memory of their cgroup.
-    Snap,
-    /// Reports victims of the OOM killer.
-    Oom,
-}
-
-impl Program {
-    pub const ALL: [Self; 4] = [Self::Cpu, Self::Exit, Self::Snap, Self::Oom];
-
-    /// Its name in the kernel, in the object and on bpffs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "m_cpu",
-            Self::Exit => "m_exit",
-            Self::Snap => "m_snap",
-            Self::Oom => "m_oom",
-        }
-    }
-
-    /// What it is attached to: a tracepoint, or for `Snap` the kind of thing that it walks.
-    fn target(self) -> &'static str {
-        match self {
-            Self::Cpu => "sched_stat_runtime",
-            Self::Exit => "sched_process_exit",
-            Self::Snap => "task",
-            Self::Oom => "mark_victim",
-        }
-    }
-}
-
-impl fmt::Display for Program {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// Whether a program counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Availability {
     Attached,
+    /// It doesn't, because the operator doesn't want it.
+    Off,
     /// It doesn't, and this is why, in words for the operator.
     Unavailable(String),
 }
 
 /// How much the maps hold.
 ///
-/// Map memory is charged to the agent's own cgroup: a registered cgroup costs about 50 bytes and 8 for each CPU,
-/// a registered process about 80 bytes.
+/// Map memory is charged to the agent's own cgroup. Room for a cgroup costs about 50 bytes and 8 for each CPU, and
+/// one that is registered 0.4 KiB more for each CPU (0.9 where block requests are charged to it); room for a process
+/// costs about 80 bytes. What doesn't depend on these is about 0.3 MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Cgroups registered at the same time: live tasks, and those whose last figures are still to be read.
@@ -133,6 +97,26 @@ impl Limits {
     }
 }
 
+/// Most block devices whose requests are counted; a host with more knows what it does without our help.
+const DEVICES_MAX: u32 = 512;
+
+/// What to run, and how large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    pub limits: Limits,
+    pub measures: Measures,
+    /// The v2 cgroup above those that will be registered; packets are counted below it alone.
+    pub cgroup: Option<PathBuf>,
+    /// Whether the kernel charges block requests to the cgroups that will be registered.
+    pub charges_block_io: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { limits: Limits::default(), measures: Measures::ALL, cgroup: None, charges_block_io: false }
+    }
+}
+
 /// What went wrong with the programs or their maps.
 #[derive(Debug, thiserror::Error)]
 pub enum BpfError {
@@ -144,6 +128,10 @@ pub enum BpfError {
     Btf { source: io::Error },
     #[error("can't load the kernel programs")]
     Load { source: Box<aya::EbpfError> },
+    #[error("can't tell how many CPUs this machine may have")]
+    Cpus { source: io::Error },
+    #[error("can't pin the map {map} again")]
+    Pin { map: &'static str, source: Box<aya::pin::PinError> },
     #[error("can't use the map {map}")]
     Map { map: &'static str, source: Box<MapError> },
     #[error("can't register more in the map {map}: it holds {capacity} and is full")]
@@ -181,27 +169,48 @@ pub struct Exit {
 pub struct Programs {
     folder: PinFolder,
     generation: Generation,
-    limits: Limits,
-    availability: [(Program, Availability); 4],
-    /// Keeps programs attached even if somebody removes the pins.
-    _links: Vec<PinnedLink>,
+    options: Options,
+    running: Mutex<Running>,
     cpu_time: Mutex<CpuTime>,
+    figures: Mutex<Figures>,
+    block: Mutex<BlockByCgroup>,
+    devices: Mutex<BlockByDevice>,
     exits: Mutex<Exits>,
     stats: PerCpuArray<MapData, u64>,
+    /// Every map once more, to pin it again.
+    maps: Vec<(&'static str, MapData)>,
+}
+
+/// What is attached now.
+struct Running {
+    held: Vec<Held>,
+    failed: BTreeMap<Program, String>,
+}
+
+/// A program that somebody had detached or unpinned, and that runs again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mended {
+    pub program: Program,
+    pub damage: &'static str,
+    /// Why it doesn't run again after all.
+    pub failed: Option<String>,
 }
 
 impl fmt::Debug for Programs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, limits, availability, .. } = self;
+        let Self { generation, options, .. } = self;
         f.debug_struct("Programs")
             .field("generation", generation)
-            .field("limits", limits)
-            .field("availability", availability)
+            .field("options", options)
+            .field("availability", &self.availability())
             .finish_non_exhaustive()
     }
 }
 
 type CpuTime = PerCpuHashMap<MapData, u64, u64>;
+type Figures = PerCpuHashMap<MapData, u64, CgroupFigures>;
+type BlockByCgroup = PerCpuHashMap<MapData, u64, BlockFigures>;
+type BlockByDevice = PerCpuHashMap<MapData, u32, BlockFigures>;
 type Exits = HashMap<MapData, ProcessKey, ExitRecord>;
 
 impl Programs {
@@ -209,87 +218,148 @@ impl Programs {
     ///
     /// Fails when nothing at all can work: no bpffs, no type information, no maps. A single program that
     /// can't run is reported by [`Programs::availability`] instead.
-    pub fn open(folder: &Path, limits: Limits) -> Result<Self, BpfError> {
+    pub fn open(folder: &Path, options: Options) -> Result<Self, BpfError> {
         let folder = PinFolder::ensure(folder)?;
-        let generation = folder.generation(OBJECT, &limits);
+        let generation = folder.generation(OBJECT, &options.limits);
         let is_whole = read_meta(&generation) == Some(ABI);
         if !is_whole {
             generation.create()?;
         }
-        let absent: Vec<Program> =
-            Program::ALL.into_iter().filter(|program| !generation.link(*program).exists()).collect();
+        let mut held = Vec::new();
+        let mut absent = Vec::new();
+        for program in Program::ALL {
+            if !options.measures.want(program) {
+                generation.forget(program)?;
+                continue;
+            }
+            match Held::find(&generation, program, &options) {
+                Ok(found) => held.push(found),
+                Err(_absent) => absent.push(program),
+            }
+        }
         let mut others = folder.generations()?;
         others.retain(|other| *other != generation);
         let older = if is_whole { &[] } else { others.as_slice() };
-        let failed = if absent.is_empty() { Vec::new() } else { load(&generation, &limits, &absent, older)? };
+        let mut failed = BTreeMap::new();
+        if !absent.is_empty() {
+            failed.extend(load::load(&generation, &options, &absent, older, |_| {})?);
+        }
         if !is_whole {
             write_meta(&generation)?;
         }
         for other in &others {
             other.remove()?;
         }
-        Self::adopt(folder, generation, limits, failed)
-    }
-
-    /// Takes over what is pinned.
-    fn adopt(
-        folder: PinFolder,
-        generation: Generation,
-        limits: Limits,
-        failed: Vec<(Program, String)>,
-    ) -> Result<Self, BpfError> {
-        let mut links = Vec::new();
-        let availability = Program::ALL.map(|program| {
-            if let Some((_, reason)) = failed.iter().find(|(failed, _)| *failed == program) {
-                return (program, Availability::Unavailable(reason.clone()));
-            }
-            match PinnedLink::from_pin(generation.link(program)) {
-                Ok(link) => {
-                    links.push(link);
-                    (program, Availability::Attached)
-                }
-                Err(error) => (program, Availability::Unavailable(chain(&error))),
-            }
-        });
-        Ok(Self {
+        for program in absent {
+            hold(&generation, program, &options, &mut held, &mut failed);
+        }
+        let maps: Result<Vec<_>, BpfError> = MAPS
+            .iter()
+            .map(|map| {
+                let data = MapData::from_pin(generation.map(map)).map_err(|source| map_error(map, source))?;
+                Ok((*map, data))
+            })
+            .collect();
+        let programs = Self {
+            running: Mutex::new(Running { held, failed }),
             cpu_time: Mutex::new(open_map(&generation, CPU_TIME)?),
+            figures: Mutex::new(open_map(&generation, FIGURES)?),
+            block: Mutex::new(open_map(&generation, BLOCK)?),
+            devices: Mutex::new(open_map(&generation, DEVICES)?),
             exits: Mutex::new(open_map(&generation, EXITS)?),
             stats: open_map(&generation, STATS)?,
+            maps: maps?,
             folder,
             generation,
-            limits,
-            availability,
-            _links: links,
-        })
+            options,
+        };
+        programs.look_for_devices()?;
+        Ok(programs)
     }
 
     /// Which programs count, and why the others don't.
-    pub fn availability(&self) -> &[(Program, Availability)] {
-        &self.availability
+    pub fn availability(&self) -> Vec<(Program, Availability)> {
+        let running = lock(&self.running);
+        let availability = |program: Program| {
+            if running.held.iter().any(|held| held.program == program) {
+                return Availability::Attached;
+            }
+            match running.failed.get(&program) {
+                Some(reason) => Availability::Unavailable(reason.clone()),
+                None => Availability::Off,
+            }
+        };
+        Program::ALL.into_iter().map(|program| (program, availability(program))).collect()
     }
 
     /// Refuses with the reason when a program doesn't run.
     pub fn require(&self, program: Program) -> Result<(), BpfError> {
-        match self.availability.iter().find(|(this, _)| *this == program) {
-            Some((_, Availability::Unavailable(reason))) => {
-                Err(BpfError::Unavailable { program, reason: reason.clone() })
-            }
-            Some((_, Availability::Attached)) | None => Ok(()),
+        let running = lock(&self.running);
+        if running.held.iter().any(|held| held.program == program) {
+            return Ok(());
         }
+        let off = || format!("it is switched off (setting `measures` is {})", self.options.measures);
+        let reason = running.failed.get(&program).cloned().unwrap_or_else(off);
+        Err(BpfError::Unavailable { program, reason })
+    }
+
+    /// Looks whether somebody detached or unpinned anything, and puts it back.
+    ///
+    /// Cheap when nothing is wrong. A program that must be attached anew misses what happens for some microseconds;
+    /// one whose link was detached missed what happened since.
+    pub fn mend(&self) -> Result<Vec<Mended>, BpfError> {
+        let mut running = lock(&self.running);
+        let damaged: Vec<(Program, &'static str)> = running
+            .held
+            .iter()
+            .filter_map(|held| Some((held.program, held.damage(&self.generation, &self.options)?)))
+            .collect();
+        let is_unpinned = |name: &str| !self.generation.map(name).exists();
+        if damaged.is_empty() && !self.maps.iter().any(|(name, _)| is_unpinned(name)) {
+            return Ok(Vec::new());
+        }
+        self.folder.restore(&self.generation)?;
+        for (name, map) in self.maps.iter().filter(|(name, _)| is_unpinned(name)) {
+            let pinned = map.pin(self.generation.map(name));
+            pinned.map_err(|source| BpfError::Pin { map: name, source: Box::new(source) })?;
+        }
+        if damaged.is_empty() {
+            return Ok(Vec::new());
+        }
+        let programs: Vec<Program> = damaged.iter().map(|(program, _)| *program).collect();
+        let Running { held, failed } = &mut *running;
+        let refused = load::load(&self.generation, &self.options, &programs, &[], |program| {
+            held.retain(|held| held.program != program);
+        })?;
+        failed.extend(refused);
+        for program in &programs {
+            hold(&self.generation, *program, &self.options, held, failed);
+        }
+        let mended = |(program, damage)| Mended { program, damage, failed: failed.get(&program).cloned() };
+        Ok(damaged.into_iter().map(mended).collect())
     }
 
     /// Starts to count for a v2 cgroup, from zero. Doing it again changes nothing.
     ///
     /// Call it before the first process runs there: what isn't registered is charged to *other*.
     pub fn register_cgroup(&self, cgroup: CgroupId) -> Result<(), BpfError> {
-        let zeros = zeros().map_err(|source| BpfError::Btf { source })?;
-        let inserted = lock(&self.cpu_time).insert(cgroup.0, zeros, NO_EXIST);
-        self.check_insert(CPU_TIME, self.limits.cgroups, inserted)
+        let capacity = self.options.limits.cgroups;
+        // The last of these is what makes it registered.
+        let inserted = lock(&self.figures).insert(cgroup.0, zeros()?, NO_EXIST);
+        check_insert(FIGURES, capacity, inserted)?;
+        if self.options.charges_block_io {
+            let inserted = lock(&self.block).insert(cgroup.0, zeros()?, NO_EXIST);
+            check_insert(BLOCK, capacity, inserted)?;
+        }
+        let inserted = lock(&self.cpu_time).insert(cgroup.0, zeros()?, NO_EXIST);
+        check_insert(CPU_TIME, capacity, inserted)
     }
 
     /// Forgets a cgroup and its figures. Read them first.
     pub fn unregister_cgroup(&self, cgroup: CgroupId) -> Result<(), BpfError> {
-        check_remove(CPU_TIME, lock(&self.cpu_time).remove(&cgroup.0))
+        check_remove(CPU_TIME, lock(&self.cpu_time).remove(&cgroup.0))?;
+        check_remove(BLOCK, lock(&self.block).remove(&cgroup.0))?;
+        check_remove(FIGURES, lock(&self.figures).remove(&cgroup.0))
     }
 
     /// CPU time that a registered cgroup has used, exact to the last report of the scheduler.
@@ -301,6 +371,69 @@ impl Programs {
         }
         let per_cpu = found(CPU_TIME, lock(&self.cpu_time).get(&cgroup.0, 0))?;
         Ok(per_cpu.map(|per_cpu| per_cpu.iter().sum()))
+    }
+
+    /// Everything else that was counted for a registered cgroup; `None` when it isn't registered.
+    pub fn counted(&self, cgroup: CgroupId) -> Result<Option<Counted>, BpfError> {
+        let Some(per_cpu) = found(FIGURES, lock(&self.figures).get(&cgroup.0, 0))? else { return Ok(None) };
+        let mut counted = figures::of_cpus(&per_cpu);
+        if self.options.charges_block_io {
+            let per_cpu = found(BLOCK, lock(&self.block).get(&cgroup.0, 0))?;
+            counted.block = per_cpu.map(|per_cpu| figures::block_of_cpus(&per_cpu));
+        }
+        let runs = |programs: &[Program]| programs.iter().all(|program| self.require(*program).is_ok());
+        let only = |programs: &[Program]| runs(programs).then_some(());
+        use Program::{
+            Block, Connect, DirectIn, DirectOut, Exec, Exit, Fork, MemcgIn, MemcgOut, NetIn, NetOut,
+            Retransmit, Switch, Wakeup, WakeupNew,
+        };
+        let Counted { run_queue, network, connections, retransmits, forks, execs, reclaim, block, ended } =
+            counted;
+        Ok(Some(Counted {
+            run_queue: only(&[Wakeup, WakeupNew, Switch]).and(run_queue),
+            network: only(&[NetIn, NetOut]).and(network),
+            connections: only(&[Connect]).and(connections),
+            retransmits: only(&[Retransmit]).and(retransmits),
+            forks: only(&[Fork]).and(forks),
+            execs: only(&[Exec]).and(execs),
+            reclaim: only(&[DirectIn, DirectOut, MemcgIn, MemcgOut]).and(reclaim),
+            block: only(&[Block]).and(block),
+            ended: only(&[Exit]).and(ended),
+        }))
+    }
+
+    /// Starts to count for block devices that came since the last look. Those that went are forgotten.
+    pub fn look_for_devices(&self) -> Result<(), BpfError> {
+        let present: BTreeMap<u32, String> = block_devices().into_iter().take(DEVICES_MAX as usize).collect();
+        let mut devices = lock(&self.devices);
+        let known: Result<Vec<u32>, MapError> = devices.keys().collect();
+        let known = known.map_err(|source| map_error(DEVICES, source))?;
+        for gone in known.iter().filter(|number| !present.contains_key(number)) {
+            check_remove(DEVICES, devices.remove(gone))?;
+        }
+        for number in present.keys() {
+            check_insert(DEVICES, DEVICES_MAX, devices.insert(*number, zeros()?, NO_EXIST))?;
+        }
+        Ok(())
+    }
+
+    /// Requests of each block device that had any, by its name; `None` when nobody counts them.
+    pub fn devices(&self) -> Result<Option<BTreeMap<String, Block>>, BpfError> {
+        if self.require(Program::Block).is_err() {
+            return Ok(None);
+        }
+        let names = block_devices();
+        let mut devices = BTreeMap::new();
+        for entry in lock(&self.devices).iter() {
+            let (number, per_cpu) = entry.map_err(|source| map_error(DEVICES, source))?;
+            let block = figures::block_of_cpus(&per_cpu);
+            if let Some(name) = names.get(&number)
+                && block != Block::default()
+            {
+                devices.insert(name.clone(), block);
+            }
+        }
+        Ok(Some(devices))
     }
 
     /// Which cgroups are registered; after an agent's restart, what the earlier one left.
@@ -315,7 +448,7 @@ impl Programs {
     pub fn register_process(&self, process: ProcessId) -> Result<(), BpfError> {
         self.require(Program::Exit)?;
         let inserted = lock(&self.exits).insert(key_of(process), ExitRecord::default(), NO_EXIST);
-        self.check_insert(EXITS, self.limits.processes, inserted)
+        check_insert(EXITS, self.options.limits.processes, inserted)
     }
 
     /// What the kernel recorded about a process, also while no agent ran.
@@ -367,21 +500,48 @@ impl Programs {
     pub fn remove(self) -> Result<(), BpfError> {
         self.folder.remove()
     }
+}
 
-    fn check_insert(
-        &self,
-        map: &'static str,
-        capacity: u32,
-        inserted: Result<(), MapError>,
-    ) -> Result<(), BpfError> {
-        match inserted {
-            Ok(()) => Ok(()),
-            Err(error) if errno(&error) == Some(rustix::io::Errno::EXIST) => Ok(()),
-            Err(error) if errno(&error) == Some(rustix::io::Errno::TOOBIG) => {
-                Err(BpfError::Full { map, capacity })
-            }
-            Err(source) => Err(map_error(map, source)),
+/// Takes hold of a program that was just attached, unless it couldn't be.
+fn hold(
+    generation: &Generation,
+    program: Program,
+    options: &Options,
+    held: &mut Vec<Held>,
+    failed: &mut BTreeMap<Program, String>,
+) {
+    if failed.contains_key(&program) {
+        return;
+    }
+    match Held::find(generation, program, options) {
+        Ok(found) => held.push(found),
+        Err(what) => {
+            failed.insert(program, what.to_owned());
         }
+    }
+}
+
+/// Whole block devices: their numbers as the kernel keeps them (`MKDEV`), with their names.
+fn block_devices() -> BTreeMap<u32, String> {
+    // A host without the folder has no block devices to count for.
+    let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let device = |entry: fs::DirEntry| {
+        let text = fs::read_to_string(entry.path().join("dev")).ok()?;
+        let (major, minor) = text.trim().split_once(':')?;
+        let number = major.parse::<u32>().ok()? << 20 | minor.parse::<u32>().ok()?;
+        Some((number, entry.file_name().into_string().ok()?))
+    };
+    entries.filter_map(device).collect()
+}
+
+fn check_insert(map: &'static str, capacity: u32, inserted: Result<(), MapError>) -> Result<(), BpfError> {
+    match inserted {
+        Ok(()) => Ok(()),
+        Err(error) if errno(&error) == Some(rustix::io::Errno::EXIST) => Ok(()),
+        Err(error) if errno(&error) == Some(rustix::io::Errno::TOOBIG) => {
+            Err(BpfError::Full { map, capacity })
+        }
+        Err(source) => Err(map_error(map, source)),
     }
 }
 
@@ -398,147 +558,22 @@ pub fn measure_runs() -> io::Result<impl Sized> {
 }
 
 const CPU_TIME: &str = "CPU_TIME";
+const FIGURES: &str = "FIGURES";
+const BLOCK: &str = "BLOCK";
+const DEVICES: &str = "DEVICES";
+const QUEUED: &str = "QUEUED";
+const RECLAIMING: &str = "RECLAIMING";
 const EXITS: &str = "EXITS";
 const OOM_EVENTS: &str = "OOM_EVENTS";
 const STATS: &str = "STATS";
 const META: &str = "META";
 
+/// All of them.
+const MAPS: [&str; 10] =
+    [CPU_TIME, FIGURES, BLOCK, DEVICES, QUEUED, RECLAIMING, EXITS, OOM_EVENTS, STATS, META];
+
 /// `BPF_NOEXIST`: insert, but don't replace.
 const NO_EXIST: u64 = 1;
-
-/// Loads and attaches programs into a generation; returns those that can't be, with the reason.
-fn load(
-    generation: &Generation,
-    limits: &Limits,
-    programs: &[Program],
-    older: &[Generation],
-) -> Result<Vec<(Program, String)>, BpfError> {
-    let types = Btf::of_running_kernel().map_err(|source| BpfError::Btf { source })?;
-    let layout = Layout::find(&types);
-    drop(types);
-    let btf = aya::Btf::from_sys_fs().map_err(|source| BpfError::Btf { source: io::Error::other(source) })?;
-
-    let mut loader = EbpfLoader::new();
-    loader
-        .override_global("OFFSETS", &layout.offsets, true)
-        .map_max_entries(CPU_TIME, limits.cgroups)
-        .map_max_entries(EXITS, limits.processes)
-        .map_max_entries(OOM_EVENTS, limits.oom_bytes());
-    for map in [CPU_TIME, EXITS, OOM_EVENTS, STATS, META] {
-        loader.map_pin_path(map, generation.map(map));
-    }
-    let mut object = loader.load(OBJECT).map_err(|source| BpfError::Load { source: Box::new(source) })?;
-
-    let mut failed = Vec::new();
-    let mut loaded = Vec::new();
-    for program in programs.iter().copied() {
-        let verdict = match layout.missing(program).map(str::to_owned).or_else(|| unfit_namespace(program)) {
-            Some(reason) => Err(reason),
-            None => verify(&mut object, program, &btf).map_err(|error| chain(&error)),
-        };
-        match verdict {
-            Ok(()) => loaded.push(program),
-            Err(reason) => failed.push((program, reason)),
-        }
-    }
-    for old in older {
-        copy_figures(old, generation)?;
-    }
-    for program in loaded {
-        if let Err(error) = attach(&mut object, program, generation) {
-            failed.push((program, chain(&*error)));
-        }
-    }
-    for old in older {
-        old.detach()?;
-        copy_exits(old, generation)?;
-    }
-    Ok(failed)
-}
-
-/// Has the kernel verify a program.
-fn verify(object: &mut aya::Ebpf, program: Program, btf: &aya::Btf) -> Result<(), ProgramError> {
-    let loaded = object.program_mut(program.name()).ok_or(ProgramError::NotLoaded)?;
-    if program == Program::Snap {
-        let iter: &mut Iter = loaded.try_into()?;
-        return iter.load(program.target(), btf);
-    }
-    let tracepoint: &mut BtfTracePoint = loaded.try_into()?;
-    tracepoint.load(program.target(), btf)
-}
-
-/// Attaches a verified program and pins it with its link.
-fn attach(
-    object: &mut aya::Ebpf,
-    program: Program,
-    generation: &Generation,
-) -> Result<(), Box<dyn std::error::Error>> {
-    // Left by an agent that ended between the two pins.
-    generation.forget(program)?;
-    let loaded = object.program_mut(program.name()).ok_or(ProgramError::NotLoaded)?;
-    let link: FdLink = if program == Program::Snap {
-        let iter: &mut Iter = loaded.try_into()?;
-        iter.pin(generation.program(program))?;
-        let id = iter.attach()?;
-        iter.take_link(id)?.try_into()?
-    } else {
-        let tracepoint: &mut BtfTracePoint = loaded.try_into()?;
-        tracepoint.pin(generation.program(program))?;
-        let id = tracepoint.attach()?;
-        tracepoint.take_link(id)?.into()
-    };
-    link.pin(generation.link(program))?;
-    Ok(())
-}
-
-/// Why a program would count wrongly in the namespaces that we are in.
-fn unfit_namespace(program: Program) -> Option<String> {
-    if program != Program::Exit {
-        return None;
-    }
-    // Pids and start times in the kernel's records are those of the initial namespaces, whose inode numbers
-    // are fixed (`include/uapi/linux/nsfs.h`; the same since they exist).
-    for (kind, initial) in [("pid", "pid:[4026531836]"), ("time", "time:[4026531834]")] {
-        let here = std::fs::read_link(format!("/proc/self/ns/{kind}"));
-        if here.is_ok_and(|here| here.as_os_str() != initial) {
-            return Some(format!("the agent runs in a {kind} namespace of its own"));
-        }
-    }
-    None
-}
-
-/// Takes the keys and figures of an older generation over into one whose programs aren't attached yet.
-///
-/// Only a generation of the same ABI can be read. Nothing counts into the new maps yet, so nothing is overwritten.
-fn copy_figures(old: &Generation, new: &Generation) -> Result<(), BpfError> {
-    if read_meta(old) != Some(ABI) {
-        return Ok(());
-    }
-    let from: CpuTime = open_map(old, CPU_TIME)?;
-    let mut to: CpuTime = open_map(new, CPU_TIME)?;
-    for entry in from.iter() {
-        let (cgroup_id, figures) = entry.map_err(|source| map_error(CPU_TIME, source))?;
-        to.insert(cgroup_id, figures, 0).map_err(|source| map_error(CPU_TIME, source))?;
-    }
-    copy_exits(old, new)
-}
-
-/// Takes over registered processes, and exits that only the older generation saw.
-fn copy_exits(old: &Generation, new: &Generation) -> Result<(), BpfError> {
-    if read_meta(old) != Some(ABI) {
-        return Ok(());
-    }
-    let from: Exits = open_map(old, EXITS)?;
-    let mut to: Exits = open_map(new, EXITS)?;
-    for entry in from.iter() {
-        let (process, record) = entry.map_err(|source| map_error(EXITS, source))?;
-        let is_news = record.ended != 0 || found(EXITS, to.get(&process, 0))?.is_none();
-        if is_news {
-            to.insert(process, record, 0).map_err(|source| map_error(EXITS, source))?;
-        }
-    }
-    Ok(())
-}
 
 /// The ABI of a generation that was finished; `None` for one that wasn't.
 fn read_meta(generation: &Generation) -> Option<u64> {
@@ -576,9 +611,10 @@ fn state_of(record: ExitRecord) -> ProcessState {
     ProcessState::Ended(Exit { status, ended_at: Duration::from_nanos(record.ended_at_ns) })
 }
 
-fn zeros() -> io::Result<PerCpuValues<u64>> {
-    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-    PerCpuValues::try_from(vec![0; cpus])
+/// A fresh value for a map that keeps one for each CPU.
+fn zeros<V: Pod + Default>() -> Result<PerCpuValues<V>, BpfError> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, source)| BpfError::Cpus { source })?;
+    PerCpuValues::try_from(vec![V::default(); cpus]).map_err(|source| BpfError::Cpus { source })
 }
 
 /// The unit of the kernel's page counters.

@@ -61,6 +61,12 @@ impl PinFolder {
         Ok(found)
     }
 
+    /// Makes the folder, its mount and a generation's own folder again, where somebody removed them.
+    pub fn restore(&self, generation: &Generation) -> Result<(), BpfError> {
+        Self::ensure(&self.path)?;
+        make_folder(&generation.path).map_err(|source| generation.fail(source))
+    }
+
     /// Removes every generation, unmounts what we mounted, and removes the folder.
     pub fn remove(&self) -> Result<(), BpfError> {
         let fail = |source| BpfError::Pins { path: self.path.clone(), source };
@@ -102,8 +108,9 @@ impl Generation {
         self.path.join(format!("{}_link", program.name()))
     }
 
-    /// Removes the pin of a program that has no link.
+    /// Detaches a program and removes both its pins.
     pub fn forget(&self, program: Program) -> Result<(), BpfError> {
+        remove_file(&self.link(program)).map_err(|source| self.fail(source))?;
         remove_file(&self.program(program)).map_err(|source| self.fail(source))
     }
 

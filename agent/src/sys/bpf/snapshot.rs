@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_ebpf_common::{ThreadRecord, UNKNOWN};
+use agent_ebpf_common::{ThreadFigures, ThreadRecord, UNKNOWN};
 use aya::programs::{
     iter::IterLink,
     links::{FdLink, LinkError, PinnedLink},
@@ -15,7 +15,7 @@ use aya::programs::{
 
 use crate::sys::CgroupId;
 
-use super::{BpfError, Program, page_bytes};
+use super::{BpfError, Program, Used, page_bytes};
 
 /// What one walk over all threads found.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +33,8 @@ pub struct CgroupSnapshot {
     pub threads: u32,
     /// By memory cgroup id. There is one, unless a thread is on its way from one memory group to another.
     pub memory: BTreeMap<u64, MemoryFigures>,
+    /// By these threads since each one's start.
+    pub used: Used,
 }
 
 /// What is charged to a memory cgroup.
@@ -63,7 +65,9 @@ fn sum_up(bytes: &[u8]) -> BTreeMap<CgroupId, CgroupSnapshot> {
     let mut cgroups: BTreeMap<CgroupId, CgroupSnapshot> = BTreeMap::new();
     let mut processes = BTreeSet::new();
     for record in bytes.chunks_exact(size_of::<ThreadRecord>()).filter_map(decode) {
+        let used = Used::of([record.figures]);
         let cgroup = cgroups.entry(CgroupId(record.cgroup_id)).or_default();
+        cgroup.used = if cgroup.threads == 0 { used } else { cgroup.used.plus(used) };
         cgroup.threads += 1;
         if processes.insert((record.cgroup_id, record.tgid)) {
             cgroup.processes += 1;
@@ -86,19 +90,27 @@ fn decode(bytes: &[u8]) -> Option<ThreadRecord> {
         memory_cgroup_id: long(8)?,
         memory_pages: long(16)?,
         swap_pages: long(24)?,
-        tgid: word(32)?,
-        pid: word(36)?,
+        figures: ThreadFigures {
+            read_bytes: long(32)?,
+            write_bytes: long(40)?,
+            cancelled_bytes: long(48)?,
+            faults_minor: long(56)?,
+            faults_major: long(64)?,
+        },
+        tgid: word(72)?,
+        pid: word(76)?,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::bpf::IoBytes;
 
     #[test]
     fn threads_are_summed_up_by_cgroup() {
         let thread = |cgroup_id: u64, pages: u64, tgid: u32, pid: u32| {
-            let longs = [cgroup_id, 90 + cgroup_id, pages, UNKNOWN];
+            let longs = [cgroup_id, 90 + cgroup_id, pages, UNKNOWN, 10, 20, 5, 2, 1];
             let mut bytes: Vec<u8> = longs.iter().flat_map(|long| long.to_ne_bytes()).collect();
             bytes.extend(tgid.to_ne_bytes());
             bytes.extend(pid.to_ne_bytes());
@@ -110,6 +122,8 @@ mod tests {
 
         assert_eq!((cgroups[&CgroupId(1)].processes, cgroups[&CgroupId(1)].threads), (2, 3));
         assert_eq!((cgroups[&CgroupId(2)].processes, cgroups[&CgroupId(2)].threads), (1, 1));
+        let io = IoBytes { read: 30, written: 60, cancelled: 15 };
+        assert_eq!(cgroups[&CgroupId(1)].used, Used { io: Some(io), faults_minor: 6, faults_major: 3 });
         let page = page_bytes();
         assert_eq!(
             cgroups[&CgroupId(1)].memory,

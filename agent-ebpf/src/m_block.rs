@@ -1,0 +1,77 @@
+//! Finished requests of block devices: how many, how large, and how long they took.
+//!
+//! The time is the kernel's own, from when a request was made until it is done, waiting in the scheduler included:
+//! what `/proc/diskstats` adds up. Counted by device, and by cgroup where the kernel charges them in the hierarchy
+//! that tasks are registered in; on a host with the v1 controller it charges buffered writes to the root, so there
+//! is no truth to tell.
+use agent_ebpf_common::{BlockFigures, BlockOperations, Stat, bucket_of};
+use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+
+use crate::{
+    kernel::{Pointer, Request, block_is_unified},
+    maps::{BLOCK, DEVICES, count},
+};
+
+const READ: u32 = 0;
+const WRITE: u32 = 1;
+
+#[btf_tracepoint(function = "block_rq_complete")]
+pub fn m_block(ctx: BtfTracePointContext) -> i32 {
+    let request = Request(Pointer::new(ctx.arg(0)));
+    let bytes: u32 = ctx.arg(2);
+    let operation = request.operation();
+    if operation != READ && operation != WRITE {
+        return 0;
+    }
+    let done = Done { is_write: operation == WRITE, bytes, ns: None };
+    // A request may be done in parts; its time is that of the last one.
+    let done = if bytes >= request.bytes() { done.timed(request.start_ns()) } else { done };
+
+    if let Some(figures) = DEVICES.get_ptr_mut(request.device()) {
+        // SAFETY: the value belongs to this CPU, and the kernel doesn't run this program inside itself there.
+        done.add_to(unsafe { &mut *figures });
+        count(Stat::BlockCounted, 1);
+    } else {
+        count(Stat::BlockOther, 1);
+    }
+    if block_is_unified()
+        && let Some(figures) = BLOCK.get_ptr_mut(request.cgroup().id())
+    {
+        // SAFETY: as above.
+        done.add_to(unsafe { &mut *figures });
+    }
+    0
+}
+
+/// A part of a request that is done, and its time if it was the last part.
+#[derive(Clone, Copy)]
+struct Done {
+    is_write: bool,
+    bytes: u32,
+    ns: Option<u64>,
+}
+
+impl Done {
+    #[inline(always)]
+    fn timed(self, start_ns: u64) -> Self {
+        if start_ns == 0 {
+            count(Stat::BlockUntimed, 1);
+            return Self { ns: Some(0), ..self };
+        }
+        // SAFETY: the helper takes nothing and only reads a clock.
+        let now = unsafe { bpf_ktime_get_ns() };
+        Self { ns: Some(now.saturating_sub(start_ns)), ..self }
+    }
+
+    #[inline(always)]
+    fn add_to(self, figures: &mut BlockFigures) {
+        let kind: &mut BlockOperations = if self.is_write { &mut figures.writes } else { &mut figures.reads };
+        kind.bytes += u64::from(self.bytes);
+        let Some(ns) = self.ns else { return };
+        kind.operations += 1;
+        kind.ns += ns;
+        if let Some(bucket) = kind.latency.get_mut(bucket_of(ns)) {
+            *bucket += 1;
+        }
+    }
+}
