@@ -23,9 +23,9 @@ pub fn m_block(ctx: BtfTracePointContext) -> i32 {
     if operation != READ && operation != WRITE {
         return 0;
     }
-    let done = Done { is_write: operation == WRITE, bytes, ns: None };
     // A request may be done in parts; its time is that of the last one.
-    let done = if bytes >= request.bytes() { done.timed(request.start_ns()) } else { done };
+    let is_last = bytes >= request.bytes();
+    let done = Done { is_write: operation == WRITE, bytes, is_last, ns: time_of(request.start_ns()) };
 
     if let Some(figures) = DEVICES.get_ptr_mut(request.device()) {
         // SAFETY: the value belongs to this CPU, and the kernel doesn't run this program inside itself there.
@@ -43,34 +43,37 @@ pub fn m_block(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// A part of a request that is done, and its time if it was the last part.
+/// How long ago that was.
+#[inline(always)]
+fn time_of(start_ns: u64) -> u64 {
+    if start_ns == 0 {
+        count(Stat::BlockUntimed, 1);
+        return 0;
+    }
+    // SAFETY: the helper takes nothing and only reads a clock.
+    unsafe { bpf_ktime_get_ns() }.saturating_sub(start_ns)
+}
+
+/// A part of a request that is done.
 #[derive(Clone, Copy)]
 struct Done {
     is_write: bool,
     bytes: u32,
-    ns: Option<u64>,
+    is_last: bool,
+    ns: u64,
 }
 
 impl Done {
     #[inline(always)]
-    fn timed(self, start_ns: u64) -> Self {
-        if start_ns == 0 {
-            count(Stat::BlockUntimed, 1);
-            return Self { ns: Some(0), ..self };
-        }
-        // SAFETY: the helper takes nothing and only reads a clock.
-        let now = unsafe { bpf_ktime_get_ns() };
-        Self { ns: Some(now.saturating_sub(start_ns)), ..self }
-    }
-
-    #[inline(always)]
     fn add_to(self, figures: &mut BlockFigures) {
         let kind: &mut BlockOperations = if self.is_write { &mut figures.writes } else { &mut figures.reads };
         kind.bytes += u64::from(self.bytes);
-        let Some(ns) = self.ns else { return };
+        if !self.is_last {
+            return;
+        }
         kind.operations += 1;
-        kind.ns += ns;
-        if let Some(bucket) = kind.latency.get_mut(bucket_of(ns)) {
+        kind.ns += self.ns;
+        if let Some(bucket) = kind.latency.get_mut(bucket_of(self.ns)) {
             *bucket += 1;
         }
     }

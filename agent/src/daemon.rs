@@ -271,7 +271,7 @@ impl Daemon {
         let directories = Directories::new(&config.data_dir);
         make_directory(directories.tasks())?;
         let kernel = Arc::new(Kernel::open(&kernel_config(config)).map_err(StartError::Kernel)?);
-        let programs = open_programs(config);
+        let programs = open_programs(config, &kernel);
         step(began, "kernel");
 
         let (identity, is_same_boot) = identify(config, &checkpoint, kernel.as_ref())?;
@@ -496,8 +496,14 @@ pub fn kernel_config(config: &Config) -> KernelConfig {
 }
 
 /// `None` where the host can't run any, which `doctor` and the agent's limitations say.
-fn open_programs(config: &Config) -> Option<Arc<Programs>> {
-    match Programs::open(&config.bpf_path(), bpf::Limits::default()) {
+fn open_programs(config: &Config, kernel: &Kernel) -> Option<Arc<Programs>> {
+    let options = bpf::Options {
+        measures: config.measures,
+        cgroup: Some(kernel.cgroups().v2_parent().to_owned()),
+        charges_block_io: kernel.cgroups().charges_block_io(),
+        ..bpf::Options::default()
+    };
+    match Programs::open(&config.bpf_path(), options) {
         Ok(programs) => Some(Arc::new(programs)),
         Err(error) => {
             tracing::warn!(
@@ -517,9 +523,9 @@ pub fn program_limitations(programs: Option<&Programs>) -> Vec<String> {
     };
     programs
         .availability()
-        .iter()
+        .into_iter()
         .filter_map(|(program, availability)| match availability {
-            Availability::Attached => None,
+            Availability::Attached | Availability::Off => None,
             Availability::Unavailable(why) => Some(format!("the kernel program {program} can't run: {why}")),
         })
         .collect()

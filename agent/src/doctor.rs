@@ -11,7 +11,7 @@ use crate::{
     host,
     sys::{
         Kernel, KernelConfig, Sys,
-        bpf::{self, Availability, Programs},
+        bpf::{self, Availability, Program, Programs},
     },
 };
 
@@ -37,31 +37,37 @@ pub fn examine(config: &Config) -> (String, bool) {
         own_cgroup2: scratch.join("cgroup2"),
         output_dir: scratch.clone(),
     };
-    match Kernel::open(&kernel_config) {
+    let kernel = match Kernel::open(&kernel_config) {
         Ok(kernel) => {
             line(&format!("yes cgroups: {}", kernel.layout().as_str()));
             for limitation in kernel.limitations() {
                 line(&format!("no  {limitation}"));
             }
-            if let Err(error) = kernel.close() {
-                line(&format!("    the doctor's own cgroup remains: {}", chain(&error)));
-            }
+            Some(kernel)
         }
         Err(error) => {
             can_run = false;
             line(&format!("no  cgroups: {}", chain(&error)));
             line("    lost: everything; tasks can't be kept within limits");
+            None
         }
-    }
+    };
     let pins = scratch.join("bpf");
-    match Programs::open(&pins, bpf::Limits { cgroups: 16, processes: 16, oom_events: 16 }) {
+    let options = bpf::Options {
+        limits: bpf::Limits { cgroups: 16, processes: 16, oom_events: 16 },
+        measures: config.measures,
+        cgroup: kernel.as_ref().map(|kernel| kernel.cgroups().v2_parent().to_owned()),
+        ..bpf::Options::default()
+    };
+    match Programs::open(&pins, options) {
         Ok(programs) => {
             for (program, availability) in programs.availability() {
                 match availability {
                     Availability::Attached => line(&format!("yes kernel program {program}")),
+                    Availability::Off => line(&format!("off kernel program {program}, as configured")),
                     Availability::Unavailable(why) => {
                         line(&format!("no  kernel program {program}: {why}"));
-                        line(&format!("    lost: {}", lost(*program)));
+                        line(&format!("    lost: {}", lost(program)));
                     }
                 }
             }
@@ -76,19 +82,35 @@ pub fn examine(config: &Config) -> (String, bool) {
             }
         }
     }
+    if let Some(kernel) = kernel
+        && let Err(error) = kernel.close()
+    {
+        line(&format!("    the doctor's own cgroup remains: {}", chain(&error)));
+    }
     if is_made && let Err(error) = std::fs::remove_dir_all(&scratch) {
         line(&format!("    {} remains: {error}", scratch.display()));
     }
     (report, can_run)
 }
 
-fn lost(program: bpf::Program) -> &'static str {
+fn lost(program: Program) -> &'static str {
     match program {
-        bpf::Program::Cpu => "CPU time by eBPF; the cgroup files' figures are shown instead",
-        bpf::Program::Exit => {
-            "exit statuses of tasks that share the host's processes and end while no agent runs"
+        Program::Cpu => "CPU time by eBPF; the cgroup files' figures are shown instead",
+        Program::Exit => {
+            "exit statuses of tasks that share the host's processes and end while no agent runs; page faults and bytes \
+             of block I/O of processes that ended"
         }
-        bpf::Program::Snap => "process counts apart from thread counts",
-        bpf::Program::Oom => "the figures of the moment in which a task runs out of memory",
+        Program::Snap => "process counts apart from thread counts, page faults, bytes of block I/O",
+        Program::Oom => "the figures of the moment in which a task runs out of memory",
+        Program::Wakeup | Program::WakeupNew | Program::Switch => "waits for a CPU and context switches",
+        Program::NetIn | Program::NetOut => "bytes and packets of the network",
+        Program::Connect => "TCP connections opened, accepted and failed",
+        Program::Retransmit => "TCP segments sent again",
+        Program::Block => "operations of block devices and how long they take",
+        Program::Fork => "processes made by tasks",
+        Program::Exec => "programs started by tasks",
+        Program::DirectIn | Program::DirectOut | Program::MemcgIn | Program::MemcgOut => {
+            "stalls in which tasks freed memory before they got any"
+        }
     }
 }

@@ -141,7 +141,7 @@ impl ToolChain {
             .arg("--target-dir")
             .arg(&target)
             .env("RUSTC", &self.rustc)
-            // Lets a stable compiler build `core`; nothing in our own crate uses an unstable feature.
+            // Lets a stable compiler build `core`. Our own crate uses one unstable feature: a line of assembly.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_ENCODED_RUSTFLAGS", self.flags(&package)?)
             .output()

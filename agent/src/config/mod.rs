@@ -16,6 +16,8 @@ use std::{
 
 use model::{PortRange, PortRanges, limits};
 
+use crate::sys::bpf::Measures;
+
 pub use values::Bytes;
 use values::{
     Thousandths, absolute_path, address, attributes, boolean, cgroup_path, cpus, hostname, list, mib, number,
@@ -52,6 +54,7 @@ pub struct Config {
     pub hidden_paths: Vec<PathBuf>,
     pub pids_limit: u32,
     pub output_limit: Bytes,
+    pub measures: Measures,
     pub end_tasks_on_exit: bool,
     pub log_format: LogFormat,
     pub log_filter: String,
@@ -93,6 +96,8 @@ impl Default for Config {
             pids_limit: 4096,
             // Hours of an ordinary log; a disk of 100 GB holds those of 2500 tasks.
             output_limit: Bytes(20 << 20),
+            // What nobody measured can't be asked for afterwards, and all together cost less than a hundredth.
+            measures: Measures::ALL,
             // An agent may be upgraded while its tasks run.
             end_tasks_on_exit: false,
             log_format: LogFormat::Human,
@@ -319,6 +324,13 @@ pub const SETTINGS: &[Setting] = &[
             Ok(())
         },
         show: |config| config.output_limit.to_string(),
+    },
+    Setting {
+        key: "measures",
+        value_name: Some("NAME,…"),
+        help: "What is measured of tasks: all, none, or some of cpu, threads, oom, run-queue, network, connections, block, forks, reclaim, pressure",
+        set: |config, text| text.parse().map(|value| config.measures = value),
+        show: |config| config.measures.to_string(),
     },
     Setting {
         key: "end-tasks-on-exit",

@@ -212,7 +212,7 @@ mod tests {
     fn threads(memory: &[(u64, u64)]) -> Snapshot {
         let figures = |usage| MemoryFigures { usage_bytes: Some(usage), swap_bytes: Some(1) };
         let memory = memory.iter().map(|(id, usage)| (*id, figures(*usage))).collect();
-        let cgroup = CgroupSnapshot { processes: 2, threads: 3, memory };
+        let cgroup = CgroupSnapshot { processes: 2, threads: 3, memory, ..CgroupSnapshot::default() };
         Snapshot { cgroups: BTreeMap::from([(TASK.cgroup, cgroup)]), took: Duration::ZERO }
     }
 

@@ -119,6 +119,17 @@ impl Group {
         fs::read_to_string(self.memory.join(file)).unwrap().trim().parse().unwrap()
     }
 
+    /// Time in which some thread of the group waited for memory, by the kernel's pressure figures.
+    pub fn kernel_memory_pressure_us(&self) -> u64 {
+        let text = fs::read_to_string(self.v2.join("memory.pressure")).unwrap();
+        let some = text.lines().find(|line| line.starts_with("some ")).unwrap();
+        some.rsplit_once("total=").unwrap().1.trim().parse().unwrap()
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.v2
+    }
+
     pub fn freeze(&self, frozen: bool) {
         fs::write(self.v2.join("cgroup.freeze"), if frozen { "1" } else { "0" }).unwrap();
         wait_for("the freezer", || self.event("frozen") == u64::from(frozen));

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod group;
+mod measures;
 mod process;
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
 
 use agent::sys::{
     ProcessId,
-    bpf::{self, Availability, BpfError, Limits, MemoryFigures, ProcessState, Program, Programs},
+    bpf::{self, Availability, BpfError, Limits, MemoryFigures, Options, ProcessState, Program, Programs},
 };
 use agent_ebpf_common::Stat;
 
@@ -41,17 +42,18 @@ impl Pins {
     }
 
     /// `None`, and a line that says so, when this kernel is too old for a program.
-    fn open(&self, needs: &[Program], limits: Limits) -> Option<Programs> {
-        let programs = Programs::open(&self.0, limits).unwrap();
+    fn open(&self, needs: &[Program], options: Options) -> Option<Programs> {
+        let programs = Programs::open(&self.0, options).unwrap();
         for (program, availability) in programs.availability() {
             match availability {
-                Availability::Unavailable(reason) if needs.contains(program) => {
+                Availability::Unavailable(reason) if needs.contains(&program) => {
                     let is_known = reason.starts_with("not on this kernel");
                     assert!(is_known && kernel_version() < EVERY_PROGRAM_SINCE, "{program}: {reason}");
                     eprintln!("skipped: {program} can't run: {reason}");
                     return None;
                 }
-                Availability::Unavailable(_) | Availability::Attached => {}
+                Availability::Off if needs.contains(&program) => panic!("{program} is off"),
+                Availability::Unavailable(_) | Availability::Off | Availability::Attached => {}
             }
         }
         Some(programs)
@@ -69,10 +71,14 @@ fn kernel_version() -> (u32, u32) {
 
 const LIMITS: Limits = Limits { cgroups: 64, processes: 64, oom_events: 64 };
 
+fn with(limits: Limits) -> Options {
+    Options { limits, ..Options::default() }
+}
+
 /// Programs of our own, where those that the test needs can run.
 fn start(needs: &[Program]) -> Option<(Pins, Programs)> {
     let pins = Pins::new()?;
-    let programs = pins.open(needs, LIMITS)?;
+    let programs = pins.open(needs, with(LIMITS))?;
     Some((pins, programs))
 }
 
@@ -189,7 +195,7 @@ fn what_is_not_registered_is_counted_as_other_and_never_as_zero() {
 fn registering_twice_keeps_the_figures_and_a_full_map_refuses() {
     let Some(pins) = Pins::new() else { return };
     let limits = Limits { cgroups: 2, processes: 2, oom_events: 1 };
-    let Some(programs) = pins.open(&[Program::Cpu], limits) else { return };
+    let Some(programs) = pins.open(&[Program::Cpu], with(limits)) else { return };
     let (one, two, three) = (Group::new(), Group::new(), Group::new());
     programs.register_cgroup(one.id()).unwrap();
     assert!(one.command("true").status().unwrap().success());
@@ -199,7 +205,7 @@ fn registering_twice_keeps_the_figures_and_a_full_map_refuses() {
 
     programs.register_cgroup(two.id()).unwrap();
     let refused = programs.register_cgroup(three.id()).unwrap_err();
-    assert!(matches!(refused, BpfError::Full { map: "CPU_TIME", capacity: 2 }), "{refused}");
+    assert!(matches!(refused, BpfError::Full { map: "FIGURES", capacity: 2 }), "{refused}");
     programs.unregister_cgroup(two.id()).unwrap();
     programs.unregister_cgroup(two.id()).unwrap();
     programs.register_cgroup(three.id()).unwrap();
@@ -344,7 +350,7 @@ fn the_exit_status_of_a_group_is_that_of_its_last_thread() {
 #[test]
 fn agent_that_will_be_killed() {
     let Some(folder) = std::env::var_os("MUSTER_TEST_PINS") else { return };
-    let programs = Programs::open(Path::new(&folder), Limits::default()).unwrap();
+    let programs = Programs::open(Path::new(&folder), Options::default()).unwrap();
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
         let words: Vec<u64> = line.split(' ').map(|word| word.parse().unwrap()).collect();
@@ -397,7 +403,7 @@ fn after_sigkill_of_the_agent_the_next_one_finds_everything_counted() {
     dies.stdin.take().unwrap().write_all(b"go\n").unwrap();
     assert_eq!(dies.wait().unwrap().code(), Some(7));
 
-    let programs = pins.open(&[Program::Cpu, Program::Exit], Limits::default()).unwrap();
+    let programs = pins.open(&[Program::Cpu, Program::Exit], Options::default()).unwrap();
     let ProcessState::Ended(exit) = programs.process_state(dying).unwrap() else {
         panic!("the exit wasn't recorded while no agent ran");
     };
@@ -420,7 +426,7 @@ fn an_upgrade_takes_keys_and_figures_over() {
     let Some(pins) = Pins::new() else { return };
     let group = Group::new();
     let needs = [Program::Cpu, Program::Exit];
-    let Some(old) = pins.open(&needs, Limits { cgroups: 10, ..LIMITS }) else { return };
+    let Some(old) = pins.open(&needs, with(Limits { cgroups: 10, ..LIMITS })) else { return };
     old.register_cgroup(group.id()).unwrap();
     let mut dies = Command::new("sh").args(["-c", "read x; exit 7"]).stdin(Stdio::piped()).spawn().unwrap();
     let dying = process_id(dies.id());
@@ -430,7 +436,7 @@ fn an_upgrade_takes_keys_and_figures_over() {
     drop(old);
 
     let older = generation(&pins);
-    let new = pins.open(&needs, Limits { cgroups: 20, ..LIMITS }).unwrap();
+    let new = pins.open(&needs, with(Limits { cgroups: 20, ..LIMITS })).unwrap();
     assert_ne!(generation(&pins), older);
     assert_eq!(new.cpu_ns(group.id()).unwrap(), Some(before));
     assert!(group.command(SPIN).status().unwrap().success());
@@ -444,7 +450,7 @@ fn an_upgrade_takes_keys_and_figures_over() {
 #[test]
 fn half_a_generation_left_by_a_crash_is_made_anew() {
     let Some(pins) = Pins::new() else { return };
-    drop(pins.open(&[], LIMITS));
+    drop(pins.open(&[], with(LIMITS)));
     let generation = generation(&pins);
     for left_out in ["META", "m_snap_link", "EXITS"] {
         std::fs::remove_file(generation.join(left_out)).unwrap();
@@ -452,7 +458,7 @@ fn half_a_generation_left_by_a_crash_is_made_anew() {
         if left_out == "EXITS" {
             std::fs::remove_file(generation.join("META")).unwrap();
         }
-        drop(pins.open(&[], LIMITS));
+        drop(pins.open(&[], with(LIMITS)));
         assert!(generation.join(left_out).exists());
     }
 }
@@ -508,7 +514,7 @@ fn health_says_what_ran_and_how_full_the_maps_are() {
     let cpu = health.programs.iter().find(|health| health.program == Program::Cpu).unwrap();
     assert!(cpu.counted > 0 && cpu.other > 0, "{cpu:?}");
     assert_eq!(cpu.lost, 0, "{cpu:?}");
-    let fill: Vec<_> = health.maps.iter().map(|map| (map.map, map.used, map.capacity)).collect();
+    let fill: Vec<_> = health.maps[..2].iter().map(|map| (map.map, map.used, map.capacity)).collect();
     assert_eq!(fill, [("CPU_TIME", 1, 64), ("EXITS", 0, 64)]);
 }
 

@@ -14,7 +14,7 @@ use std::{
 
 use agent::sys::{
     CgroupId,
-    bpf::{self, Limits, Program, Programs},
+    bpf::{self, Options, Program, Programs},
 };
 use anyhow::{Context as _, Result, ensure};
 use nix::{
@@ -65,7 +65,7 @@ struct Metered {
 impl Metered {
     /// Attaches the programs, with our own cgroup registered, so that events take the path of a task's.
     fn attach(&self) -> Result<Programs> {
-        let programs = Programs::open(&self.folder, Limits::default())?;
+        let programs = Programs::open(&self.folder, Options::default())?;
         programs.require(Program::Cpu)?;
         programs.register_cgroup(own_cgroup()?)?;
         Ok(programs)

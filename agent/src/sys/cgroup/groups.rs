@@ -82,6 +82,17 @@ impl Cgroups {
         &self.asked
     }
 
+    /// The v2 group above those of all tasks.
+    pub fn v2_parent(&self) -> &Path {
+        &self.v2_parent
+    }
+
+    /// Whether the kernel charges block requests to tasks' v2 groups.
+    pub fn charges_block_io(&self) -> bool {
+        let enabled = fs::read_to_string(self.v2_parent.join("cgroup.subtree_control"));
+        enabled.is_ok_and(|enabled| enabled.split_whitespace().any(|controller| controller == "io"))
+    }
+
     /// What can't be limited here.
     pub fn limitations(&self) -> Vec<String> {
         let mut limitations = Vec::new();
@@ -384,8 +395,9 @@ impl Cgroups {
 
     /// Hands the v2 controllers that every task needs down from the root to the tasks' groups.
     fn delegate(&self) -> Result<(), SysError> {
-        let Hierarchies { cpu, memory, pids, .. } = &self.hierarchies;
-        let mut wanted: Vec<&str> = [(cpu, "cpu"), (memory, "memory"), (pids, "pids")]
+        let Hierarchies { cpu, memory, pids, io, .. } = &self.hierarchies;
+        // With the last one, block requests are charged to whose they are, so that they can be measured.
+        let mut wanted: Vec<&str> = [(cpu, "cpu"), (memory, "memory"), (pids, "pids"), (io, "io")]
             .into_iter()
             .filter(|(place, _)| matches!(place, Some(Controller::V2)))
             .map(|(_, word)| word)
