@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use crate::{
     actor::{self, Actor, ActorError, Parts, Rounds, Stop},
+    channel::Channels,
     checkpoint::{Checkpoint, CheckpointError, Identity, Loaded, Lock, LockError, ensure_data_dir},
     clock,
     config::Config,
@@ -316,6 +317,12 @@ impl Daemon {
             rounds.trim(executor.clone()).map_err(StartError::Thread)?,
         ];
         let metrics = Arc::new(Metrics::default());
+        let channels = Arc::new(Channels::new(
+            config.coordinator.clone(),
+            config.token_file.clone(),
+            executor.clone(),
+            metrics.clone(),
+        ));
         let (events, session_events) = mpsc::channel(actor::SESSION_EVENTS_MAX);
         let (actor_stop, stop) = watch::channel(Stop::No);
         let facts = Facts {
@@ -340,6 +347,7 @@ impl Daemon {
             identity,
             metrics: metrics.clone(),
             rounds: rounds.clone(),
+            channels,
             oom: programs.as_deref().and_then(oom_stream),
             session: session_events,
             stop,

@@ -4,6 +4,7 @@
 //! Start at [`daemon`], which puts the parts together, or at [`actor`], which owns the task table.
 
 pub mod actor;
+pub mod channel;
 pub mod checkpoint;
 pub mod clock;
 pub mod config;

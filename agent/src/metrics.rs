@@ -25,6 +25,7 @@ use prometheus_client::{
     metrics::{
         MetricType,
         counter::{ConstCounter, Counter},
+        family::Family,
         gauge::{ConstGauge, Gauge},
         histogram::{Histogram, exponential_buckets},
     },
@@ -50,6 +51,14 @@ pub struct Metrics {
     pub adopted_tasks: Gauge,
     /// From the agent's start until the last of them was in hand.
     pub adoption_seconds: Gauge<f64, AtomicU64>,
+    pub channels_open: Gauge,
+    pub channels_opened: Family<PurposeLabel, Counter<u64, AtomicU64>>,
+}
+
+/// What a channel is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PurposeLabel {
+    pub purpose: &'static str,
 }
 
 impl Default for Metrics {
@@ -62,6 +71,8 @@ impl Default for Metrics {
             session_overruns: Counter::default(),
             adopted_tasks: Gauge::default(),
             adoption_seconds: Gauge::default(),
+            channels_open: Gauge::default(),
+            channels_opened: Family::default(),
         }
     }
 }
@@ -127,6 +138,16 @@ impl Page {
             "From the start of the agent until every task of the earlier one was in hand",
             Unit::Seconds,
             metrics.adoption_seconds.clone(),
+        );
+        registry.register(
+            "agent_channels_open",
+            "Conversations with tasks that are under way: exec, copies of files and the like",
+            metrics.channels_open.clone(),
+        );
+        registry.register(
+            "agent_channels_opened",
+            "Conversations with tasks since the agent's start, by purpose",
+            metrics.channels_opened.clone(),
         );
         let shared = Arc::new(Shared { rounds, programs, snapshot: Mutex::new(None) });
         registry.register_collector(Box::new(Figures(shared.clone())));

@@ -189,6 +189,60 @@ pub enum Task {
         #[arg(long, value_parser = tail_bytes, value_name = "SIZE")]
         tail: Option<u64>,
     },
+    /// Executes one more process in a running task, in its namespaces and limits and as its user
+    #[command(after_help = "Examples:
+  muster task exec hello.7f3c91ab -- ps
+  muster task exec -it hello.7f3c91ab -- sh
+
+Ends with the exit code of the command (128 + the signal's number when a signal ended it).
+What it leaves running in its session ends with it. With -t, the keys Enter ~ . hang up.")]
+    Exec(Exec),
+    /// Shows what a task writes from now on, both outputs, until it ends; Ctrl-C only stops looking
+    #[command(
+        after_help = "Examples:\n  muster task attach hello.7f3c91ab\n  muster task attach hello.7f3c91ab > out 2> err"
+    )]
+    Attach { id: String },
+    /// Lists what is in a task's sandbox, also after its end while it is kept
+    #[command(
+        after_help = "Examples:\n  muster task files hello.7f3c91ab\n  muster task files hello.7f3c91ab logs --download"
+    )]
+    Files {
+        id: String,
+        /// File or directory, relative to the sandbox
+        #[arg(default_value = "")]
+        path: String,
+        /// Copies it into the current directory instead
+        #[arg(long)]
+        download: bool,
+    },
+    /// Copies files and directories to or from a task's sandbox
+    #[command(after_help = "Examples:
+  muster task cp hello.7f3c91ab:results ./results
+  muster task cp ./input.csv hello.7f3c91ab:
+
+What is copied to a task belongs to the task's user. Devices, pipes and hard links are not copied.")]
+    Cp {
+        /// PATH here, or TASK:PATH relative to the task's sandbox
+        #[arg(value_name = "FROM")]
+        from: String,
+        /// The same; a directory that is there gets the copy in it
+        #[arg(value_name = "TO")]
+        to: String,
+    },
+    /// Stops tasks where they stand, until they are thawed or killed
+    #[command(
+        after_help = "Examples:\n  muster task freeze hello.7f3c91ab\n  muster task show hello.7f3c91ab"
+    )]
+    Freeze {
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+    /// Lets frozen tasks go on
+    #[command(after_help = "Examples:\n  muster task thaw hello.7f3c91ab\n  muster task thaw a.1 a.2")]
+    Thaw {
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
     /// Ends tasks: SIGTERM, then SIGKILL when the grace is over
     #[command(
         after_help = "Examples:\n  muster task kill hello.7f3c91ab\n  muster task kill hello.7f3c91ab --grace 1s"
@@ -209,6 +263,26 @@ pub enum Task {
         #[arg(long)]
         watch: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Exec {
+    pub id: String,
+    /// Passes stdin on
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// With a terminal, as for a shell
+    #[arg(short, long)]
+    pub terminal: bool,
+    /// Variable for the command's environment; may be repeated
+    #[arg(long, value_parser = units::key_value, value_name = "NAME=VALUE")]
+    pub env: Vec<(String, String)>,
+    /// Working directory [default: the task's]
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 /// A size in bytes, of which part of a MiB makes sense.

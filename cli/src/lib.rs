@@ -3,13 +3,17 @@
 //! Finds the cluster and the credential, keeps a connection, turns refusals into [`ClientError`].
 //! Start at [`Connection::open`], then [`Connection::operator`] or [`Framework::subscribe`].
 
+mod channel;
 mod connection;
 mod error;
 mod framework;
 
+pub use channel::{Channel, CopyError, ExecOptions, ExecOutput, Over, Said, Sender};
 pub use connection::{
     Address, Connection, Credential, Locator, OperatorClient, SchedulerClient, new_request_id,
 };
 pub use error::{ClientError, ErrorKind};
 pub use framework::{Event, Framework, FrameworkOptions, Launched, is_final};
-pub use proto::{operator::v1 as operator, scheduler::v1 as scheduler, types::v1 as types};
+pub use proto::{
+    channel::v1 as channels, operator::v1 as operator, scheduler::v1 as scheduler, types::v1 as types,
+};

@@ -17,6 +17,7 @@ macro_rules! package {
 }
 
 package!(types, "muster.types.v1.rs");
+package!(channel, "muster.channel.v1.rs");
 package!(scheduler, "muster.scheduler.v1.rs");
 package!(operator, "muster.operator.v1.rs");
 package!(agent, "muster.agent.v1.rs");

@@ -8,7 +8,11 @@ mod adoption;
 mod output;
 mod rounds;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use model::{ClusterId, Figure, Reporter, TaskId, TaskState, Usage};
 use supervisor::{Action, Event, Phase, Row, Supervisor};
@@ -19,6 +23,7 @@ use tokio::{
 };
 
 use crate::{
+    channel::Channels,
     checkpoint::{Change, Checkpoint, CheckpointError, Identity},
     clock,
     execute::{
@@ -93,6 +98,13 @@ pub(crate) enum Request {
     Snapshot {
         answer: oneshot::Sender<Snapshot>,
     },
+    /// What is known of a task.
+    Row {
+        task_id: TaskId,
+        answer: oneshot::Sender<Option<Row>>,
+    },
+    /// A task was frozen or thawed.
+    LookFrozen,
 }
 
 /// The actor at one moment, for metrics and `inspect`.
@@ -133,6 +145,7 @@ pub struct Parts {
     pub identity: Identity,
     pub metrics: Arc<Metrics>,
     pub rounds: Arc<Rounds>,
+    pub channels: Arc<Channels>,
     pub oom: Option<OomStream>,
     pub session: mpsc::Receiver<SessionEvent>,
     pub stop: watch::Receiver<Stop>,
@@ -149,6 +162,7 @@ pub struct Actor {
     identity: Identity,
     metrics: Arc<Metrics>,
     rounds: Arc<Rounds>,
+    channels: Arc<Channels>,
     oom: Option<OomStream>,
     session: mpsc::Receiver<SessionEvent>,
     stop: watch::Receiver<Stop>,
@@ -162,6 +176,7 @@ pub struct Actor {
     reads: JoinSet<()>,
     /// As the leader of this session wants it.
     usage_interval: Duration,
+    talks: JoinSet<()>,
 }
 
 /// The way to the leader.
@@ -172,6 +187,8 @@ struct Link {
     is_welcomed: bool,
     /// What this session was told of usage.
     reporter: Reporter,
+    /// What the leader was told of tasks that stand still.
+    frozen: BTreeSet<TaskId>,
 }
 
 /// What a watcher saw.
@@ -204,6 +221,7 @@ impl Actor {
             identity,
             metrics,
             rounds,
+            channels,
             oom,
             session,
             stop,
@@ -222,6 +240,7 @@ impl Actor {
             identity,
             metrics,
             rounds,
+            channels,
             oom,
             session,
             stop,
@@ -233,6 +252,7 @@ impl Actor {
             lingering: BTreeMap::new(),
             reads: JoinSet::new(),
             usage_interval: USAGE_INTERVAL,
+            talks: JoinSet::new(),
         };
         Ok((actor, handle))
     }
@@ -297,6 +317,7 @@ impl Actor {
             () = sleep_until(usage_due) => Wake::UsageDue,
             Ok(()) = self.stop.changed() => Wake::Stop,
             Some(_) = self.reads.join_next(), if !self.reads.is_empty() => Wake::Timer,
+            Some(_) = self.talks.join_next(), if !self.talks.is_empty() => Wake::Timer,
         }
     }
 
@@ -316,6 +337,7 @@ impl Actor {
             Wake::Timer => self.decide(Event::Tick),
             Wake::UsageDue => {
                 self.report_usage();
+                self.report_frozen();
                 Ok(())
             }
             // `run` sees to it.
@@ -402,6 +424,7 @@ impl Actor {
                     sender: link,
                     is_welcomed: false,
                     reporter: Reporter::default(),
+                    frozen: BTreeSet::new(),
                 });
                 let cluster_id = self.identity.cluster_id.clone();
                 // The session may have ended while it waited.
@@ -465,6 +488,12 @@ impl Actor {
                 } else {
                     self.reads.spawn(reader.read(wish));
                 }
+                Ok(())
+            }
+            FromLeader::OpenChannel { channel_id, task_id } => {
+                let (channels, actor) = (self.channels.clone(), self.handle.requests.clone());
+                // How many there may be is the channels' own affair.
+                self.talks.spawn(async move { channels.serve(channel_id, task_id, actor).await });
                 Ok(())
             }
         }
@@ -576,8 +605,23 @@ impl Actor {
         self.decide(Event::OutOfMemory { task_id, usage })
     }
 
-    fn request(&self, request: Request) {
+    /// Tells the leader which tasks stand still, where it does not know.
+    fn report_frozen(&mut self) {
+        let frozen = self.executor.frozen();
+        let Some(link) = self.link.as_mut().filter(|link| link.is_welcomed && link.frozen != frozen) else {
+            return;
+        };
+        link.frozen.clone_from(&frozen);
+        self.say(ToLeader::Frozen(frozen));
+    }
+
+    fn request(&mut self, request: Request) {
         match request {
+            Request::Row { task_id, answer } => {
+                // Whoever asked may be gone.
+                let _ = answer.send(self.supervisor.row(&task_id).cloned());
+            }
+            Request::LookFrozen => self.report_frozen(),
             Request::Output { task_id, answer } => {
                 let place = self.supervisor.row(&task_id).map(|row| output::Place {
                     attempt: row.attempt.clone(),

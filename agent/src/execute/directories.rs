@@ -39,6 +39,11 @@ impl Directories {
         self.attempt(attempt).join("stderr")
     }
 
+    /// What entered the task later: one empty file for each process.
+    pub fn entered(&self, attempt: &str) -> PathBuf {
+        self.attempt(attempt).join("entered")
+    }
+
     /// Where its exit status is recorded while no agent runs.
     pub fn exit_file(&self, attempt: &str) -> PathBuf {
         self.attempt(attempt).join("exit")

@@ -69,7 +69,7 @@ impl Executor {
         make(&directories.tmp(attempt), 0o1777, None)
     }
 
-    fn identity(&self, spec: &TaskSpec) -> Result<Identity, ExecuteError> {
+    pub(crate) fn identity(&self, spec: &TaskSpec) -> Result<Identity, ExecuteError> {
         let user = spec.user.as_deref().unwrap_or(&self.settings.default_user);
         let policy = &self.settings.users;
         self.sys.resolve_user(user, &spec.groups, policy).map_err(ExecuteError::User)

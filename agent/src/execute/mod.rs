@@ -4,6 +4,7 @@
 //! Start at [`Executor::execute`], the one `match`; [`lanes`] runs plans on a bounded pool of threads.
 
 mod directories;
+mod enter;
 pub mod lanes;
 mod launch;
 mod offered;
@@ -32,6 +33,7 @@ use crate::{
 };
 
 pub use directories::Directories;
+pub use enter::{EnterError, EnterWish, Entered, EnteredSession, Streams};
 pub use recorder::Recorder;
 
 /// How long a thread waits for a killed cgroup to be empty before it lets others watch it: most are at once.
@@ -73,6 +75,8 @@ struct State {
     /// Adopted without proof that they ever ran the command.
     doubtful: BTreeSet<TaskId>,
     cgroups: BTreeMap<CgroupId, TaskId>,
+    /// Those that stand still, with their attempts.
+    frozen: BTreeMap<TaskId, String>,
 }
 
 /// What an action led to.
@@ -319,6 +323,7 @@ impl Executor {
             Action::Release { task_id } => return self.release(task_id),
             Action::Adopt { .. } => return self.adopt(action),
             Action::Terminate { task_id, .. } => {
+                self.thaw(task_id);
                 let process = self.lock().processes.get(task_id).cloned();
                 if let Some(process) = process {
                     self.sys.signal(&process, Signal::Terminate).map_err(ExecuteError::Process)?;
@@ -358,6 +363,8 @@ impl Executor {
         if let Some(cgroup) = cgroup {
             self.lock().cgroups.insert(cgroup, task_id.clone());
         }
+        self.look_frozen(task_id, attempt);
+        self.end_entered(attempt);
         if *confidence == Confidence::Doubtful {
             self.lock().doubtful.insert(task_id.clone());
         }
@@ -517,6 +524,7 @@ impl Executor {
         let mut state = self.lock();
         state.processes.remove(task_id);
         state.doubtful.remove(task_id);
+        state.frozen.remove(task_id);
     }
 
     fn with_cgroup_id(

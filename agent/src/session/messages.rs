@@ -1,5 +1,7 @@
 //! What the two sides say, in terms of `model`.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use model::{ClusterId, Duration, Opened, Subject, TaskId, TaskStatus, Timestamp, Usage, UsageReport};
 use proto::agent::v1::{self as wire, from_agent};
@@ -20,7 +22,12 @@ pub enum ToLeader {
     Statuses(Vec<TaskStatus>),
     Usage(UsageReport),
     Output(OutputAnswer),
-    History { request: u64, result: Result<Vec<Usage>, String> },
+    History {
+        request: u64,
+        result: Result<Vec<Usage>, String>,
+    },
+    /// All tasks that stand still.
+    Frozen(BTreeSet<TaskId>),
 }
 
 /// From the leader to the actor.
@@ -47,6 +54,11 @@ pub enum FromLeader {
     /// How often usage shall be reported.
     UsagePace {
         interval: Duration,
+    },
+    /// Somebody wants to talk with a task.
+    OpenChannel {
+        channel_id: Vec<u8>,
+        task_id: TaskId,
     },
 }
 
@@ -102,6 +114,9 @@ pub(super) fn to_wire(message: ToLeader) -> from_agent::Message {
             };
             from_agent::Message::History(answer)
         }
+        ToLeader::Frozen(tasks) => from_agent::Message::Frozen(wire::FrozenTasks {
+            task_ids: tasks.iter().map(|task_id| task_id.as_str().to_owned()).collect(),
+        }),
         ToLeader::Output(OutputAnswer { request, result }) => {
             let answer = match result {
                 Ok(Chunk { offset, data, is_end }) => {
@@ -191,6 +206,12 @@ pub(super) fn read_history(read: wire::ReadHistory) -> Vec<FromLeader> {
 pub(super) fn usage_pace(pace: wire::UsagePace) -> Vec<FromLeader> {
     let wire::UsagePace { interval_ms } = pace;
     vec![FromLeader::UsagePace { interval: Duration::from_millis(interval_ms) }]
+}
+
+pub(super) fn open_channel(open: wire::OpenChannel) -> Vec<FromLeader> {
+    let wire::OpenChannel { channel_id, task_id } = open;
+    let open = |task_id| FromLeader::OpenChannel { channel_id: channel_id.to_vec(), task_id };
+    valid_id(&task_id).map(open).into_iter().collect()
 }
 
 /// What can't be understood is left out and said: the leader had checked it.

@@ -92,7 +92,7 @@ pub enum SessionError {
 
 /// Why one stream ended.
 #[derive(Debug, thiserror::Error)]
-enum StreamError {
+pub(crate) enum StreamError {
     #[error("can't read the token file {}", path.display())]
     ReadToken { path: PathBuf, source: io::Error },
     #[error("the token file {} holds no token", path.display())]
@@ -128,7 +128,7 @@ pub struct Session {
 impl Session {
     /// Ends when `stop` is cancelled, or when the coordinator refuses this agent for good.
     pub async fn run(self, stop: CancellationToken) -> Result<(), SessionError> {
-        let endpoint = self.endpoint()?;
+        let endpoint = endpoint(&self.coordinator)?;
         let mut pause = PAUSE_MIN;
         let mut failures = 0_u64;
         for generation in 1.. {
@@ -165,20 +165,6 @@ impl Session {
             pause = (pause * 2).min(PAUSE_MAX);
         }
         Ok(())
-    }
-
-    fn endpoint(&self) -> Result<Endpoint, SessionError> {
-        let url = self.coordinator.clone();
-        let endpoint = Endpoint::from_shared(url.clone())
-            .map_err(|source| SessionError::Address { url, source })?
-            .connect_timeout(CONNECT_PATIENCE)
-            .tcp_nodelay(true)
-            // Without these a broken path leaves a stream that never ends.
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .keep_alive_while_idle(true)
-            .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")));
-        endpoint.map_err(|source| SessionError::Address { url: self.coordinator.clone(), source })
     }
 
     /// One stream, from Hello to its end.
@@ -230,6 +216,7 @@ impl Session {
             | Said::ReadOutput(_)
             | Said::ReadHistory(_)
             | Said::UsagePace(_)
+            | Said::OpenChannel(_)
             | Said::Heartbeat(_) => return Err(StreamError::Order),
         };
         // Twice as often as it must be, so that one may be late.
@@ -252,6 +239,9 @@ impl Session {
                         Said::ReadOutput(read) => self.tell(generation, messages::read_output(read)).await?,
                         Said::ReadHistory(read) => self.tell(generation, messages::read_history(read)).await?,
                         Said::UsagePace(pace) => self.tell(generation, messages::usage_pace(pace)).await?,
+                        Said::OpenChannel(open) => {
+                            self.tell(generation, messages::open_channel(open)).await?;
+                        }
                     }
                 }
                 // Closed by the actor when the queue was full: what was lost is in the checkpoint.
@@ -310,6 +300,21 @@ impl Session {
     }
 }
 
+/// How the coordinator is connected to.
+pub(crate) fn endpoint(coordinator: &str) -> Result<Endpoint, SessionError> {
+    let failed = |source| SessionError::Address { url: coordinator.to_owned(), source };
+    let endpoint = Endpoint::from_shared(coordinator.to_owned())
+        .map_err(failed)?
+        .connect_timeout(CONNECT_PATIENCE)
+        .tcp_nodelay(true)
+        // Without these a broken path leaves a stream that never ends.
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true)
+        .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")));
+    endpoint.map_err(failed)
+}
+
 enum End {
     /// Code and sentence.
     Final(String, String),
@@ -335,7 +340,7 @@ async fn next(incoming: &mut Streaming<wire::ToAgent>) -> Result<Said, StreamErr
 }
 
 /// Read for each stream, so that a new token is taken up without a restart.
-fn read_token(path: &Path) -> Result<MetadataValue<Ascii>, StreamError> {
+pub(crate) fn read_token(path: &Path) -> Result<MetadataValue<Ascii>, StreamError> {
     let text = fs::read_to_string(path)
         .map_err(|source| StreamError::ReadToken { path: path.to_owned(), source })?;
     let none = || StreamError::Token { path: path.to_owned() };

@@ -11,6 +11,7 @@ use expect_test::expect;
 use model::{AgentId, Exit};
 use proto::{
     agent::v1::agent_session_server::{AgentSession, AgentSessionServer},
+    channel::v1::Frame,
     types::v1 as types,
 };
 use supervisor::{Found, Supervisor};
@@ -21,6 +22,7 @@ use tonic::Response;
 use super::*;
 use crate::{
     actor::{Actor, ActorError, Parts, Rounds, Stop},
+    channel::Channels,
     checkpoint::{Checkpoint, Identity},
     clock,
     execute::{Directories, Executor, Settings},
@@ -47,6 +49,11 @@ struct Leader {
 #[tonic::async_trait]
 impl AgentSession for Leader {
     type AttachStream = ReceiverStream<Result<wire::ToAgent, Status>>;
+    type ChannelStream = ReceiverStream<Result<Frame, Status>>;
+
+    async fn channel(&self, _: Request<Streaming<Frame>>) -> Result<Response<Self::ChannelStream>, Status> {
+        Err(Status::unimplemented("no channels here"))
+    }
 
     async fn attach(
         &self,
@@ -190,6 +197,10 @@ impl World {
             Directories::new(self.folder.path()),
             settings,
         ));
+        let metrics = Arc::new(Metrics::default());
+        let coordinator = format!("http://{}", self.address);
+        let token_file = self.folder.path().join("token");
+        let channels = Arc::new(Channels::new(coordinator, token_file, executor.clone(), metrics.clone()));
         let (events, session) = mpsc::channel(16);
         let (stop, stopped) = watch::channel(Stop::No);
         let parts = Parts {
@@ -199,8 +210,9 @@ impl World {
             executor,
             checkpoint,
             identity,
-            metrics: Arc::new(Metrics::default()),
+            metrics,
             rounds: Arc::new(Rounds::default()),
+            channels,
             oom: None,
             session,
             stop: stopped,

@@ -32,6 +32,8 @@ pub enum SysError {
     OpenProcess { pid: u32, source: io::Error },
     #[error("can't send {signal} to process {pid}")]
     SendSignal { signal: &'static str, pid: u32, source: io::Error },
+    #[error("can't freeze or thaw {}", path.display())]
+    Freeze { path: PathBuf, source: io::Error },
     #[error("can't ask how process {pid} ended")]
     Wait { pid: u32, source: io::Error },
     #[error("can't free the first {bytes} bytes of {}", path.display())]

@@ -9,13 +9,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use model::Exit;
 
 use super::{
-    Abilities, BootId, CgroupId, CgroupName, Ending, Figures, Held, Identity, IdentityError, LaunchRequest,
-    Layout, Limits, OutputSlice, Process, ProcessId, ReleaseError, Signal, SpawnError, Sys, SysError,
-    UserPolicy, Watch,
+    Abilities, BootId, CgroupId, CgroupName, Ending, EnterRequest, Figures, Held, Identity, IdentityError,
+    LaunchRequest, Layout, Limits, OutputSlice, Process, ProcessId, ReleaseError, Signal, SpawnError, Sys,
+    SysError, UserPolicy, Watch,
 };
 
 /// A handle to the kernel in memory; clones share it, as two lives of an agent share a host.
@@ -59,6 +60,7 @@ struct Group {
     limits: Limits,
     figures: Figures,
     watches: Vec<OwnedFd>,
+    is_frozen: bool,
 }
 
 #[derive(Debug)]
@@ -239,7 +241,8 @@ impl Sys for FakeSys {
         }
         state.next += 1;
         let id = u64::from(state.next);
-        let group = Group { id, limits: limits.clone(), figures: Figures::default(), watches: Vec::new() };
+        let figures = Figures::default();
+        let group = Group { id, limits: limits.clone(), figures, watches: Vec::new(), is_frozen: false };
         state.groups.insert(name.clone(), group);
         state.log.push(format!("create {name}"));
         Ok(CgroupId(id))
@@ -363,6 +366,35 @@ impl Sys for FakeSys {
         let command =
             request.argv.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(Held::new(Process::new(process_id(pid), fd), move || waiting.release(command)))
+    }
+
+    fn enter(&self, _: EnterRequest) -> Result<Held, SpawnError> {
+        Err(SpawnError::Enter(io::ErrorKind::Unsupported.into()))
+    }
+
+    fn reap(&self, _: &Process) -> Result<Option<Exit>, SysError> {
+        Ok(None)
+    }
+
+    fn signal_group(&self, _: ProcessId, _: u8) -> Result<(), SysError> {
+        Ok(())
+    }
+
+    fn end_session(&self, _: &CgroupName, _: ProcessId, _: Duration) -> Result<(), SysError> {
+        Ok(())
+    }
+
+    fn set_frozen(&self, name: &CgroupName, is_frozen: bool) -> Result<(), SysError> {
+        let mut state = self.lock();
+        let group = state.groups.get_mut(name);
+        let path = PathBuf::from(name.as_str());
+        let group = group.ok_or(SysError::Freeze { path, source: io::ErrorKind::NotFound.into() })?;
+        group.is_frozen = is_frozen;
+        Ok(())
+    }
+
+    fn is_frozen(&self, name: &CgroupName) -> Result<bool, SysError> {
+        Ok(self.lock().groups.get(name).is_some_and(|group| group.is_frozen))
     }
 
     fn reopen(&self, id: ProcessId) -> Result<Option<Process>, SysError> {

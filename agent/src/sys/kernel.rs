@@ -1,15 +1,17 @@
 //! The real kernel, as [`Sys`].
 
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use model::Exit;
 
 use super::cgroup::Cgroups;
 use super::launch::Launcher;
 use super::{
-    Abilities, BootId, CgroupId, CgroupName, Ending, Figures, Held, Identity, IdentityError, LaunchRequest,
-    Layout, Limits, OutputSlice, Process, ProcessId, Signal, SpawnError, Sys, SysError, UserPolicy, Watch,
-    identity, output, process,
+    Abilities, BootId, CgroupId, CgroupName, Ending, EnterRequest, Figures, Held, Identity, IdentityError,
+    LaunchRequest, Layout, Limits, OutputSlice, Process, ProcessId, Signal, SpawnError, Sys, SysError,
+    UserPolicy, Watch, identity, output, process, session,
 };
 
 /// What the operator sets.
@@ -118,6 +120,31 @@ impl Sys for Kernel {
 
     fn spawn(&self, request: &LaunchRequest) -> Result<Held, SpawnError> {
         self.launcher.spawn(&self.cgroups, request)
+    }
+
+    fn enter(&self, request: EnterRequest) -> Result<Held, SpawnError> {
+        self.launcher.enter(&self.cgroups, request)
+    }
+
+    fn reap(&self, process: &Process) -> Result<Option<Exit>, SysError> {
+        let pid = process.id().pid;
+        process::reap(process.as_fd()).map_err(|source| SysError::Wait { pid, source })
+    }
+
+    fn signal_group(&self, leader: ProcessId, number: u8) -> Result<(), SysError> {
+        session::signal_group(leader, number)
+    }
+
+    fn end_session(&self, name: &CgroupName, leader: ProcessId, patience: Duration) -> Result<(), SysError> {
+        session::end(&self.cgroups, name, leader, patience)
+    }
+
+    fn set_frozen(&self, name: &CgroupName, is_frozen: bool) -> Result<(), SysError> {
+        self.cgroups.set_frozen(name, is_frozen)
+    }
+
+    fn is_frozen(&self, name: &CgroupName) -> Result<bool, SysError> {
+        self.cgroups.is_frozen(name)
     }
 
     fn reopen(&self, id: ProcessId) -> Result<Option<Process>, SysError> {

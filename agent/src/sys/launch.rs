@@ -1,4 +1,4 @@
-//! Starting a task's first process.
+//! Starting a task's first process, and more processes inside a task that runs.
 
 mod child;
 mod prepare;
@@ -6,6 +6,7 @@ mod prepare;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use model::{Rlimit, RlimitKind};
@@ -47,6 +48,20 @@ pub struct Extras {
     pub rlimits: BTreeMap<RlimitKind, Rlimit>,
     /// Absent: what every task gets.
     pub oom_score_adjust: Option<u16>,
+}
+
+/// One more process in a task that runs: as its first one, but for command, variables and place.
+#[derive(Debug)]
+pub struct EnterRequest {
+    /// As the task was launched, with the command, the variables and the working directory of the newcomer.
+    pub launch: LaunchRequest,
+    /// The task's first process.
+    pub target: Process,
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    /// All three are one terminal, which shall control the newcomer's session.
+    pub has_terminal: bool,
 }
 
 /// Which namespaces are the task's own. It always has a mount namespace of its own.
@@ -95,6 +110,8 @@ impl std::fmt::Debug for Held {
 /// Why no process could be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
+    #[error("can't enter the task's namespaces")]
+    Enter(#[source] io::Error),
     /// A path, argument or variable holds a NUL byte.
     #[error("{what} holds a NUL byte")]
     Nul { what: &'static str },
@@ -131,6 +148,7 @@ pub enum LaunchStep {
     Descriptors,
     JoinCgroup,
     Session,
+    JoinNamespaces,
     PrivateMounts,
     KeepSandbox,
     MountProc,
@@ -156,6 +174,7 @@ impl LaunchStep {
         Self::Descriptors,
         Self::JoinCgroup,
         Self::Session,
+        Self::JoinNamespaces,
         Self::PrivateMounts,
         Self::KeepSandbox,
         Self::MountProc,
@@ -189,6 +208,7 @@ impl LaunchStep {
             Self::Descriptors => "arrange its descriptors",
             Self::JoinCgroup => "join its control groups",
             Self::Session => "start a session",
+            Self::JoinNamespaces => "enter the task's namespaces",
             Self::PrivateMounts => "make its mounts private",
             Self::KeepSandbox => "take hold of its sandbox",
             Self::MountProc => "mount /proc",
@@ -226,6 +246,6 @@ mod tests {
             assert_eq!(step.number() as usize, position);
             assert_eq!(LaunchStep::from_number(step.number()), Some(*step));
         }
-        assert_eq!((LaunchStep::Fork.number(), LaunchStep::Exec.number()), (18, 19));
+        assert_eq!((LaunchStep::Fork.number(), LaunchStep::Exec.number()), (19, 20));
     }
 }

@@ -5,6 +5,7 @@
 //! Calls block (some for milliseconds); never make them on a thread that others wait for.
 
 mod abilities;
+pub mod beneath;
 pub mod bpf;
 pub mod cgroup;
 mod error;
@@ -15,17 +16,24 @@ mod launch;
 mod output;
 mod process;
 mod raw;
+mod session;
+mod stream;
+pub mod terminal;
 
 use std::path::Path;
+use std::time::Duration;
 
 pub use abilities::Abilities;
 pub use cgroup::{CgroupId, CgroupName, Figures, HugePageSize, Layout, Limits};
 pub use error::SysError;
 pub use identity::{Identity, IdentityError, UserPolicy};
 pub use kernel::{Kernel, KernelConfig};
-pub use launch::{Extras, Held, LaunchRequest, LaunchStep, Namespaces, ReleaseError, SpawnError};
+pub use launch::{
+    EnterRequest, Extras, Held, LaunchRequest, LaunchStep, Namespaces, ReleaseError, SpawnError,
+};
 pub use output::OutputSlice;
 pub use process::{BootId, Ending, Process, ProcessId, Signal, Watch};
+pub use stream::ByteStream;
 
 /// What the agent asks of the kernel.
 pub trait Sys: Send + Sync + 'static {
@@ -81,6 +89,26 @@ pub trait Sys: Send + Sync + 'static {
     /// Starts a process in its groups and namespaces that waits for [`Held::release`] before it
     /// becomes the command. It ends by itself when the `Held` is dropped or this process dies.
     fn spawn(&self, request: &LaunchRequest) -> Result<Held, SpawnError>;
+
+    /// Starts one more process in a task that runs: in its groups and namespaces, with its rights, in a session
+    /// of its own. Waits for [`Held::release`], and ends by itself, as [`Sys::spawn`].
+    fn enter(&self, request: EnterRequest) -> Result<Held, SpawnError>;
+
+    /// How a process of [`Sys::enter`] ended; `None` while it runs, and if it was asked before.
+    fn reap(&self, process: &Process) -> Result<Option<model::Exit>, SysError>;
+
+    /// Sends a signal to the process group of a process of [`Sys::enter`] that was not reaped yet.
+    fn signal_group(&self, leader: ProcessId, number: u8) -> Result<(), SysError>;
+
+    /// Ends whatever is left of the session that a process of [`Sys::enter`] led: SIGHUP, and SIGKILL when the
+    /// patience is over. Others in the group are left alone.
+    fn end_session(&self, name: &CgroupName, leader: ProcessId, patience: Duration) -> Result<(), SysError>;
+
+    /// Stops every process of the group where it stands, or lets them go on. New ones stop at birth.
+    fn set_frozen(&self, name: &CgroupName, is_frozen: bool) -> Result<(), SysError>;
+
+    /// Whether the group was told to stand still; false where it is gone or the kernel can't freeze.
+    fn is_frozen(&self, name: &CgroupName) -> Result<bool, SysError>;
 
     /// Takes hold of a process that outlived its agent; `None` when it has ended, even if another
     /// has its number now.

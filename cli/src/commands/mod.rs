@@ -2,6 +2,8 @@
 
 mod agent;
 mod dev;
+mod exec;
+mod files;
 mod framework;
 mod offer;
 mod role;
@@ -44,6 +46,19 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Task(arguments::Task::Logs { id, follow, stderr, tail }) => {
             task::logs(&connect()?, id, follow, stderr, tail).await?;
         }
+        Command::Task(arguments::Task::Exec(wish)) => return exec::exec(&connect()?, wish).await,
+        Command::Task(arguments::Task::Attach { id }) => return run::attach(&connect()?, id).await,
+        Command::Task(arguments::Task::Files { id, path, download: false }) => {
+            files::list(&connect()?, &id, &path).await?;
+        }
+        Command::Task(arguments::Task::Files { id, path, download: true }) => {
+            files::download(&connect()?, &id, &path, ".".into()).await?;
+        }
+        Command::Task(arguments::Task::Cp { from, to }) => files::copy(&connect()?, &from, &to).await?,
+        Command::Task(arguments::Task::Freeze { ids }) => {
+            task::set_frozen(&connect()?, ids, true).await?;
+        }
+        Command::Task(arguments::Task::Thaw { ids }) => task::set_frozen(&connect()?, ids, false).await?,
         Command::Task(arguments::Task::Kill { ids, grace }) => task::kill(&connect()?, ids, grace).await?,
         Command::Task(arguments::Task::Usage { ids, watch }) => task::usage(&connect()?, ids, watch).await?,
         Command::Agent(arguments::Agent::List) => agent::list(&connect()?).await?,

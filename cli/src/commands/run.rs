@@ -141,6 +141,43 @@ async fn attend(context: &Context, task_ids: Vec<String>) -> Result<ExitCode, Fa
     if are_many { Ok(sum_up(&views)) } else { Ok(views.values().next().map_or(ExitCode::FAILURE, conclude)) }
 }
 
+/// Shows what a task writes from now on, and ends as it ends; Ctrl-C only stops looking.
+pub async fn attach(context: &Context, id: String) -> Result<ExitCode, Failure> {
+    let mut watch = Watch::new(context, vec![id.clone()]);
+    let attending = async {
+        let outputs = async {
+            tokio::try_join!(
+                follow_output(context, &id, OutputStream::Stdout, true, Some(0), |chunk| {
+                    let mut stdout = io::stdout().lock();
+                    write_all(&mut stdout, chunk)?;
+                    stdout.flush().attempted("write to stdout")
+                }),
+                follow_output(context, &id, OutputStream::Stderr, true, Some(0), |chunk| {
+                    write_all(&mut io::stderr().lock(), chunk)
+                }),
+            )
+        };
+        outputs.await?;
+        let mut last = None;
+        while let Some(view) = watch.next().await? {
+            let is_over = is_final(view.state());
+            last = Some(view);
+            if is_over {
+                break;
+            }
+        }
+        Ok(last.as_ref().map_or(ExitCode::FAILURE, conclude))
+    };
+    tokio::select! {
+        ended = attending => ended,
+        signal = tokio::signal::ctrl_c() => {
+            signal.attempted("wait for Ctrl-C")?;
+            eprintln!("left; the task goes on");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
 /// Whether the task has or had a process whose output can be read.
 fn has_output(view: &TaskView) -> bool {
     match view.state() {

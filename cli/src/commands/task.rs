@@ -87,6 +87,7 @@ pub async fn show(context: &Context, id: String) -> Result<(), Failure> {
         ("resources", show_resources(&spec.resources.clone().unwrap_or_default())),
         ("created", show_time(task.created_at_us)),
         ("changed", show_time(status.at_us)),
+        ("frozen", if task.is_frozen() { "yes" } else { "" }.to_owned()),
         ("released", if task.is_released { "yes" } else { "no" }.to_owned()),
     ];
     if let Some(usage) = &status.usage {
@@ -112,6 +113,15 @@ pub async fn logs(
     let stream = if stderr { OutputStream::Stderr } else { OutputStream::Stdout };
     follow_output(context, &id, stream, follow, tail, |chunk| write_all(&mut io::stdout().lock(), chunk))
         .await
+}
+
+pub async fn set_frozen(context: &Context, ids: Vec<String>, is_frozen: bool) -> Result<(), Failure> {
+    let what = if is_frozen { "freeze" } else { "thaw" };
+    for id in ids {
+        let work = context.connection.set_frozen(&id, is_frozen);
+        with_progress("asking the task's agent", work).await.attempted(&format!("{what} task `{id}`"))?;
+    }
+    Ok(())
 }
 
 pub async fn kill(context: &Context, ids: Vec<String>, grace: Option<Duration>) -> Result<(), Failure> {
@@ -211,6 +221,7 @@ fn view(task: &TaskView) -> Value {
         "state": state_name(task.state()),
         "is_final": is_final(task.state()),
         "is_released": task.is_released,
+        "is_frozen": task.is_frozen,
         "waiting_because": task.waiting_because,
         "created_at": json_time(task.created_at_us),
         "status": json_status(task.status.as_ref()),

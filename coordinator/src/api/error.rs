@@ -131,6 +131,26 @@ pub fn shape(code: RefusalCode) -> Shape {
         RefusalCode::HistoryGone => {
             row(Code::NotFound, StatusCode::NOT_FOUND, "`muster task show` has the figures of the end")
         }
+        RefusalCode::TaskNotRunning => {
+            row(Code::FailedPrecondition, StatusCode::CONFLICT, "see its state with `muster task show`")
+        }
+        RefusalCode::SandboxGone => {
+            row(Code::NotFound, StatusCode::NOT_FOUND, "nothing brings the sandbox back")
+        }
+        RefusalCode::FileUnknown => {
+            row(Code::NotFound, StatusCode::NOT_FOUND, "see what is there with `muster task files`")
+        }
+        RefusalCode::FileRefused => row(
+            Code::FailedPrecondition,
+            StatusCode::CONFLICT,
+            "name plain files and directories inside the sandbox",
+        ),
+        RefusalCode::ExecFailed => {
+            row(Code::FailedPrecondition, StatusCode::CONFLICT, "correct the command or what it needs")
+        }
+        RefusalCode::ChannelBroken => {
+            row(Code::Aborted, StatusCode::BAD_GATEWAY, "look how far it came, and try again")
+        }
         RefusalCode::Internal => row(
             Code::Internal,
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -44,6 +44,7 @@ pub(crate) struct Context {
     pub stop: CancellationToken,
     /// Owns what a stream does beside answering.
     pub tasks: TaskTracker,
+    pub channels: Arc<grpc::channel::Channels>,
 }
 
 /// Everything that answers requests; cheap to clone.
@@ -65,7 +66,8 @@ impl Api {
         stop: CancellationToken,
     ) -> Result<Self, tonic_reflection::server::Error> {
         let page = Arc::new(Page::new(&metrics, leader.clone(), raft.clone()));
-        let context = Context { leader, raft, metrics, stop, tasks: TaskTracker::new() };
+        let context =
+            Context { leader, raft, metrics, stop, tasks: TaskTracker::new(), channels: Arc::default() };
         let grpc = grpc::routes(&context)?;
         Ok(Self { context, guard: Arc::new(guard::Guard::new(token, allowed_hosts)), page, grpc })
     }

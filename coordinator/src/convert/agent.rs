@@ -2,14 +2,15 @@
 
 use cluster::{AgentFacts, KnownTask};
 use leader::{
-    Assignment, FromAgent, Hello, HistoryRequest, OutputChunk, OutputRequest, OutputStream, ToAgent,
+    Assignment, ChannelId, FromAgent, Hello, HistoryRequest, OutputChunk, OutputRequest, OutputStream,
+    ToAgent,
 };
 use model::{KillOrder, Opened, Refusal, Subject, Timestamp, UsageReport, limits};
 use proto::{agent::v1 as wire, types::v1 as types};
 
 use codec::{
-    Invalid, Within as _, at_most, attributes, checked_resources, each, id, millis, optional_id, required,
-    task_state, task_status, text, to_task_spec, usage,
+    Invalid, Within as _, at_most, attributes, checked_resources, each, id, ids, millis, optional_id,
+    required, task_state, task_status, text, to_task_spec, usage,
 };
 
 /// A host name (RFC 1035), and with it `host:port`, ends well below this.
@@ -47,6 +48,9 @@ pub fn heard(message: wire::FromAgent) -> Result<Heard, Invalid> {
         }
         Message::Usage(report) => Heard::Message(FromAgent::Usage(usage_report(report).within("usage")?)),
         Message::History(answer) => history_answer(answer).within("history").map(Heard::Message)?,
+        Message::Frozen(wire::FrozenTasks { task_ids }) => {
+            Heard::Message(FromAgent::Frozen(ids("frozen.task_ids", &task_ids, KNOWN_TASKS_MAX)?))
+        }
         Message::Output(answer) => output_answer(answer).within("output").map(Heard::Message)?,
     })
 }
@@ -182,6 +186,10 @@ pub fn to_agent(message: ToAgent) -> wire::ToAgent {
         ToAgent::UsagePace { interval } => {
             Message::UsagePace(wire::UsagePace { interval_ms: millis(interval) })
         }
+        ToAgent::OpenChannel { channel: ChannelId(bytes), task } => Message::OpenChannel(wire::OpenChannel {
+            channel_id: bytes.to_vec().into(),
+            task_id: task.to_string(),
+        }),
         ToAgent::Heartbeat => Message::Heartbeat(wire::Heartbeat {}),
         ToAgent::Refused { refusal: Refusal { code, message }, is_final } => {
             Message::Refused(wire::Refused { code: code.to_string(), message, is_final })

@@ -4,6 +4,7 @@
 //! package each.
 
 pub mod agent;
+pub mod channel;
 pub mod log;
 pub mod operator;
 pub mod scheduler;

@@ -261,6 +261,8 @@ pub fn to_task_view(task: &Task) -> wire::TaskView {
         created_at_us: created_at.0,
         waiting_because: Vec::new(),
         is_released: *is_released,
+        // The leader's memory knows.
+        is_frozen: None,
     }
 }
 
@@ -275,6 +277,7 @@ pub fn to_waiting_view(waiting: &Waiting, because: Vec<String>) -> wire::TaskVie
         created_at_us: submitted_at.0,
         waiting_because: because,
         is_released: false,
+        is_frozen: None,
     }
 }
 

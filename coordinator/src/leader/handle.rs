@@ -21,8 +21,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     actor::Figures,
     messages::{
-        Attachment, Call, Caller, Demand, FromAgent, Hello, HistoryRequest, OutputChunk, OutputRequest,
-        Reply, SessionId, SoftView, SubscribeParams, Subscription,
+        Attachment, Call, Caller, ChannelId, Demand, FromAgent, Hello, HistoryRequest, OutputChunk,
+        OutputRequest, Reply, SessionId, SoftView, SubscribeParams, Subscription,
     },
 };
 
@@ -202,10 +202,26 @@ impl LeaderHandle {
         }
     }
 
+    /// Tells a task's agent to open its half of a channel; answers which agent that is.
+    pub async fn open_channel(&self, channel: ChannelId, task: TaskId) -> Result<AgentId, Refusal> {
+        match self.call("reach the task", Call::OpenChannel { channel, task }).await? {
+            Reply::Told(agent) => Ok(agent),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Reads the figures of the last hour from an agent.
     pub async fn read_history(&self, agent: AgentId, history: HistoryRequest) -> Result<Vec<Usage>, Refusal> {
         match self.call("read the history of usage", Call::ReadHistory { agent, history }).await? {
             Reply::History(points) => Ok(points),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Whether a task stands still; `None` where nobody can tell now.
+    pub async fn is_frozen(&self, task: TaskId) -> Result<Option<bool>, Refusal> {
+        match self.call("ask whether the task stands still", Call::IsFrozen(task)).await? {
+            Reply::Frozen(is_frozen) => Ok(is_frozen),
             other => Err(unexpected(&other)),
         }
     }

@@ -8,7 +8,7 @@ use model::{AgentId, FrameworkId, OfferId, Resources, RoleName, SubscriptionId, 
 use tokio::sync::mpsc;
 
 pub use ::leader::{
-    Assignment, Call, Caller, Demand, FromAgent, Hello, HistoryRequest, OfferMessage, OutputChunk,
+    Assignment, Call, Caller, ChannelId, Demand, FromAgent, Hello, HistoryRequest, OfferMessage, OutputChunk,
     OutputRequest, OutputStream, Reply, SessionId, SubscribeParams, ToAgent, ToFramework,
 };
 

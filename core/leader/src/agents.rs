@@ -35,6 +35,8 @@ pub(crate) struct Session {
     is_recording: bool,
     retry_at: Option<Timestamp>,
     reports: Reports,
+    /// Its tasks that stand still, as it has told.
+    frozen: BTreeSet<TaskId>,
 }
 
 /// Every open session.
@@ -96,6 +98,13 @@ impl Sessions {
             .map(|(id, session)| (*id, &mut session.reports))
     }
 
+    /// Whether a task of this agent stands still; `None` while nobody can be asked.
+    pub(crate) fn is_frozen(&self, agent: &AgentId, task: &TaskId) -> Option<bool> {
+        let (_, session) = self.of_agent(agent)?;
+        session.epoch?;
+        Some(session.frozen.contains(task))
+    }
+
     pub(crate) fn told_tasks(&self) -> Vec<TaskId> {
         self.by_id.values().flat_map(|session| session.told.keys().cloned()).collect()
     }
@@ -143,6 +152,7 @@ impl Leader {
                 is_recording: false,
                 retry_at: None,
                 reports: Reports::default(),
+                frozen: BTreeSet::new(),
             },
         );
         let command = Command::RegisterAgent { agent, facts, tasks };
@@ -259,6 +269,7 @@ impl Leader {
             FromAgent::Usage(report) => self.usage_reported(session, report),
             FromAgent::History { request, result } => self.history_answered(session, request, result),
             FromAgent::Output { request, result } => self.read_answered(session, request, result),
+            FromAgent::Frozen(tasks) => entry.frozen = tasks.into_iter().collect(),
         }
     }
 

@@ -153,6 +153,14 @@ impl Leader {
                 self.answer(asker, Ok(Reply::Usage(figures)));
             }
             Call::ReadHistory { agent, history } => self.read_history(daemon(asker)?, agent, history, now)?,
+            Call::OpenChannel { channel, task } => {
+                let agent = self.open_channel(channel, &task, state)?;
+                self.answer(asker, Ok(Reply::Told(agent)));
+            }
+            Call::IsFrozen(task) => {
+                let is_frozen = self.is_frozen(&task, state);
+                self.answer(asker, Ok(Reply::Frozen(is_frozen)));
+            }
             Call::Accept { caller, offers, tasks, refuse } => {
                 self.check_caller(asker, &caller, state)?;
                 self.accept(asker, caller, Using { offers, tasks, refuse }, state, now)?;

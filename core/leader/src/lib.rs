@@ -5,6 +5,7 @@
 //! Start at `machine.rs`; everything in the leader's memory may be lost at the cost of a retry.
 
 mod agents;
+mod channels;
 pub mod config;
 mod cycle;
 mod demand;
@@ -23,7 +24,7 @@ mod view;
 pub use config::Config;
 pub use machine::{Counts, Effect, Input, Leader};
 pub use messages::{
-    Assignment, Call, Caller, Demand, FromAgent, Hello, HistoryRequest, OfferMessage, OutputChunk,
+    Assignment, Call, Caller, ChannelId, Demand, FromAgent, Hello, HistoryRequest, OfferMessage, OutputChunk,
     OutputRequest, OutputStream, Reply, SessionId, SubscribeParams, ToAgent, ToFramework,
 };
 pub use offers::Offer;

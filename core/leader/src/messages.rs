@@ -20,6 +20,10 @@ impl fmt::Display for SessionId {
     }
 }
 
+/// One conversation with a task; random, so that nobody else's agent can answer it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelId(pub [u8; 16]);
+
 /// Who calls: a framework through one of its subscriptions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
@@ -161,6 +165,12 @@ pub enum Call {
         agent: AgentId,
         history: HistoryRequest,
     },
+    OpenChannel {
+        channel: ChannelId,
+        task: TaskId,
+    },
+    /// Whether a task stands still.
+    IsFrozen(TaskId),
 }
 
 /// The good answer to a [`Call`]; Subscribe and Attach are answered by an opened stream instead.
@@ -179,6 +189,10 @@ pub enum Reply {
     Usage(Vec<Option<Usage>>),
     /// To ReadHistory: oldest first.
     History(Vec<Usage>),
+    /// To OpenChannel: the agent that was told of it.
+    Told(AgentId),
+    /// To IsFrozen; `None` where nobody can tell now.
+    Frozen(Option<bool>),
 }
 
 /// What a framework hears on its stream.
@@ -251,6 +265,8 @@ pub enum FromAgent {
         request: u64,
         result: Result<OutputChunk, String>,
     },
+    /// All of its tasks that stand still.
+    Frozen(Vec<TaskId>),
 }
 
 /// What an agent hears.
@@ -283,6 +299,11 @@ pub enum ToAgent {
     /// How often to report usage from now on.
     UsagePace {
         interval: Duration,
+    },
+    /// Somebody wants to talk with a task: the agent opens the channel's other half.
+    OpenChannel {
+        channel: ChannelId,
+        task: TaskId,
     },
     Heartbeat,
     /// Always the last. `is_final`: the agent must not try again by itself.

@@ -110,6 +110,16 @@ pub const FRAMEWORKS_MAX: usize = 10_000;
 pub const ENDED_FRAMEWORKS_KEPT_MAX: usize = 10_000;
 /// Outstanding offers.
 pub const OFFERS_MAX: usize = 200_000;
+/// Channels open at once: to one task, because each may hold a process in it; to one agent and in all, because
+/// each holds two connections' buffers.
+pub const CHANNELS_PER_TASK_MAX: usize = 8;
+pub const CHANNELS_PER_AGENT_MAX: usize = 64;
+pub const CHANNELS_MAX: usize = 512;
+/// Data in one frame of a channel.
+pub const CHANNEL_FRAME_BYTES_MAX: usize = 64 * 1024;
+const _: () =
+    assert!(CHANNELS_PER_TASK_MAX <= CHANNELS_PER_AGENT_MAX && CHANNELS_PER_AGENT_MAX <= CHANNELS_MAX);
+
 /// Demands that one framework may state.
 pub const DEMANDS_MAX: usize = 64;
 /// Decline filters of one framework.

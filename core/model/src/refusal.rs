@@ -90,6 +90,18 @@ codes! {
     OutputGone = "output-gone",
     /// The history of usage was never there or is older than what is kept.
     HistoryGone = "history-gone",
+    /// The task does not run (any more), so nothing can be done in it.
+    TaskNotRunning = "task-not-running",
+    /// The task's sandbox was never there or is gone.
+    SandboxGone = "sandbox-gone",
+    /// The sandbox has no such file.
+    FileUnknown = "file-unknown",
+    /// The file or archive entry is of a kind, at a place or of a size that is not handled.
+    FileRefused = "file-refused",
+    /// The command could not be started in the task.
+    ExecFailed = "exec-failed",
+    /// What the agent began in a channel could not be finished.
+    ChannelBroken = "channel-broken",
     /// A bug or a damaged disk: the log says more.
     Internal = "internal",
 }

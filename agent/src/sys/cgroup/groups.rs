@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::asked::Asked;
 use super::probe::{self, Controller, Hierarchies};
@@ -24,6 +24,9 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(2);
 /// Rounds of SIGKILL on kernels without `cgroup.kill`: freezing takes a moment, in which a process
 /// may fork once more.
 const KILL_ROUNDS: u32 = 16;
+
+/// How long a group may take to stand still before whoever asked is told that it will.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The groups of one agent.
 #[derive(Debug)]
@@ -240,6 +243,42 @@ impl Cgroups {
             let _ = write_existing(&freeze, "0");
         }
         killed
+    }
+
+    /// Waits until the kernel has stopped them all, for a moment: one that waits for a disk takes longer.
+    pub fn set_frozen(&self, name: &CgroupName, is_frozen: bool) -> Result<(), SysError> {
+        let group = self.v2_path(name);
+        let path = group.join("cgroup.freeze");
+        let value = if is_frozen { "1" } else { "0" };
+        write_existing(&path, value).map_err(|source| SysError::Freeze { path, source })?;
+        let watch = self.watch(name)?;
+        let deadline = Instant::now() + FREEZE_PATIENCE;
+        loop {
+            let is_there =
+                read_keys(&group.join("cgroup.events"))?.get("frozen") == Some(u64::from(is_frozen));
+            let left = deadline.saturating_duration_since(Instant::now());
+            if is_there || left.is_zero() {
+                return Ok(());
+            }
+            // An error is seen again by the next look.
+            let _ = watch.wait(left);
+            watch.drain();
+        }
+    }
+
+    pub fn is_frozen(&self, name: &CgroupName) -> Result<bool, SysError> {
+        let path = self.v2_path(name).join("cgroup.freeze");
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim() == "1"),
+            // Kernels before 5.2 have no such file.
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(source) => Err(SysError::Read { path, source }),
+        }
+    }
+
+    /// Every process of the group and of those below it, as this process numbers them.
+    pub fn processes(&self, name: &CgroupName) -> Result<Vec<rustix::process::Pid>, SysError> {
+        processes_below(&self.v2_path(name))
     }
 
     pub fn is_empty(&self, name: &CgroupName) -> Result<bool, SysError> {

@@ -1,4 +1,4 @@
-//! What a task's first process does between its birth and the command.
+//! What a process of a task does between its birth and the command: its first, or one that joins it later.
 //!
 //! Runs in a copy of a threaded process: other threads' locks may be held for ever here. So it
 //! makes raw system calls on what [`Plan`] prepared, and never allocates, locks, panics or returns.
@@ -30,14 +30,14 @@ pub struct Plan {
     pub stdout: RawFd,
     pub stderr: RawFd,
     pub status: RawFd,
-    pub exit: RawFd,
     pub go: RawFd,
     /// v1 `tasks` files.
     pub join: Vec<RawFd>,
     pub program: Program,
-    /// Pointers to the strings in `_strings`, each list ended by a null.
-    pub argv: Vec<*const libc::c_char>,
-    pub envp: Vec<*const libc::c_char>,
+    /// Addresses of the strings in `_strings`, each list ended by a null; as the kernel takes them, and a thread
+    /// may take them along.
+    pub argv: Vec<usize>,
+    pub envp: Vec<usize>,
     /// Owns what `argv` and `envp` point to.
     pub _strings: Vec<CString>,
     pub uid: u32,
@@ -46,7 +46,9 @@ pub struct Plan {
     /// Capabilities that even a task of root loses.
     pub capabilities_dropped: Vec<usize>,
     pub cwd: CString,
-    pub mounts: Mounts,
+    pub scene: Scene,
+    /// Whether stdin is a terminal that shall control the process's session.
+    pub has_terminal: bool,
     pub oom_score_adjust: CString,
     /// Number, soft limit, hard limit.
     pub rlimits: Vec<(usize, [u64; 2])>,
@@ -54,10 +56,18 @@ pub struct Plan {
 
 /// What is executed at the end.
 pub enum Program {
-    /// Our init, from this descriptor; it executes the command.
-    Init(RawFd),
+    /// Our init, from this descriptor; it executes the command, and writes its end into `exit`.
+    Init { init: RawFd, exit: RawFd },
     /// The command itself, at the first of these places that has it.
     Command(Vec<CString>),
+}
+
+/// Which namespaces the process lives in.
+pub enum Scene {
+    /// Those that `clone3` has just made, to be furnished.
+    Own(Mounts),
+    /// Those of these kinds that the process behind this pidfd has. The pid namespace is joined already.
+    Joined { process: RawFd, kinds: usize },
 }
 
 /// How the mount namespace is to look.
@@ -93,7 +103,10 @@ pub unsafe fn run(plan: &Plan) -> ! {
     child.arrange_descriptors();
     child.join_cgroups();
     child.start_session();
-    child.arrange_mounts();
+    match &plan.scene {
+        Scene::Own(mounts) => child.arrange_mounts(mounts),
+        Scene::Joined { process: _, kinds } => child.join_namespaces(*kinds),
+    }
     child.await_word();
     child.give_up_rights();
     child.become_task()
@@ -114,9 +127,9 @@ impl Child<'_> {
         self.place(plan.stderr, 2);
         self.place(plan.go, place::GO);
         match &plan.program {
-            Program::Init(init) => {
+            Program::Init { init, exit } => {
                 self.place(*init, place::INIT);
-                self.place(plan.exit, place::EXIT);
+                self.place(*exit, place::EXIT);
             }
             Program::Command(_) => {
                 close(place::EXIT);
@@ -126,6 +139,10 @@ impl Child<'_> {
         let mut next = place::JOIN;
         for tasks in &plan.join {
             self.place(*tasks, next);
+            next += 1;
+        }
+        if let Scene::Joined { process, kinds: _ } = &plan.scene {
+            self.place(*process, next);
             next += 1;
         }
         // Everything else of the agent's, other tasks' pipes too: who holds the end of a pipe that
@@ -149,6 +166,9 @@ impl Child<'_> {
     fn start_session(&self) {
         let step = LaunchStep::Session;
         self.must(step, call(libc::SYS_setsid, [0; 6]));
+        if self.plan.has_terminal {
+            self.must(step, call(libc::SYS_ioctl, [0, libc::TIOCSCTTY as usize, 0, 0, 0, 0]));
+        }
         call(libc::SYS_umask, [0o022, 0, 0, 0, 0, 0]);
         // Handlers are gone since birth (CLONE_CLEAR_SIGHAND); what was ignored still is.
         let default = KernelSignalAction::default();
@@ -160,7 +180,7 @@ impl Child<'_> {
         }
         // The init expects every signal blocked; the command expects none.
         let mask: u64 = match self.plan.program {
-            Program::Init(_) => u64::MAX,
+            Program::Init { .. } => u64::MAX,
             Program::Command(_) => 0,
         };
         let set = libc::SIG_SETMASK as usize;
@@ -168,8 +188,17 @@ impl Child<'_> {
         self.must(step, call(libc::SYS_rt_sigprocmask, [set, mask, 0, SIGNAL_SET_BYTES, 0, 0]));
     }
 
-    fn arrange_mounts(&self) {
-        let mounts = &self.plan.mounts;
+    fn join_namespaces(&self, kinds: usize) {
+        let step = LaunchStep::JoinNamespaces;
+        // From here on the task sees this process, which is still full of the agent's memory and rights: it
+        // must not be looked into (as in CVE-2016-9962). The command's exec takes this back.
+        self.must(step, call(libc::SYS_prctl, [libc::PR_SET_DUMPABLE as usize, 0, 0, 0, 0, 0]));
+        let process = place::JOIN + self.plan.join.len();
+        self.must(step, call(libc::SYS_setns, [process, kinds, 0, 0, 0, 0]));
+        close(process);
+    }
+
+    fn arrange_mounts(&self, mounts: &Mounts) {
         // What the host unmounts later goes away here too, and nothing of ours reaches the host.
         let slave = libc::MS_REC | libc::MS_SLAVE;
         self.must(LaunchStep::PrivateMounts, mount(None, c"/", None, slave, None));
@@ -337,7 +366,7 @@ impl Child<'_> {
         let cloexec = libc::FD_CLOEXEC as usize;
         let set = libc::F_SETFD as usize;
         match &plan.program {
-            Program::Init(_) => {
+            Program::Init { .. } => {
                 self.must(LaunchStep::Init, call(libc::SYS_fcntl, [place::INIT, set, cloexec, 0, 0, 0]));
                 let flags = libc::AT_EMPTY_PATH as usize;
                 let answer = call(libc::SYS_execveat, [place::INIT, pointer(c""), argv, envp, flags, 0]);

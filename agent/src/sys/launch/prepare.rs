@@ -8,12 +8,13 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use model::{Rlimit, RlimitKind};
 
-use super::child::{self, Hidden, Mounts, Plan, Program};
-use super::{Held, LaunchRequest, LaunchStep, ReleaseError, SpawnError};
+use super::child::{self, Hidden, Mounts, Plan, Program, Scene};
+use super::{EnterRequest, Held, LaunchRequest, LaunchStep, ReleaseError, SpawnError};
 use crate::sys::cgroup::Cgroups;
 use crate::sys::process::{self, Process, ProcessId};
 use crate::sys::{SysError, raw};
@@ -75,22 +76,79 @@ impl Launcher {
 
     /// See [`crate::sys::Sys::spawn`].
     pub fn spawn(&self, cgroups: &Cgroups, request: &LaunchRequest) -> Result<Held, SpawnError> {
-        let group = cgroups.open_v2(&request.cgroup).map_err(SpawnError::Cgroup)?;
-        let tasks = cgroups.open_v1_tasks(&request.cgroup).map_err(SpawnError::Cgroup)?;
-        let prepare = |what| move |source| SpawnError::Prepare { what, source };
-        let (go_theirs, go_ours) = pipe().map_err(prepare("make a pipe"))?;
-        let (status_ours, status_theirs) = pipe().map_err(prepare("make a pipe"))?;
-        let files = [
+        let streams = [
             open(Path::new("/dev/null"), File::options().read(true))?,
             self.open_output(&request.stdout, request)?,
             self.open_output(&request.stderr, request)?,
-            open(&request.exit_file, File::options().write(true).create(true).truncate(true).mode(0o600))?,
-            go_theirs,
-            status_theirs,
         ];
+        let exit =
+            open(&request.exit_file, File::options().write(true).create(true).truncate(true).mode(0o600))?;
+        let exit = move_up(exit).map_err(prepare("move a descriptor"))?;
+        let program = match request.namespaces.pid {
+            true => Program::Init { init: self.init.as_raw_fd(), exit: exit.as_raw_fd() },
+            false => Program::Command(places(request)?),
+        };
+        let scene = Scene::Own(self.plan_mounts(request)?);
+        let mut kinds = libc::CLONE_NEWNS;
+        if request.namespaces.pid {
+            kinds |= libc::CLONE_NEWPID;
+        }
+        if request.namespaces.ipc {
+            kinds |= libc::CLONE_NEWIPC;
+        }
+        let part = Part { streams, program, scene, has_terminal: false };
+        self.start(cgroups, request, part, |group, plan| clone_into(group, kinds, plan))
+    }
+
+    /// See [`crate::sys::Sys::enter`].
+    pub fn enter(&self, cgroups: &Cgroups, request: EnterRequest) -> Result<Held, SpawnError> {
+        let EnterRequest { launch, target, stdin, stdout, stderr, has_terminal } = request;
+        let process = rustix::io::fcntl_dupfd_cloexec(&target, child::DESCRIPTOR_MIN)
+            .map_err(|error| prepare("copy a descriptor")(error.into()))?;
+        let mut kinds = libc::CLONE_NEWNS;
+        if launch.namespaces.ipc {
+            kinds |= libc::CLONE_NEWIPC;
+        }
+        let part = Part {
+            streams: [stdin, stdout, stderr],
+            // Orphans of it go to the task's own init; none is needed here.
+            program: Program::Command(places(&launch)?),
+            scene: Scene::Joined { process: process.as_raw_fd(), kinds: kinds.cast_unsigned() as usize },
+            has_terminal,
+        };
+        let has_own_pids = launch.namespaces.pid;
+        self.start(cgroups, &launch, part, |group, plan| {
+            // A process is born into the pid namespace that its parent's thread has chosen for children. The
+            // thread ends with that choice, and nothing else of this process ever sees it.
+            let born = || -> io::Result<_> {
+                if has_own_pids {
+                    nix::sched::setns(&process, nix::sched::CloneFlags::CLONE_NEWPID)?;
+                }
+                clone_into(group, 0, plan)
+            };
+            thread::scope(|scope| {
+                let thread = thread::Builder::new().name("enter".to_owned()).spawn_scoped(scope, born)?;
+                thread.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()))
+            })
+        })
+    }
+
+    /// Makes the plan, clones and waits for nothing.
+    fn start(
+        &self,
+        cgroups: &Cgroups,
+        request: &LaunchRequest,
+        part: Part,
+        clone: impl FnOnce(RawFd, &Plan) -> io::Result<(u32, OwnedFd)>,
+    ) -> Result<Held, SpawnError> {
+        let group = cgroups.open_v2(&request.cgroup).map_err(SpawnError::Cgroup)?;
+        let tasks = cgroups.open_v1_tasks(&request.cgroup).map_err(SpawnError::Cgroup)?;
+        let (go_theirs, go_ours) = pipe().map_err(prepare("make a pipe"))?;
+        let (status_ours, status_theirs) = pipe().map_err(prepare("make a pipe"))?;
+        let Part { streams: [stdin, stdout, stderr], program, scene, has_terminal } = part;
         let high = |fd: OwnedFd| move_up(fd).map_err(prepare("move a descriptor"));
-        let [stdin, stdout, stderr, exit, go, status] = files.map(high);
-        let (stdin, stdout, stderr, exit, go, status) = (stdin?, stdout?, stderr?, exit?, go?, status?);
+        let [stdin, stdout, stderr, go, status] = [stdin, stdout, stderr, go_theirs, status_theirs].map(high);
+        let (stdin, stdout, stderr, go, status) = (stdin?, stdout?, stderr?, go?, status?);
         let join = tasks.into_iter().map(high).collect::<Result<Vec<_>, _>>()?;
         if join.len() > child::HIERARCHIES_MAX {
             let source = io::Error::from(io::ErrorKind::TooManyLinks);
@@ -98,10 +156,6 @@ impl Launcher {
         }
 
         let (argv, envp, strings) = strings(request)?;
-        let program = match request.namespaces.pid {
-            true => Program::Init(self.init.as_raw_fd()),
-            false => Program::Command(places(request)?),
-        };
         let keeps =
             |capability: &usize| request.identity.uid == 0 && CAPABILITIES_OF_ROOT.contains(capability);
         let score = request.extras.oom_score_adjust.unwrap_or(OOM_SCORE_ADJUST);
@@ -110,7 +164,6 @@ impl Launcher {
             stdout: stdout.as_raw_fd(),
             stderr: stderr.as_raw_fd(),
             status: status.as_raw_fd(),
-            exit: exit.as_raw_fd(),
             go: go.as_raw_fd(),
             join: join.iter().map(AsRawFd::as_raw_fd).collect(),
             program,
@@ -122,12 +175,13 @@ impl Launcher {
             groups: request.identity.groups.clone(),
             capabilities_dropped: (0..=self.capability_last).filter(|number| !keeps(number)).collect(),
             cwd: text(request.cwd.as_os_str(), "the working directory")?,
-            mounts: self.plan_mounts(request)?,
+            scene,
+            has_terminal,
             oom_score_adjust: text(OsStr::new(&score.to_string()), "the preference")?,
             rlimits: self.plan_rlimits(&request.extras.rlimits),
         };
         let failed = |source| SpawnError::Clone { cgroup: request.cgroup.clone(), source };
-        let (pid, pidfd) = clone_into(group.as_raw_fd(), request, &plan).map_err(failed)?;
+        let (pid, pidfd) = clone(group.as_raw_fd(), &plan).map_err(failed)?;
         let process = Process::new(ProcessId { pid, start_ticks: 0 }, pidfd);
         // From here on the child is ours to end: dropping this does it.
         let mut waiting = Waiting { process, go: Some(go_ours), status: status_ours };
@@ -233,6 +287,18 @@ fn rlimit_number(kind: RlimitKind) -> usize {
     number as usize
 }
 
+/// What a first process and one that joins do not have in common.
+struct Part {
+    streams: [OwnedFd; 3],
+    program: Program,
+    scene: Scene,
+    has_terminal: bool,
+}
+
+fn prepare(what: &'static str) -> impl Fn(io::Error) -> SpawnError {
+    move |source| SpawnError::Prepare { what, source }
+}
+
 /// A child before its release; ends when this is dropped first.
 struct Waiting {
     process: Process,
@@ -301,16 +367,11 @@ impl Drop for Waiting {
     }
 }
 
-fn clone_into(group: RawFd, request: &LaunchRequest, plan: &Plan) -> io::Result<(u32, OwnedFd)> {
+/// `kinds`: of the namespaces that the child gets new ones of.
+fn clone_into(group: RawFd, kinds: libc::c_int, plan: &Plan) -> io::Result<(u32, OwnedFd)> {
     let mut pidfd: RawFd = -1;
-    let mut flags =
-        libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND | libc::CLONE_NEWNS as u64;
-    if request.namespaces.pid {
-        flags |= libc::CLONE_NEWPID as u64;
-    }
-    if request.namespaces.ipc {
-        flags |= libc::CLONE_NEWIPC as u64;
-    }
+    let kinds = u64::from(kinds.cast_unsigned());
+    let flags = libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND | kinds;
     let arguments = CloneArguments {
         flags,
         pidfd: &raw mut pidfd as u64,
@@ -393,7 +454,7 @@ fn move_up(fd: OwnedFd) -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(&fd, child::DESCRIPTOR_MIN)?)
 }
 
-type Pointers = Vec<*const libc::c_char>;
+type Pointers = Vec<usize>;
 
 /// Arguments and environment as `execve` wants them, with their owner.
 fn strings(request: &LaunchRequest) -> Result<(Pointers, Pointers, Vec<CString>), SpawnError> {
@@ -410,7 +471,7 @@ fn strings(request: &LaunchRequest) -> Result<(Pointers, Pointers, Vec<CString>)
     }
     // A CString's bytes stay where they are when the CString moves.
     let pointers = |strings: &[CString]| -> Pointers {
-        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+        strings.iter().map(|string| string.as_ptr() as usize).chain([0]).collect()
     };
     let (arguments, variables) = strings.split_at(request.argv.len());
     let (argv, envp) = (pointers(arguments), pointers(variables));

@@ -2,12 +2,15 @@
 
 use futures::stream;
 use model::{Refusal, RefusalCode};
-use proto::agent::v1::{self as wire, agent_session_server::AgentSession};
+use proto::{
+    agent::v1::{self as wire, agent_session_server::AgentSession},
+    channel::v1::Frame,
+};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Answers, invalid, refused, stream_over};
+use super::{Answers, channel, invalid, refused, stream_over};
 use crate::{
     api::{Context, error::status},
     convert::agent::{self as convert, Heard},
@@ -28,6 +31,14 @@ impl AgentApi {
 #[tonic::async_trait]
 impl AgentSession for AgentApi {
     type AttachStream = Answers<wire::ToAgent>;
+    type ChannelStream = Answers<Frame>;
+
+    async fn channel(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<Self::ChannelStream>, Status> {
+        channel::join(&self.context, request.into_inner()).await.map(Response::new)
+    }
 
     async fn attach(
         &self,
@@ -142,6 +153,7 @@ fn answers(open: Open) -> Answers<wire::ToAgent> {
                 | ToAgent::ReadOutput { .. }
                 | ToAgent::ReadHistory { .. }
                 | ToAgent::UsagePace { .. }
+                | ToAgent::OpenChannel { .. }
                 | ToAgent::Heartbeat => false,
             };
             return Some((Ok(convert::to_agent(message)), (!is_last).then_some(open)));

@@ -1,6 +1,7 @@
 //! The gRPC services: each method is one call of a handle and a conversion.
 
 mod agent;
+pub(super) mod channel;
 mod operator;
 mod output;
 mod scheduler;

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use cluster::ClusterState;
 use model::{AgentId, FrameworkId, Refusal, RefusalCode, Resources, TaskId, Timestamp};
 use prost::Message as _;
-use proto::operator::v1::{self as wire, operator_server::Operator};
-use tonic::{Request, Response, Status};
+use proto::{
+    channel::v1::Frame,
+    operator::v1::{self as wire, operator_server::Operator},
+};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{Answers, invalid, output, refused, usage, watch};
+use super::{Answers, channel, invalid, output, refused, usage, watch};
 use crate::{
     api::{Context, error::status},
     convert::operator as convert,
@@ -37,6 +40,14 @@ impl OperatorApi {
 impl Operator for OperatorApi {
     type WatchTasksStream = Answers<wire::TaskView>;
     type ReadOutputStream = Answers<wire::OutputChunk>;
+    type OpenChannelStream = Answers<Frame>;
+
+    async fn open_channel(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<Self::OpenChannelStream>, Status> {
+        channel::open(&self.context, request.into_inner()).await.map(Response::new)
+    }
 
     async fn get_status(
         &self,
@@ -84,7 +95,13 @@ impl Operator for OperatorApi {
         let because =
             if state.waiting(&task).is_some() { self.soft().await.waiting_because } else { BTreeMap::new() };
         match view(&state, &task, &because) {
-            Some(view) => Ok(Response::new(view)),
+            Some(mut view) => {
+                if state.task(&task).is_some_and(|task| !task.is_over()) {
+                    // A member that doesn't lead shows the rest all the same.
+                    view.is_frozen = self.context.leader.is_frozen(task).await.ok().flatten();
+                }
+                Ok(Response::new(view))
+            }
             None => Err(unknown_task(&task)),
         }
     }

@@ -110,6 +110,12 @@ impl Reader {
             | RefusalCode::ClusterVersionTooOld
             | RefusalCode::OutputGone
             | RefusalCode::HistoryGone
+            | RefusalCode::TaskNotRunning
+            | RefusalCode::SandboxGone
+            | RefusalCode::FileUnknown
+            | RefusalCode::FileRefused
+            | RefusalCode::ExecFailed
+            | RefusalCode::ChannelBroken
             | RefusalCode::Internal => false,
         };
         let since = *self.failing_since.get_or_insert_with(Instant::now);

@@ -265,6 +265,89 @@ fn output_is_read_from_the_agent() {
 }
 
 #[test]
+fn a_channel_goes_to_the_agent_of_its_task_while_that_is_connected() {
+    check(
+        "channel t1
+         run t1:cpus=1,mem=64
+         channel t1
+         agent a1 cpus=4 mem=1024
+         channel t1
+         say a1 t1:finished:1:released
+         channel t1
+         gone a1
+         channel t1",
+        expect![[r#"
+            > channel t1
+              user = task-unknown: no task has the id `t1`; it was never there, or was forgotten after its end
+            > run t1:cpus=1,mem=64
+              user = submitted [t1]
+            > channel t1
+              user = task-not-running: task `t1` waits for an agent, so there is nothing to reach yet
+            > agent a1 cpus=4 mem=1024
+              a1#1 < welcome 1 []
+              a1#1 < launch [t1 after 0]
+            > channel t1
+              a1#1 < open a channel to t1
+              user = told a1
+            > say a1 t1:finished:1:released
+              a1#1 < acknowledge [t1 1]
+            > channel t1
+              a1#1 < open a channel to t1
+              user = told a1
+            > gone a1
+              a1#1 closed
+            > channel t1
+              user = agent-unreachable: can't reach task `t1`: its agent `a1` isn't connected now; try again later
+        "#]],
+    );
+}
+
+#[test]
+fn who_stands_still_is_known_while_the_agent_is_connected() {
+    check(
+        "agent a1 cpus=4 mem=1024
+         run t1:cpus=1,mem=64
+         is-frozen t1
+         frozen a1 t1
+         is-frozen t1
+         frozen a1
+         is-frozen t1
+         frozen a1 t1
+         gone a1
+         is-frozen t1
+         agent a1 cpus=4 mem=1024 knows=t1:running:1
+         is-frozen t1
+         is-frozen t9",
+        expect![[r#"
+            > agent a1 cpus=4 mem=1024
+              a1#1 < welcome 1 []
+            > run t1:cpus=1,mem=64
+              user = submitted [t1]
+              a1#1 < launch [t1 after 0]
+            > is-frozen t1
+              user = frozen: Some(false)
+            > frozen a1 t1
+            > is-frozen t1
+              user = frozen: Some(true)
+            > frozen a1
+            > is-frozen t1
+              user = frozen: Some(false)
+            > frozen a1 t1
+            > gone a1
+              a1#1 closed
+            > is-frozen t1
+              user = frozen: None
+            > agent a1 cpus=4 mem=1024 knows=t1:running:1
+              a1#2 < welcome 2 [t1 after 0]
+            > is-frozen t1
+              user = frozen: Some(false)
+            > is-frozen t9
+              user = frozen: None
+        "#]],
+    );
+}
+
+#[test]
 fn statuses_survive_a_busy_log() {
     check(
         "agent a1 cpus=4 mem=1024

@@ -438,6 +438,7 @@ impl Play {
             ToAgent::ReadOutput { .. }
             | ToAgent::ReadHistory { .. }
             | ToAgent::UsagePace { .. }
+            | ToAgent::OpenChannel { .. }
             | ToAgent::Heartbeat
             | ToAgent::Refused { .. } => {}
         }

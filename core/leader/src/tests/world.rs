@@ -10,7 +10,7 @@ use model::{
 };
 
 use crate::{
-    Call, CallId, Caller, Config, Demand, Effect, FromAgent, Hello, HistoryRequest, Input, Leader,
+    Call, CallId, Caller, ChannelId, Config, Demand, Effect, FromAgent, Hello, HistoryRequest, Input, Leader,
     OutputChunk, OutputRequest, OutputStream, ProposeError, Reply, SessionId, SubscribeParams, Ticket,
     ToAgent, ToFramework,
 };
@@ -160,6 +160,16 @@ impl World {
                 };
                 self.call("user", Call::ReadOutput(request));
             }
+            "channel" => {
+                let call =
+                    Call::OpenChannel { channel: ChannelId([7; 16]), task: TaskId::new(rest[0]).unwrap() };
+                self.call("user", call);
+            }
+            "frozen" => {
+                let tasks = rest[1..].iter().map(|task| TaskId::new(task).unwrap()).collect();
+                self.hear(rest[0], FromAgent::Frozen(tasks));
+            }
+            "is-frozen" => self.call("user", Call::IsFrozen(TaskId::new(rest[0]).unwrap())),
             "output" => {
                 let chunk = OutputChunk { offset: 0, data: rest[2].into(), is_end: false };
                 let request = rest[1].parse().unwrap();
@@ -503,6 +513,8 @@ fn answered(answer: &Result<Reply, Refusal>) -> String {
             format!("used {:?}", figures.iter().map(of).collect::<Vec<_>>())
         }
         Ok(Reply::History(points)) => format!("history of {} points", points.len()),
+        Ok(Reply::Told(agent)) => format!("told {agent}"),
+        Ok(Reply::Frozen(is_frozen)) => format!("frozen: {is_frozen:?}"),
         Ok(Reply::Output(chunk)) => format!("output `{}`", String::from_utf8_lossy(&chunk.data)),
         Err(refusal) => format!("{}: {}", refusal.code, refusal.message),
     }
@@ -561,6 +573,7 @@ fn heard_by_agent(message: &ToAgent) -> Option<String> {
         ToAgent::ReadHistory { request, history } => format!("history {request} {:?}", history.subject),
         ToAgent::UsagePace { interval } => format!("usage every {}s", interval.as_secs()),
         ToAgent::ReadOutput { request, output } => format!("read {request} {}", output.task),
+        ToAgent::OpenChannel { channel: _, task } => format!("open a channel to {task}"),
         ToAgent::Heartbeat => return None,
         ToAgent::Refused { refusal, is_final } => {
             format!(

@@ -12,6 +12,7 @@
 
 mod access;
 mod bad_input;
+mod channel;
 mod containment;
 mod dev;
 mod frameworks;
