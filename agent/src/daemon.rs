@@ -231,7 +231,7 @@ pub fn plan(config: &Config) -> Result<Vec<String>, StartError> {
         // Opening the kernel made the parent group, and no agent runs that would use it.
         kernel.close().map_err(StartError::Kernel)?;
     }
-    let (_, actions) = Supervisor::restore(identity.agent_id, loaded.rows, found, clock::now());
+    let (_, actions) = Supervisor::restore(identity.agent_id, loaded.rows, found, clock::moment());
     Ok(actions.iter().map(ToString::to_string).collect())
 }
 
@@ -286,7 +286,7 @@ impl Daemon {
         }
         let count = loaded.rows.len();
         let (supervisor, actions) =
-            Supervisor::restore(identity.agent_id.clone(), loaded.rows, found, clock::now());
+            Supervisor::restore(identity.agent_id.clone(), loaded.rows, found, clock::moment());
         tracing::info!(
             agent_id = %identity.agent_id,
             tasks = count,

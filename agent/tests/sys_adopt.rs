@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use agent::sys::{CgroupName, Ending, Layout, ProcessId, Signal, Sys};
-use model::Exit;
+use model::{Exit, StopSignal};
 use support_sys::{Host, LIMITS, host, until, wait_readable};
 
 const ROLE: &str = "MUSTER_TEST_ROLE";
@@ -169,7 +169,7 @@ fn a_host_without_a_v2_tree_gets_one() {
         assert_eq!(host.run(&request).0, Exit::Code(5));
         let request = host.request("b", &["sleep", "1000"], &LIMITS);
         let process = host.start(&request);
-        host.kernel.signal(&process, Signal::Terminate).unwrap();
+        host.kernel.signal(&process, Signal::Stop(StopSignal::Term)).unwrap();
         assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Signal(15)));
         host.remove(&request);
         return;

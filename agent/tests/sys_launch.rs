@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use agent::sys::{Ending, LaunchStep, Limits, ReleaseError, Signal, Sys, SysError, UserPolicy};
-use model::Exit;
+use model::{Exit, StopSignal};
 use support_sys::{LIMITS, UID, host, stdout, until};
 
 #[test]
@@ -37,16 +37,35 @@ fn sigterm_is_passed_on_to_the_command() {
     let request = host.script("a", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done");
     let process = host.start(&request);
     until("the trap is set", || stdout(&request) == "ready\n");
-    host.kernel.signal(&process, Signal::Terminate).unwrap();
+    host.kernel.signal(&process, Signal::Stop(StopSignal::Term)).unwrap();
     assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Code(5)));
     host.remove(&request);
 
     // And one that has no handler ends by the default action, which pid 1 would not have.
     let request = host.request("b", &["sleep", "1000"], &LIMITS);
     let process = host.start(&request);
-    host.kernel.signal(&process, Signal::Terminate).unwrap();
+    host.kernel.signal(&process, Signal::Stop(StopSignal::Term)).unwrap();
     assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Signal(15)));
     host.remove(&request);
+}
+
+#[test]
+fn every_kill_signal_is_passed_on_to_the_command() {
+    let Some(host) = host("kill-signals") else { return };
+    for (place, signal) in StopSignal::ALL.iter().enumerate() {
+        for pid in [true, false] {
+            let script =
+                format!("trap 'exit {place}' {}; echo ready; while :; do sleep 0.01; done", signal.as_str());
+            let mut request = host.script(&format!("{}-{pid}", signal.as_str()), &script);
+            request.namespaces.pid = pid;
+            let process = host.start(&request);
+            until("the trap is set", || stdout(&request) == "ready\n");
+            host.kernel.signal(&process, Signal::Stop(*signal)).unwrap();
+            let code = u8::try_from(place).unwrap();
+            assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Code(code)), "{}", signal.as_str());
+            host.remove(&request);
+        }
+    }
 }
 
 #[test]
@@ -238,7 +257,7 @@ fn killing_gets_daemons_and_new_sessions() {
         request.namespaces.pid = pid;
         let process = host.start(&request);
         until("both daemons run", || stdout(&request).lines().count() == 2);
-        host.kernel.signal(&process, Signal::Terminate).unwrap();
+        host.kernel.signal(&process, Signal::Stop(StopSignal::Term)).unwrap();
         assert_eq!(host.kernel.ending(&process, &request.exit_file).unwrap(), Ending::Running);
         host.kernel.kill_cgroup(&request.cgroup).unwrap();
         assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Signal(9)));

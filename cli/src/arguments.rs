@@ -134,9 +134,15 @@ pub struct Run {
     /// Label for people and tools; may be repeated
     #[arg(long, value_parser = units::key_value, value_name = "NAME=VALUE", help_heading = "Task")]
     pub label: Vec<(String, String)>,
-    /// How long SIGTERM may take before SIGKILL [default: 10s]
+    /// Signal that asks the task to end [default: TERM]
+    #[arg(long, value_enum, ignore_case = true, value_name = "SIGNAL", help_heading = "Task")]
+    pub kill_signal: Option<KillSignal>,
+    /// How long that signal may take before SIGKILL [default: 10s]
     #[arg(long, value_parser = units::duration, value_name = "TIME", help_heading = "Task")]
     pub kill_grace: Option<Duration>,
+    /// How long the task may run; it is asked to end then, and has failed
+    #[arg(long, value_parser = units::duration, value_name = "TIME", help_heading = "Task")]
+    pub run_time_max: Option<Duration>,
     /// How many tasks of this kind to run
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "How")]
     pub count: u32,
@@ -151,6 +157,17 @@ pub struct Run {
     pub limits: asked::Limits,
     #[command(flatten)]
     pub rights: asked::Rights,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub enum KillSignal {
+    Hup,
+    Int,
+    Quit,
+    Usr1,
+    Usr2,
+    Term,
 }
 
 #[derive(Debug, Subcommand)]

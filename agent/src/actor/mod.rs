@@ -302,7 +302,7 @@ impl Actor {
     }
 
     async fn next(&mut self, usage_due: Instant) -> Wake {
-        let timer = self.supervisor.next_wake().map(|at| Instant::now() + at.since(clock::now()));
+        let timer = self.supervisor.next_wake(clock::moment()).map(|span| Instant::now() + span);
         // What is lost when another arm is taken: nothing. Channels, sets and intervals keep what they
         // have, and the OOM stream says so of itself.
         tokio::select! {
@@ -346,7 +346,7 @@ impl Actor {
     }
 
     fn decide(&mut self, event: Event) -> Result<(), ActorError> {
-        let actions = self.supervisor.handle(event, clock::now());
+        let actions = self.supervisor.handle(event, clock::moment());
         self.perform(actions)
     }
 

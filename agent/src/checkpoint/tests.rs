@@ -12,7 +12,7 @@ use model::{
     AgentId, Duration, Exit, Figure, FrameworkId, Reason, Resources, SharedNamespaces, TaskSpec, TaskState,
     TaskStatus, Timestamp, Usage,
 };
-use supervisor::{Kill, KillCause, Phase, ProcessId, Verdict};
+use supervisor::{Kill, KillCause, Phase, ProcessId, Uptime, Verdict};
 
 use super::*;
 
@@ -39,7 +39,7 @@ fn row(name: &str, phase: Phase) -> Row {
         }),
         attempt: format!("task-{name}.1"),
         phase,
-        kill: Some(Kill { cause: KillCause::NotAssigned, deadline: Timestamp(5) }),
+        kill: Some(Kill { cause: KillCause::NotAssigned, deadline: Uptime(Duration::from_micros(5)) }),
         statuses: vec![TaskStatus {
             task_id,
             framework_id,
@@ -57,6 +57,7 @@ fn row(name: &str, phase: Phase) -> Row {
         sequence: 3,
         acknowledged: 2,
         assigned_at: Timestamp(1),
+        began: Some(Uptime(Duration::from_micros(2))),
         launches: 2,
     }
 }
@@ -68,8 +69,8 @@ fn phases() -> Vec<Phase> {
         Phase::Preparing,
         Phase::Releasing { process },
         Phase::Running { process },
-        Phase::Ending { process: Some(process), verdict, since: Timestamp(8) },
-        Phase::Lingering { process: None, since: Timestamp(8) },
+        Phase::Ending { process: Some(process), verdict, since: Uptime(Duration::from_micros(8)) },
+        Phase::Lingering { process: None, since: Uptime(Duration::from_micros(8)) },
         Phase::Ended { at: Timestamp(9) },
         Phase::Removing,
     ]

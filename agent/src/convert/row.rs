@@ -6,9 +6,9 @@ use codec::{
     Invalid, Within as _, each, exit, id, reason, required, task_spec, task_state, task_status, to_exit,
     to_reason, to_task_spec, to_task_state, to_task_status, to_usage, usage,
 };
-use model::Timestamp;
+use model::{Duration, Timestamp};
 use proto::checkpoint::v1 as stored;
-use supervisor::{Kill, KillCause, Phase, ProcessId, Row, Verdict};
+use supervisor::{Kill, KillCause, Phase, ProcessId, Row, Uptime, Verdict};
 
 pub fn to_row(row: &Row) -> stored::Row {
     let Row {
@@ -22,6 +22,7 @@ pub fn to_row(row: &Row) -> stored::Row {
         sequence,
         acknowledged,
         assigned_at,
+        began,
         launches,
     } = row;
     stored::Row {
@@ -31,13 +32,14 @@ pub fn to_row(row: &Row) -> stored::Row {
         phase: Some(stored::Phase { phase: Some(to_phase(phase)) }),
         kill: kill.map(|Kill { cause, deadline }| stored::Kill {
             cause: to_cause(cause).into(),
-            deadline_us: deadline.0,
+            deadline_uptime_us: Some(to_us(deadline)),
         }),
         statuses: statuses.iter().map(to_task_status).collect(),
         sequence: *sequence,
         acknowledged: *acknowledged,
         assigned_at_us: assigned_at.0,
         launches: Some(*launches),
+        began_uptime_us: began.map(to_us),
     }
 }
 
@@ -53,6 +55,7 @@ pub fn row(message: stored::Row) -> Result<Row, Invalid> {
         acknowledged,
         assigned_at_us,
         launches,
+        began_uptime_us,
     } = message;
     let spec = task_spec(required("spec", spec)?).within("spec")?;
     let phase = required("phase", phase.and_then(|phase| phase.phase))?;
@@ -70,6 +73,7 @@ pub fn row(message: stored::Row) -> Result<Row, Invalid> {
         sequence,
         acknowledged,
         assigned_at: Timestamp(assigned_at_us),
+        began: began_uptime_us.map(uptime),
         launches: launches.unwrap_or(1),
     })
 }
@@ -88,12 +92,12 @@ fn to_phase(phase: &Phase) -> stored::phase::Phase {
                 message: message.clone(),
                 exit: exit.map(to_exit),
                 usage: usage.as_ref().map(to_usage),
-                since_us: since.0,
+                since_uptime_us: to_us(*since),
             })
         }
         Phase::Lingering { process, since } => stored::phase::Phase::Lingering(stored::Lingering {
             process: process.map(to_process),
-            since_us: since.0,
+            since_uptime_us: to_us(*since),
         }),
         Phase::Ended { at } => stored::phase::Phase::Ended(stored::Ended { at_us: at.0 }),
         Phase::Removing => stored::phase::Phase::Removing(stored::Nothing {}),
@@ -106,8 +110,15 @@ fn phase_of(message: stored::phase::Phase) -> Result<Phase, Invalid> {
         stored::phase::Phase::Releasing(process) => Phase::Releasing { process: process_of(&process) },
         stored::phase::Phase::Running(process) => Phase::Running { process: process_of(&process) },
         stored::phase::Phase::Ending(ending) => {
-            let stored::Ending { process, state, reason: why, message, exit: how, usage: figures, since_us } =
-                ending;
+            let stored::Ending {
+                process,
+                state,
+                reason: why,
+                message,
+                exit: how,
+                usage: figures,
+                since_uptime_us,
+            } = ending;
             Phase::Ending {
                 process: process.as_ref().map(process_of),
                 verdict: Verdict {
@@ -117,15 +128,23 @@ fn phase_of(message: stored::phase::Phase) -> Result<Phase, Invalid> {
                     exit: how.map(exit).transpose().within("exit")?,
                     usage: figures.map(usage),
                 },
-                since: Timestamp(since_us),
+                since: uptime(since_uptime_us),
             }
         }
-        stored::phase::Phase::Lingering(stored::Lingering { process, since_us }) => {
-            Phase::Lingering { process: process.as_ref().map(process_of), since: Timestamp(since_us) }
+        stored::phase::Phase::Lingering(stored::Lingering { process, since_uptime_us }) => {
+            Phase::Lingering { process: process.as_ref().map(process_of), since: uptime(since_uptime_us) }
         }
         stored::phase::Phase::Ended(stored::Ended { at_us }) => Phase::Ended { at: Timestamp(at_us) },
         stored::phase::Phase::Removing(stored::Nothing {}) => Phase::Removing,
     })
+}
+
+fn to_us(uptime: Uptime) -> u64 {
+    u64::try_from(uptime.0.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn uptime(us: u64) -> Uptime {
+    Uptime(Duration::from_micros(us))
 }
 
 fn to_process(process: ProcessId) -> stored::Process {
@@ -143,17 +162,19 @@ fn to_cause(cause: KillCause) -> stored::KillCause {
         KillCause::Ordered => stored::KillCause::Ordered,
         KillCause::NotAssigned => stored::KillCause::NotAssigned,
         KillCause::AgentEnds => stored::KillCause::AgentEnds,
+        KillCause::RunTimeLimit => stored::KillCause::RunTimeLimit,
     }
 }
 
 fn kill_of(message: stored::Kill) -> Result<Kill, Invalid> {
-    let stored::Kill { cause, deadline_us } = message;
+    let stored::Kill { cause, deadline_uptime_us } = message;
     let unknown = Invalid::new("cause", format_args!("holds {cause}, which is no cause known here"));
     let cause = match stored::KillCause::try_from(cause) {
         Ok(stored::KillCause::Ordered) => KillCause::Ordered,
         Ok(stored::KillCause::NotAssigned) => KillCause::NotAssigned,
         Ok(stored::KillCause::AgentEnds) => KillCause::AgentEnds,
+        Ok(stored::KillCause::RunTimeLimit) => KillCause::RunTimeLimit,
         Ok(stored::KillCause::Unspecified) | Err(_) => return Err(unknown),
     };
-    Ok(Kill { cause, deadline: Timestamp(deadline_us) })
+    Ok(Kill { cause, deadline: deadline_uptime_us.map_or(Uptime(Duration::MAX), uptime) })
 }

@@ -322,11 +322,11 @@ impl Executor {
             }
             Action::Release { task_id } => return self.release(task_id),
             Action::Adopt { .. } => return self.adopt(action),
-            Action::Terminate { task_id, .. } => {
+            Action::Terminate { task_id, signal, .. } => {
                 self.thaw(task_id);
                 let process = self.lock().processes.get(task_id).cloned();
                 if let Some(process) = process {
-                    self.sys.signal(&process, Signal::Terminate).map_err(ExecuteError::Process)?;
+                    self.sys.signal(&process, Signal::Stop(*signal)).map_err(ExecuteError::Process)?;
                 }
             }
             Action::KillAll { task_id, attempt } => return self.kill_all(task_id, attempt),

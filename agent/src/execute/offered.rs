@@ -26,8 +26,6 @@ pub fn refusal(spec: &TaskSpec, abilities: impl FnOnce() -> Abilities) -> Option
 /// What no agent does yet.
 fn missing(spec: &TaskSpec) -> Option<String> {
     let asked = [
-        (spec.run_time_max.is_some(), "a longest run time"),
-        (spec.kill_signal != model::StopSignal::Term, "another kill signal than TERM"),
         (!spec.devices.is_empty(), "devices"),
         (!spec.mounts.is_empty(), "mounts of host paths"),
         (!spec.secrets.is_empty(), "secrets"),

@@ -73,7 +73,7 @@ impl World {
         let mut events = vec![event];
         while !events.is_empty() {
             let event = events.remove(0);
-            let actions = self.supervisor.handle(event, clock::now());
+            let actions = self.supervisor.handle(event, clock::moment());
             let (now, plan): (Vec<_>, Vec<_>) = actions.into_iter().partition(Action::is_immediate);
             for action in &now {
                 match action {
@@ -297,7 +297,8 @@ fn a_code_of_zero_is_not_believed_of_a_process_that_may_have_waited() {
 fn a_process_that_never_began_is_told_as_such() {
     let Some(mut world) = world() else { return };
     // Prepared and never released.
-    let told = world.supervisor.handle(Event::Assigned { assignments: vec![assignment(None)] }, clock::now());
+    let told =
+        world.supervisor.handle(Event::Assigned { assignments: vec![assignment(None)] }, clock::moment());
     let plan: Vec<Action> = told.into_iter().filter(|action| !action.is_immediate()).collect();
     let outcome = world.executor.execute_plan(&plan).remove(0);
     let Outcome::Event(Event::Prepared { task_id, process }) = outcome else { panic!("{outcome:?}") };

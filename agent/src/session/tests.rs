@@ -181,7 +181,8 @@ impl World {
             ..Found::default()
         };
         let rows = checkpoint.load().unwrap().rows;
-        let (supervisor, actions) = Supervisor::restore(identity.agent_id.clone(), rows, found, clock::now());
+        let (supervisor, actions) =
+            Supervisor::restore(identity.agent_id.clone(), rows, found, clock::moment());
         let settings = Settings {
             default_user: "nobody".to_owned(),
             users: UserPolicy::default(),

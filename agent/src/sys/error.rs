@@ -30,7 +30,7 @@ pub enum SysError {
     Mount { what: &'static str, path: PathBuf, source: io::Error },
     #[error("can't open process {pid}")]
     OpenProcess { pid: u32, source: io::Error },
-    #[error("can't send {signal} to process {pid}")]
+    #[error("can't send SIG{signal} to process {pid}")]
     SendSignal { signal: &'static str, pid: u32, source: io::Error },
     #[error("can't freeze or thaw {}", path.display())]
     Freeze { path: PathBuf, source: io::Error },

@@ -416,8 +416,11 @@ impl Sys for FakeSys {
         let mut state = self.lock();
         state.log.push(format!("signal {signal:?}"));
         match signal {
-            Signal::Terminate if state.ignores_term => {}
-            Signal::Terminate => state.end(process.id().pid, Exit::Signal(15), true),
+            Signal::Stop(_) if state.ignores_term => {}
+            Signal::Stop(signal) => {
+                let number = super::process::stop_number(signal).as_raw();
+                state.end(process.id().pid, Exit::Signal(u8::try_from(number).unwrap_or(0)), true);
+            }
             Signal::Kill => state.end(process.id().pid, Exit::Signal(9), false),
         }
         Ok(())

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use model::Exit;
+use model::{Exit, StopSignal};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions};
 use tokio::io::Interest;
@@ -150,7 +150,8 @@ pub enum Ending {
 /// The signals that the agent sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Signal {
-    Terminate,
+    /// Asks it to end.
+    Stop(StopSignal),
     Kill,
 }
 
@@ -205,10 +206,21 @@ pub(super) fn boot_id() -> Result<BootId, SysError> {
     Ok(BootId(text.trim().to_owned()))
 }
 
+pub(super) fn stop_number(signal: StopSignal) -> rustix::process::Signal {
+    match signal {
+        StopSignal::Hup => rustix::process::Signal::HUP,
+        StopSignal::Int => rustix::process::Signal::INT,
+        StopSignal::Quit => rustix::process::Signal::QUIT,
+        StopSignal::Usr1 => rustix::process::Signal::USR1,
+        StopSignal::Usr2 => rustix::process::Signal::USR2,
+        StopSignal::Term => rustix::process::Signal::TERM,
+    }
+}
+
 pub(super) fn signal(process: &Process, signal: Signal) -> Result<(), SysError> {
     let (number, name) = match signal {
-        Signal::Terminate => (rustix::process::Signal::TERM, "SIGTERM"),
-        Signal::Kill => (rustix::process::Signal::KILL, "SIGKILL"),
+        Signal::Stop(signal) => (stop_number(signal), signal.as_str()),
+        Signal::Kill => (rustix::process::Signal::KILL, "KILL"),
     };
     match rustix::process::pidfd_send_signal(process, number) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),

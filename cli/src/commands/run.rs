@@ -15,13 +15,13 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use muster_client::{
     ClientError, is_final, new_request_id,
     operator::{OutputStream, ReadOutputRequest, RunRequest, TaskView, WatchTasksRequest},
-    types::{Resources, TaskSpec, TaskState, exit},
+    types::{self, Resources, TaskSpec, TaskState, exit},
 };
 use tokio::sync::Semaphore;
 
 use super::{Context, task};
 use crate::{
-    arguments::Run,
+    arguments::{KillSignal, Run},
     output::{Progress, print_text, state_name, with_progress, write_all},
     report::{Attempted, Failure},
 };
@@ -66,13 +66,30 @@ fn spec(run: Run) -> Result<TaskSpec, Failure> {
         cwd: run.cwd,
         cpu_limit_milli: run.cpu_limit,
         pids_limit: run.pids_limit,
-        kill_grace_ms: run.kill_grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
+        kill_grace_ms: run.kill_grace.map(milliseconds),
+        run_time_max_ms: run.run_time_max.map(milliseconds),
+        kill_signal: run.kill_signal.map_or(types::KillSignal::Unspecified, kill_signal).into(),
         labels: run.label.into_iter().collect(),
         ..TaskSpec::default()
     };
     run.limits.apply(&mut spec);
     run.rights.apply(&mut spec)?;
     Ok(spec)
+}
+
+fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn kill_signal(signal: KillSignal) -> types::KillSignal {
+    match signal {
+        KillSignal::Hup => types::KillSignal::Hup,
+        KillSignal::Int => types::KillSignal::Int,
+        KillSignal::Quit => types::KillSignal::Quit,
+        KillSignal::Usr1 => types::KillSignal::Usr1,
+        KillSignal::Usr2 => types::KillSignal::Usr2,
+        KillSignal::Term => types::KillSignal::Term,
+    }
 }
 
 /// Follows tasks to their end.

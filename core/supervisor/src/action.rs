@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use model::{Exit, TaskId, TaskSpec, TaskStatus};
+use model::{Exit, StopSignal, TaskId, TaskSpec, TaskStatus};
 
 use crate::{ProcessId, Row};
 
@@ -72,10 +72,11 @@ pub enum Action {
         process: ProcessId,
         confidence: Confidence,
     },
-    /// Sends SIGTERM to the main process.
+    /// Asks the main process to end.
     Terminate {
         task_id: TaskId,
         process: ProcessId,
+        signal: StopSignal,
     },
     /// Sends SIGKILL to every process of the cgroup. Answered by `Emptied`, in time.
     KillAll {
@@ -210,7 +211,9 @@ impl fmt::Display for Action {
             }
             Self::Release { task_id } => write!(formatter, "release {task_id}"),
             Self::Adopt { task_id, process, .. } => write!(formatter, "adopt {process} of {task_id}"),
-            Self::Terminate { task_id, process } => write!(formatter, "terminate {process} of {task_id}"),
+            Self::Terminate { task_id, process, signal } => {
+                write!(formatter, "terminate {process} of {task_id} by {}", signal.as_str())
+            }
             Self::KillAll { attempt, .. } => write!(formatter, "kill all {attempt}"),
             Self::RemoveStrayCgroups { attempt } => write!(formatter, "remove stray cgroups {attempt}"),
             Self::RemoveStraySandbox { attempt } => write!(formatter, "remove stray sandbox {attempt}"),

@@ -24,6 +24,7 @@
 mod action;
 mod event;
 pub mod limits;
+mod now;
 mod restore;
 mod row;
 mod supervisor;
@@ -31,6 +32,7 @@ mod verdict;
 
 pub use action::{Action, Confidence};
 pub use event::{Assignment, Event};
+pub use now::{Now, Uptime};
 pub use restore::Found;
 pub use row::{Kill, KillCause, KnownTask, Phase, ProcessId, Row};
 pub use supervisor::Supervisor;

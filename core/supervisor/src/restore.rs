@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{AgentId, Reason, TaskId, TaskState, Timestamp};
+use model::{AgentId, Reason, TaskId, TaskState};
 
-use crate::{Action, Confidence, Phase, Row, Supervisor, Verdict, supervisor::Entry};
+use crate::{Action, Confidence, Now, Phase, Row, Supervisor, Verdict, supervisor::Entry};
 
 /// What the agent found when it started.
 #[derive(Debug, Clone, Default)]
@@ -21,7 +21,7 @@ pub struct Found {
 
 impl Supervisor {
     /// Takes up what an earlier start of the agent left: adopts it, ends it or removes it.
-    pub fn restore(agent_id: AgentId, rows: Vec<Row>, found: Found, now: Timestamp) -> (Self, Vec<Action>) {
+    pub fn restore(agent_id: AgentId, rows: Vec<Row>, found: Found, now: Now) -> (Self, Vec<Action>) {
         let mut supervisor = Self::new(agent_id);
         let mut actions = Vec::new();
         let mut named = BTreeMap::new();
@@ -48,21 +48,24 @@ impl Supervisor {
         (supervisor, actions)
     }
 
-    fn restore_row(&mut self, row: Row, found: &Found, now: Timestamp, actions: &mut Vec<Action>) {
+    fn restore_row(&mut self, row: Row, found: &Found, now: Now, actions: &mut Vec<Action>) {
         let task_id = row.task_id.clone();
         let attempt = row.attempt.clone();
         let phase = row.phase.clone();
         let kill = row.kill;
         let shares_pids = row.spec.shared_namespaces.pid;
+        let signal = row.spec.kill_signal;
         let mut entry = Entry::new(row);
         // An agent that stopped while it removed the sandbox begins that again in due time.
         if phase == Phase::Removing {
-            entry.row.phase = Phase::Ended { at: now };
+            entry.row.phase = Phase::Ended { at: now.wall };
         }
-        // After a clock that was set back, a deadline may be too far away.
+        // It waits for the answer of its adoption, if there is one.
+        entry.is_in_hand = false;
+        // No deadline was ever further away; that of an earlier version is by another clock.
         if let Some(kill) = &mut entry.row.kill {
             let grace = entry.row.spec.kill_grace;
-            kill.deadline = kill.deadline.min(now + grace.max(model::KILL_GRACE_DEFAULT));
+            kill.deadline = kill.deadline.min(now.uptime + grace.max(model::KILL_GRACE_DEFAULT));
         }
         self.entries.insert(task_id.clone(), entry);
         self.settle(&task_id);
@@ -82,8 +85,8 @@ impl Supervisor {
                 let confidence = Confidence::Confirmed;
                 actions.push(Action::Adopt { task_id: task, attempt, process, confidence });
                 // The signal may not have been sent; a second one does less harm than none.
-                if kill.is_some_and(|kill| kill.deadline > now) {
-                    actions.push(Action::Terminate { task_id, process });
+                if kill.is_some_and(|kill| kill.deadline > now.uptime) {
+                    actions.push(Action::Terminate { task_id, process, signal });
                 }
             }
             Phase::Ending { .. } | Phase::Lingering { .. } => self.kill_all(&task_id, now, actions),
@@ -93,13 +96,7 @@ impl Supervisor {
 
     /// No process survived. A final status that was made still counts; the others' is the leader's to
     /// make, because it hears of the boot before it hears of the task.
-    fn restore_after_reboot(
-        &mut self,
-        task_id: &TaskId,
-        phase: Phase,
-        now: Timestamp,
-        actions: &mut Vec<Action>,
-    ) {
+    fn restore_after_reboot(&mut self, task_id: &TaskId, phase: Phase, now: Now, actions: &mut Vec<Action>) {
         let verdict = match phase {
             Phase::Preparing | Phase::Releasing { .. } | Phase::Running { .. } => {
                 let message = "the agent's host was restarted";

@@ -2,9 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use model::{FrameworkId, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp};
+use model::{Duration, FrameworkId, Reason, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp};
 
-use crate::{Verdict, limits};
+use crate::{Uptime, Verdict, limits};
 
 /// Which process, for as long as the machine is up: a pid may be used again, a pid with its start time isn't.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,6 +12,13 @@ pub struct ProcessId {
     pub pid: u32,
     /// Since boot, in hundredths of a second: field 22 of `/proc/PID/stat`.
     pub start_ticks: u64,
+}
+
+impl ProcessId {
+    /// When it began, to a hundredth of a second.
+    pub fn began(self) -> Uptime {
+        Uptime(Duration::from_millis(self.start_ticks.saturating_mul(10)))
+    }
 }
 
 impl fmt::Display for ProcessId {
@@ -30,9 +37,9 @@ pub enum Phase {
     /// The command runs.
     Running { process: ProcessId },
     /// The main process is over; the rest of the cgroup is being killed. No final status was made yet.
-    Ending { process: Option<ProcessId>, verdict: Verdict, since: Timestamp },
+    Ending { process: Option<ProcessId>, verdict: Verdict, since: Uptime },
     /// The final status was made; processes remain in the cgroup.
-    Lingering { process: Option<ProcessId>, since: Timestamp },
+    Lingering { process: Option<ProcessId>, since: Uptime },
     /// The final status was made and the cgroup was seen empty. Kept for its statuses and its sandbox.
     Ended { at: Timestamp },
     /// As `Ended`, and the sandbox is being removed.
@@ -48,14 +55,25 @@ pub enum KillCause {
     NotAssigned,
     /// The agent ends for good and takes its tasks along.
     AgentEnds,
+    /// It has run as long as its spec allows.
+    RunTimeLimit,
 }
 
 impl KillCause {
+    /// As statuses tell it.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::Ordered | Self::NotAssigned | Self::AgentEnds => Reason::KillRequested,
+            Self::RunTimeLimit => Reason::RunTimeLimit,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ordered => "ordered",
             Self::NotAssigned => "not assigned",
             Self::AgentEnds => "agent ends",
+            Self::RunTimeLimit => "run time limit",
         }
     }
 }
@@ -64,8 +82,8 @@ impl KillCause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kill {
     pub cause: KillCause,
-    /// When SIGKILL follows SIGTERM.
-    pub deadline: Timestamp,
+    /// When SIGKILL follows the task's own kill signal.
+    pub deadline: Uptime,
 }
 
 /// What the agent stores of one task.
@@ -86,6 +104,8 @@ pub struct Row {
     /// Highest sequence that the leader has in its log. Stored lazily: a repeated status does no harm.
     pub acknowledged: u64,
     pub assigned_at: Timestamp,
+    /// When the command began; absent before that.
+    pub began: Option<Uptime>,
     /// How often its launch began; only one can have been released.
     pub launches: u32,
 }
@@ -98,6 +118,11 @@ impl Row {
             Phase::Releasing { process } | Phase::Running { process } => Some(*process),
             Phase::Ending { process, .. } | Phase::Lingering { process, .. } => *process,
         }
+    }
+
+    /// When it must end, if its spec says so.
+    pub fn run_time_end(&self) -> Option<Uptime> {
+        Some(self.began? + self.spec.run_time_max?)
     }
 
     /// As the leader should see the task.

@@ -9,7 +9,10 @@ use model::{
     AgentId, Duration, Exit, Kind, Reason, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, Usage,
 };
 
-use crate::{Action, Assignment, Event, Kill, KillCause, KnownTask, Phase, ProcessId, Row, Verdict, limits};
+use crate::{
+    Action, Assignment, Event, Kill, KillCause, KnownTask, Now, Phase, ProcessId, Row, Uptime, Verdict,
+    limits,
+};
 
 /// The tasks of one agent and what is to be done about them.
 #[derive(Debug, Clone)]
@@ -19,7 +22,7 @@ pub struct Supervisor {
     /// Tasks whose record can't be read; they are never launched, and told as gone once the leader asks.
     pub(crate) damaged: BTreeSet<TaskId>,
     /// Index over `entries`: when each wants to be looked at.
-    timers: BTreeSet<(Timestamp, TaskId)>,
+    timers: BTreeSet<(Uptime, TaskId)>,
     /// Index over `entries`: ended and acknowledged, by the time of the end.
     ended: BTreeSet<(Timestamp, TaskId)>,
     is_ending: bool,
@@ -30,32 +33,36 @@ pub struct Supervisor {
 pub(crate) struct Entry {
     pub(crate) row: Row,
     /// When its cgroup was last killed.
-    pub(crate) killed_at: Option<Timestamp>,
+    pub(crate) killed_at: Option<Uptime>,
     /// Figures of the moment in which the kernel ran out of memory for it.
     oom: Option<Usage>,
+    /// Whether this start of the agent holds its process, or is still to hear of it.
+    pub(crate) is_in_hand: bool,
     /// As it stands in the index of timers.
-    timer: Option<Timestamp>,
+    timer: Option<Uptime>,
     /// As it stands in the index of ended tasks.
     ended: Option<Timestamp>,
 }
 
 impl Entry {
     pub(crate) fn new(row: Row) -> Self {
-        Self { row, killed_at: None, oom: None, timer: None, ended: None }
+        Self { row, killed_at: None, oom: None, is_in_hand: true, timer: None, ended: None }
     }
 
     /// When time alone asks for an action.
-    fn deadline(&self) -> Option<Timestamp> {
+    fn deadline(&self) -> Option<Uptime> {
         let kill_again = self.killed_at.map(|at| at + limits::KILL_AGAIN_AFTER);
         match &self.row.phase {
-            Phase::Preparing | Phase::Releasing { .. } | Phase::Removing => None,
-            Phase::Running { .. } => kill_again.or(self.row.kill.map(|kill| kill.deadline)),
+            // The end of the sandbox of an ended one is in an index of its own.
+            Phase::Preparing | Phase::Releasing { .. } | Phase::Ended { .. } | Phase::Removing => None,
+            Phase::Running { .. } => kill_again
+                .or(self.row.kill.map(|kill| kill.deadline))
+                .or_else(|| self.row.run_time_end().filter(|_| self.is_in_hand)),
             Phase::Ending { since, .. } => {
                 let release = *since + limits::RELEASE_WAIT;
                 Some(kill_again.map_or(release, |again| again.min(release)))
             }
             Phase::Lingering { since, .. } => Some(kill_again.unwrap_or(*since)),
-            Phase::Ended { at } => self.row.is_acknowledged().then_some(*at + limits::ENDED_KEPT_FOR),
         }
     }
 
@@ -87,7 +94,7 @@ impl Supervisor {
     }
 
     /// Changes the table as the event asks, and says what has to be done now, in order.
-    pub fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
+    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
             Event::Welcomed { assignments } => self.welcomed(assignments, now, &mut actions),
@@ -143,9 +150,11 @@ impl Supervisor {
         actions
     }
 
-    /// When the next [`Event::Tick`] is due.
-    pub fn next_wake(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(at, _)| *at)
+    /// How long it is until the next [`Event::Tick`] is due.
+    pub fn next_wake(&self, now: Now) -> Option<Duration> {
+        let timer = self.timers.first().map(|(at, _)| at.since(now.uptime));
+        let ended = self.ended.first().map(|(at, _)| (*at + limits::ENDED_KEPT_FOR).since(now.wall));
+        timer.into_iter().chain(ended).min()
     }
 
     /// Every row, by task id.
@@ -174,7 +183,7 @@ impl Supervisor {
         self.rows().filter(|row| row.is_live()).map(|row| row.task_id.clone()).collect()
     }
 
-    fn welcomed(&mut self, assignments: Vec<Assignment>, now: Timestamp, actions: &mut Vec<Action>) {
+    fn welcomed(&mut self, assignments: Vec<Assignment>, now: Now, actions: &mut Vec<Action>) {
         let listed: BTreeSet<TaskId> =
             assignments.iter().map(|assignment| assignment.spec.task_id.clone()).collect();
         for task_id in std::mem::take(&mut self.damaged) {
@@ -202,7 +211,7 @@ impl Supervisor {
     }
 
     /// Compares what the log has of a task with its row, so that what is repeated is what it lacks.
-    fn catch_up(&mut self, assignment: &Assignment, now: Timestamp, actions: &mut Vec<Action>) {
+    fn catch_up(&mut self, assignment: &Assignment, now: Now, actions: &mut Vec<Action>) {
         let task_id = &assignment.spec.task_id;
         let agent_id = self.agent_id.clone();
         let Some(entry) = self.entries.get_mut(task_id) else { return };
@@ -237,7 +246,7 @@ impl Supervisor {
         self.settle(task_id);
     }
 
-    fn assigned(&mut self, assignment: Assignment, now: Timestamp, actions: &mut Vec<Action>) {
+    fn assigned(&mut self, assignment: Assignment, now: Now, actions: &mut Vec<Action>) {
         let task_id = assignment.spec.task_id.clone();
         if let Some(entry) = self.entries.get_mut(&task_id) {
             let is_over = matches!(entry.row.phase, Phase::Ended { .. });
@@ -261,8 +270,8 @@ impl Supervisor {
             let message = "the agent has no record of it any more";
             Some(Verdict::without_exit(TaskState::Gone, Reason::AgentLostTask, message))
         } else if let Some(order) = assignment.kill {
-            let kill = Kill { cause: KillCause::Ordered, deadline: now + order.grace };
-            Some(Verdict::killed(kill, None, None))
+            let kill = Kill { cause: KillCause::Ordered, deadline: now.uptime + order.grace };
+            Some(Verdict::killed(kill, &assignment.spec, None, None))
         } else if self.is_ending {
             let message = "the agent is being stopped together with its tasks";
             Some(Verdict::without_exit(TaskState::Dropped, Reason::LaunchFailed, message))
@@ -275,14 +284,15 @@ impl Supervisor {
         let row = Row {
             task_id: task_id.clone(),
             framework_id: assignment.framework_id,
-            attempt: attempt_name(&task_id, now),
+            attempt: attempt_name(&task_id, now.wall),
             spec: assignment.spec.clone(),
             phase: Phase::Preparing,
             kill: None,
             statuses: Vec::new(),
             sequence: assignment.recorded_sequence,
             acknowledged: assignment.recorded_sequence,
-            assigned_at: now,
+            assigned_at: now.wall,
+            began: None,
             launches: 1,
         };
         self.entries.insert(task_id.clone(), Entry::new(row));
@@ -307,11 +317,11 @@ impl Supervisor {
     }
 
     /// Goes on with a task whose launch was under way when the agent stopped: nothing of it has begun.
-    pub(crate) fn begin_anew(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
-        let Some(Row { kill, launches, .. }) = self.row(task_id) else { return };
+    pub(crate) fn begin_anew(&mut self, task_id: &TaskId, now: Now, actions: &mut Vec<Action>) {
+        let Some(Row { kill, launches, spec, .. }) = self.row(task_id) else { return };
         let (kill, launches) = (*kill, *launches);
         let verdict = match kill {
-            Some(kill) => Verdict::killed(kill, None, None),
+            Some(kill) => Verdict::killed(kill, spec, None, None),
             None if launches < limits::LAUNCHES_MAX => {
                 self.prepare_anew(task_id, now, actions);
                 return;
@@ -324,10 +334,10 @@ impl Supervisor {
         self.end(task_id, None, verdict, now, actions);
     }
 
-    fn prepare_anew(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
+    fn prepare_anew(&mut self, task_id: &TaskId, now: Now, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
         let row = &mut entry.row;
-        let left = std::mem::replace(&mut row.attempt, attempt_name(task_id, now));
+        let left = std::mem::replace(&mut row.attempt, attempt_name(task_id, now.wall));
         row.phase = Phase::Preparing;
         row.launches += 1;
         // A crash before the removal leaves an attempt that no row names, which is removed at the next start.
@@ -344,7 +354,7 @@ impl Supervisor {
         task_id: &TaskId,
         cause: KillCause,
         grace: Option<Duration>,
-        now: Timestamp,
+        now: Now,
         actions: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
@@ -353,7 +363,7 @@ impl Supervisor {
         }
         let grace = grace.unwrap_or(entry.row.spec.kill_grace);
         let grace = grace.min(Duration::from_millis(model::limits::KILL_GRACE_MS_MAX));
-        let kill = Kill { cause, deadline: now + grace };
+        let kill = Kill { cause, deadline: now.uptime + grace };
         if let Some(before) = &mut entry.row.kill {
             // A second order can only hasten the end.
             if kill.deadline < before.deadline {
@@ -372,26 +382,20 @@ impl Supervisor {
     }
 
     /// Tells that the task is being ended, and sends the first signal.
-    fn begin_kill(
-        &mut self,
-        task_id: &TaskId,
-        process: ProcessId,
-        now: Timestamp,
-        actions: &mut Vec<Action>,
-    ) {
-        let killing = Verdict::without_exit(TaskState::Killing, Reason::KillRequested, "");
-        self.tell(task_id, killing, false, now, actions);
-        let Some(kill) = self.entries.get(task_id).and_then(|entry| entry.row.kill) else { return };
-        if kill.deadline > now {
-            actions.push(Action::Terminate { task_id: task_id.clone(), process });
+    fn begin_kill(&mut self, task_id: &TaskId, process: ProcessId, now: Now, actions: &mut Vec<Action>) {
+        let Some(Row { kill: Some(kill), spec, .. }) = self.row(task_id) else { return };
+        let (kill, signal) = (*kill, spec.kill_signal);
+        self.tell(task_id, Verdict::killing(kill.cause), false, now, actions);
+        if kill.deadline > now.uptime {
+            actions.push(Action::Terminate { task_id: task_id.clone(), process, signal });
         } else {
             self.kill_all(task_id, now, actions);
         }
     }
 
-    pub(crate) fn kill_all(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
+    pub(crate) fn kill_all(&mut self, task_id: &TaskId, now: Now, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
-        entry.killed_at = Some(now);
+        entry.killed_at = Some(now.uptime);
         let attempt = entry.row.attempt.clone();
         actions.push(Action::KillAll { task_id: task_id.clone(), attempt });
         self.settle(task_id);
@@ -412,16 +416,18 @@ impl Supervisor {
         self.settle(task_id);
     }
 
-    fn prepared(&mut self, task_id: &TaskId, process: ProcessId, now: Timestamp, actions: &mut Vec<Action>) {
+    fn prepared(&mut self, task_id: &TaskId, process: ProcessId, now: Now, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
         if entry.row.phase != Phase::Preparing {
             return;
         }
         if let Some(kill) = entry.row.kill {
-            self.end(task_id, Some(process), Verdict::killed(kill, None, None), now, actions);
+            let verdict = Verdict::killed(kill, &entry.row.spec, None, None);
+            self.end(task_id, Some(process), verdict, now, actions);
             return;
         }
         entry.row.phase = Phase::Releasing { process };
+        entry.is_in_hand = true;
         actions.extend([
             Action::WriteRecord(Box::new(entry.row.clone())),
             Action::RegisterProcess { task_id: task_id.clone(), process },
@@ -429,10 +435,17 @@ impl Supervisor {
         ]);
     }
 
-    fn launched(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
+    fn launched(&mut self, task_id: &TaskId, now: Now, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
-        let Phase::Releasing { process } = entry.row.phase else { return };
+        let was_in_hand = std::mem::replace(&mut entry.is_in_hand, true);
+        let Phase::Releasing { process } = entry.row.phase else {
+            // It was adopted: its timers count from here on.
+            self.settle(task_id);
+            return;
+        };
         entry.row.phase = Phase::Running { process };
+        // Nobody saw the command of an adopted one begin, and its process began a moment before.
+        entry.row.began = Some(if was_in_hand { now.uptime } else { process.began() });
         let is_to_end = entry.row.kill.is_some();
         self.tell(task_id, Verdict::without_exit(TaskState::Running, Reason::None, ""), false, now, actions);
         if is_to_end {
@@ -445,14 +458,14 @@ impl Supervisor {
         task_id: &TaskId,
         reason: Reason,
         message: String,
-        now: Timestamp,
+        now: Now,
         actions: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entries.get(task_id) else { return };
         match entry.row.phase {
             Phase::Preparing => {
                 let verdict = match entry.row.kill {
-                    Some(kill) => Verdict::killed(kill, None, None),
+                    Some(kill) => Verdict::killed(kill, &entry.row.spec, None, None),
                     None => Verdict::without_exit(TaskState::Failed, reason, message),
                 };
                 self.end_at_once(task_id, verdict, now, actions);
@@ -471,13 +484,13 @@ impl Supervisor {
         task_id: &TaskId,
         reason: Reason,
         message: String,
-        now: Timestamp,
+        now: Now,
         actions: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entries.get(task_id) else { return };
         let Phase::Releasing { process } = entry.row.phase else { return };
         let verdict = match entry.row.kill {
-            Some(kill) => Verdict::killed(kill, None, None),
+            Some(kill) => Verdict::killed(kill, &entry.row.spec, None, None),
             None => Verdict::without_exit(TaskState::Failed, reason, message),
         };
         self.end(task_id, Some(process), verdict, now, actions);
@@ -488,14 +501,14 @@ impl Supervisor {
         task_id: &TaskId,
         exit: Option<Exit>,
         usage: Option<Usage>,
-        now: Timestamp,
+        now: Now,
         actions: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
         let (Phase::Releasing { process } | Phase::Running { process }) = entry.row.phase else { return };
         let usage = with_oom_figures(usage, entry.oom.take());
         let verdict = match entry.row.kill {
-            Some(kill) => Verdict::killed(kill, exit, usage),
+            Some(kill) => Verdict::killed(kill, &entry.row.spec, exit, usage),
             None => Verdict::of_exit(exit, usage),
         };
         self.end(task_id, Some(process), verdict, now, actions);
@@ -507,11 +520,11 @@ impl Supervisor {
         task_id: &TaskId,
         process: Option<ProcessId>,
         verdict: Verdict,
-        now: Timestamp,
+        now: Now,
         actions: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
-        entry.row.phase = Phase::Ending { process, verdict, since: now };
+        entry.row.phase = Phase::Ending { process, verdict, since: now.uptime };
         actions.push(Action::WriteRecord(Box::new(entry.row.clone())));
         self.kill_all(task_id, now, actions);
     }
@@ -521,16 +534,16 @@ impl Supervisor {
         &mut self,
         task_id: &TaskId,
         verdict: Verdict,
-        now: Timestamp,
+        now: Now,
         actions: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
-        entry.row.phase = Phase::Ended { at: now };
+        entry.row.phase = Phase::Ended { at: now.wall };
         entry.row.spec = slim(&entry.row.spec);
         self.tell(task_id, verdict, true, now, actions);
     }
 
-    fn emptied(&mut self, task_id: &TaskId, last: Option<Usage>, now: Timestamp, actions: &mut Vec<Action>) {
+    fn emptied(&mut self, task_id: &TaskId, last: Option<Usage>, now: Now, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get(task_id) else { return };
         let row = &entry.row;
         let (process, verdict) = match &row.phase {
@@ -559,19 +572,26 @@ impl Supervisor {
         actions.push(Action::RemoveCgroups { task_id: task_id.clone(), attempt });
     }
 
-    fn tick(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        let due: Vec<TaskId> =
-            self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, task_id)| task_id.clone()).collect();
+    fn tick(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let due: Vec<TaskId> = self
+            .timers
+            .iter()
+            .take_while(|(at, _)| *at <= now.uptime)
+            .map(|(_, task_id)| task_id.clone())
+            .collect();
         for task_id in due {
             self.tick_one(&task_id, now, actions);
         }
     }
 
-    fn tick_one(&mut self, task_id: &TaskId, now: Timestamp, actions: &mut Vec<Action>) {
+    fn tick_one(&mut self, task_id: &TaskId, now: Now, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
         match &entry.row.phase {
+            Phase::Running { .. } if entry.row.kill.is_none() => {
+                self.order_kill(task_id, KillCause::RunTimeLimit, None, now, actions);
+            }
             Phase::Running { .. } => self.kill_all(task_id, now, actions),
-            Phase::Ending { process, verdict, since } if *since + limits::RELEASE_WAIT <= now => {
+            Phase::Ending { process, verdict, since } if *since + limits::RELEASE_WAIT <= now.uptime => {
                 let verdict = verdict.clone();
                 entry.row.phase = Phase::Lingering { process: *process, since: *since };
                 self.tell(task_id, verdict, false, now, actions);
@@ -585,9 +605,9 @@ impl Supervisor {
     }
 
     /// Lets go of the oldest ended tasks: too many, or too old.
-    fn collect_ended(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+    fn collect_ended(&mut self, now: Now, actions: &mut Vec<Action>) {
         while let Some((at, task_id)) = self.ended.first().cloned() {
-            if self.ended.len() <= limits::ENDED_KEPT_MAX && at + limits::ENDED_KEPT_FOR > now {
+            if self.ended.len() <= limits::ENDED_KEPT_MAX && at + limits::ENDED_KEPT_FOR > now.wall {
                 return;
             }
             let Some(entry) = self.entries.get_mut(&task_id) else { return };
@@ -604,7 +624,7 @@ impl Supervisor {
         task_id: &TaskId,
         verdict: Verdict,
         is_released: bool,
-        now: Timestamp,
+        now: Now,
         actions: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
@@ -625,19 +645,17 @@ impl Supervisor {
     /// Whether the indices are what the rows say; for tests.
     #[cfg(test)]
     pub fn indices_are_right(&self) -> bool {
-        let of = |when: fn(&Entry) -> Option<Timestamp>| -> BTreeSet<(Timestamp, TaskId)> {
-            self.entries.iter().filter_map(|(id, entry)| when(entry).map(|at| (at, id.clone()))).collect()
-        };
-        self.timers == of(Entry::deadline) && self.ended == of(Entry::ended_at)
+        fn of<T: Ord>(
+            entries: &BTreeMap<TaskId, Entry>,
+            when: fn(&Entry) -> Option<T>,
+        ) -> BTreeSet<(T, TaskId)> {
+            entries.iter().filter_map(|(id, entry)| when(entry).map(|at| (at, id.clone()))).collect()
+        }
+        self.timers == of(&self.entries, Entry::deadline) && self.ended == of(&self.entries, Entry::ended_at)
     }
 }
 
-fn replace(
-    index: &mut BTreeSet<(Timestamp, TaskId)>,
-    task_id: &TaskId,
-    before: Option<Timestamp>,
-    after: Option<Timestamp>,
-) {
+fn replace<T: Ord>(index: &mut BTreeSet<(T, TaskId)>, task_id: &TaskId, before: Option<T>, after: Option<T>) {
     if before == after {
         return;
     }
@@ -654,7 +672,7 @@ fn push_status(
     agent_id: &AgentId,
     verdict: Verdict,
     is_released: bool,
-    now: Timestamp,
+    now: Now,
 ) -> TaskStatus {
     let Verdict { state, reason, message, exit, usage } = verdict;
     row.sequence += 1;
@@ -666,7 +684,7 @@ fn push_status(
         reason,
         message: cut(message),
         exit,
-        at: now,
+        at: now.wall,
         sequence: row.sequence,
         is_released,
         usage,

@@ -1,6 +1,6 @@
 //! How a task ended, in one place.
 
-use model::{Exit, Figure, Reason, TaskState, Usage};
+use model::{Exit, Figure, Reason, TaskSpec, TaskState, Usage};
 
 use crate::{Kill, KillCause};
 
@@ -20,20 +20,28 @@ impl Verdict {
         Self { state, reason, message: message.into(), exit: None, usage: None }
     }
 
-    /// A kill was ordered: whatever happened then, that is why.
-    pub fn killed(kill: Kill, exit: Option<Exit>, usage: Option<Usage>) -> Self {
-        let message = match kill.cause {
-            KillCause::Ordered => "ended because somebody asked for it",
-            KillCause::NotAssigned => "ended because the leader does not know the task",
-            KillCause::AgentEnds => "ended because its agent was stopped together with its tasks",
+    /// The task was asked to end and has not yet.
+    pub fn killing(cause: KillCause) -> Self {
+        Self::without_exit(TaskState::Killing, cause.reason(), "")
+    }
+
+    /// A kill was under way: whatever happened then, that is why.
+    pub fn killed(kill: Kill, spec: &TaskSpec, exit: Option<Exit>, usage: Option<Usage>) -> Self {
+        let state = match kill.cause {
+            KillCause::Ordered | KillCause::NotAssigned | KillCause::AgentEnds => TaskState::Killed,
+            // Nobody asked for it: the task has not kept to its spec.
+            KillCause::RunTimeLimit => TaskState::Failed,
         };
-        Self {
-            state: TaskState::Killed,
-            reason: Reason::KillRequested,
-            message: message.to_owned(),
-            exit,
-            usage,
-        }
+        let message = match kill.cause {
+            KillCause::Ordered => "ended because somebody asked for it".to_owned(),
+            KillCause::NotAssigned => "ended because the leader does not know the task".to_owned(),
+            KillCause::AgentEnds => "ended because its agent was stopped together with its tasks".to_owned(),
+            KillCause::RunTimeLimit => {
+                let longest = spec.run_time_max.unwrap_or_default().as_secs_f64();
+                format!("ended because it ran for {longest} s, the longest that its spec allows")
+            }
+        };
+        Self { state, reason: kill.cause.reason(), message, exit, usage }
     }
 
     /// The main process is over and nobody had asked for it.

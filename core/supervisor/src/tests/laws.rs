@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use model::Timestamp;
 use proptest::prelude::*;
 
-use super::{agent, assignment, task, world::World};
+use super::{agent, assignment, now, task, world::World};
 use crate::{Action, Event, ProcessId, Supervisor};
 
 proptest! {
@@ -26,9 +25,9 @@ proptest! {
     #[test]
     fn a_plan_followed_by_its_undo_is_nothing(done in 0usize..16) {
         let mut supervisor = Supervisor::new(agent());
-        let mut plan = supervisor.handle(Event::Assigned { assignments: vec![assignment("t")] }, Timestamp(1));
+        let mut plan = supervisor.handle(Event::Assigned { assignments: vec![assignment("t")] }, now());
         let process = ProcessId { pid: 7, start_ticks: 1 };
-        plan.extend(supervisor.handle(Event::Prepared { task_id: task("t"), process }, Timestamp(2)));
+        plan.extend(supervisor.handle(Event::Prepared { task_id: task("t"), process }, now()));
         let done: Vec<Action> = plan.into_iter().take(done).collect();
         let mut there = BTreeSet::new();
         for action in &done {

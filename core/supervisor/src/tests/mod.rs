@@ -8,12 +8,16 @@ mod world;
 
 use std::sync::Arc;
 
-use model::{AgentId, FrameworkId, Resources, TaskId, TaskSpec};
+use model::{AgentId, FrameworkId, Resources, TaskId, TaskSpec, Timestamp};
 
-use crate::Assignment;
+use crate::{Assignment, Now, Uptime};
 
 fn agent() -> AgentId {
     AgentId::new("a1").unwrap()
+}
+
+fn now() -> Now {
+    Now { wall: Timestamp(1_000_000), uptime: Uptime::default() }
 }
 
 fn task(name: &str) -> TaskId {

@@ -1,10 +1,9 @@
 //! What happens when the agent, the host or the leader comes back.
 
 use expect_test::expect;
-use model::Timestamp;
 
 use super::{
-    agent, assignment,
+    agent, assignment, now,
     story::{check, play},
     task,
 };
@@ -217,11 +216,11 @@ fn a_restart_during_a_kill_sends_the_signal_again() {
             > kill t
               write record t: running 70@9, kill ordered, #1 starting, #2 running, #3 killing
               report t #3 killing
-              terminate 70@9 of t
+              terminate 70@9 of t by TERM
             > + 4
             > restart
               adopt 70@9 of t
-              terminate 70@9 of t
+              terminate 70@9 of t by TERM
             > + 6
               kill all task-t.lfls
         "#]],
@@ -328,7 +327,7 @@ fn a_task_that_the_leader_does_not_know_is_ended() {
               report t #2 running
               write record t: running 70@9, kill not assigned, #1 starting, #2 running, #3 killing
               report t #3 killing
-              terminate 70@9 of t
+              terminate 70@9 of t by TERM
         "#]],
     );
 }
@@ -447,10 +446,8 @@ fn a_damaged_record_is_told_and_never_launched() {
     let damaged = [task("t"), task("old")].into();
     let found =
         Found { is_same_boot: true, damaged, cgroups: ["task-t.1".to_owned()].into(), ..Found::default() };
-    let (mut supervisor, mut actions) = Supervisor::restore(agent(), Vec::new(), found, Timestamp(1_000_000));
-    actions.extend(
-        supervisor.handle(Event::Welcomed { assignments: vec![assignment("t")] }, Timestamp(2_000_000)),
-    );
+    let (mut supervisor, mut actions) = Supervisor::restore(agent(), Vec::new(), found, now());
+    actions.extend(supervisor.handle(Event::Welcomed { assignments: vec![assignment("t")] }, now()));
     let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
     expect![[r#"
         remove stray cgroups task-t.1

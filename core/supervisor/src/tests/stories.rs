@@ -73,7 +73,7 @@ fn a_killed_task_gets_sigterm_then_sigkill() {
             > kill t
               write record t: running 70@9, kill ordered, #1 starting, #2 running, #3 killing
               report t #3 killing
-              terminate 70@9 of t
+              terminate 70@9 of t by TERM
             > + 9
             > + 2
               kill all task-t.lfls
@@ -120,7 +120,7 @@ fn a_second_kill_can_only_hasten() {
             > kill t 60
               write record t: running 70@9, kill ordered, #1 starting, #2 running, #3 killing
               report t #3 killing
-              terminate 70@9 of t
+              terminate 70@9 of t by TERM
             > kill t 100
             > kill t 1
               write record t: running 70@9, kill ordered, #1 starting, #2 running, #3 killing
@@ -428,7 +428,7 @@ fn the_end_of_the_agent_takes_the_tasks_along() {
             > end-all
               write record t: running 70@9, kill agent ends, #1 starting, #2 running, #3 killing
               report t #3 killing
-              terminate 70@9 of t
+              terminate 70@9 of t by TERM
               write record u: preparing, kill agent ends, #1 starting
             > assigned v
               write record v: ended, #1 dropped released
@@ -471,6 +471,194 @@ fn an_ended_task_is_let_go_after_a_day() {
               remove sandbox task-t.lfls
             > sandbox-removed t
               forget t
+        "#]],
+    );
+}
+
+#[test]
+fn a_task_that_runs_too_long_is_ended_and_has_failed() {
+    check(
+        "assigned t~5
+         prepared t
+         + 60
+         launched t
+         + 4
+         + 2
+         + 9
+         kill t 0
+         + 1
+         exited t code 0
+         emptied t",
+        expect![[r#"
+            > assigned t~5
+              write record t: preparing, #1 starting
+              report t #1 starting
+              make sandbox task-t.lfls
+              make cgroups task-t.lfls cpus=0.5 mem=64MiB
+              register meter task-t.lfls
+              spawn task-t.lfls ["sleep", "60"]
+            > prepared t
+              write record t: releasing 70@9, #1 starting
+              register process 70@9 of t
+              release t
+            > + 60
+            > launched t
+              write record t: running 70@9, #1 starting, #2 running
+              report t #2 running
+            > + 4
+            > + 2
+              write record t: running 70@9, kill run time limit, #1 starting, #2 running, #3 killing
+              report t #3 killing
+              terminate 70@9 of t by INT
+            > + 9
+            > kill t 0
+              write record t: running 70@9, kill run time limit, #1 starting, #2 running, #3 killing
+            > + 1
+              kill all task-t.lfls
+            > exited t code 0
+              write record t: ending as failed, kill run time limit, #1 starting, #2 running, #3 killing
+              kill all task-t.lfls
+            > emptied t
+              write record t: ended, kill run time limit, #1 starting, #2 running, #3 killing, #4 failed released
+              report t #4 failed code 0 released (RunTimeLimit: ended because it ran for 5 s, the longest that its spec allows)
+              unregister meter task-t.lfls
+              unregister process 70@9 of t
+              remove cgroups task-t.lfls
+        "#]],
+    );
+}
+
+#[test]
+fn the_run_time_goes_on_while_no_agent_is_there_and_whatever_the_clock_says() {
+    check(
+        "assigned t~100
+         prepared t
+         launched t
+         + 60
+         clock 1000
+         + 1
+         clock -9000
+         restart
+         + 10
+         launched t
+         + 20
+         + 10
+         kill t 60
+         restart
+         launched t",
+        expect![[r#"
+            > assigned t~100
+              write record t: preparing, #1 starting
+              report t #1 starting
+              make sandbox task-t.lfls
+              make cgroups task-t.lfls cpus=0.5 mem=64MiB
+              register meter task-t.lfls
+              spawn task-t.lfls ["sleep", "60"]
+            > prepared t
+              write record t: releasing 70@9, #1 starting
+              register process 70@9 of t
+              release t
+            > launched t
+              write record t: running 70@9, #1 starting, #2 running
+              report t #2 running
+            > + 60
+            > clock 1000
+            > + 1
+            > clock -9000
+            > restart
+              adopt 70@9 of t
+            > + 10
+            > launched t
+            > + 20
+            > + 10
+              write record t: running 70@9, kill run time limit, #1 starting, #2 running, #3 killing
+              report t #3 killing
+              terminate 70@9 of t by INT
+            > kill t 60
+            > restart
+              adopt 70@9 of t
+              terminate 70@9 of t by INT
+            > launched t
+        "#]],
+    );
+}
+
+#[test]
+fn a_task_that_ended_while_no_agent_was_there_is_not_blamed_for_the_time() {
+    check(
+        "assigned t~5
+         prepared t
+         launched t
+         restart
+         + 10
+         exited t code 0
+         emptied t",
+        expect![[r#"
+            > assigned t~5
+              write record t: preparing, #1 starting
+              report t #1 starting
+              make sandbox task-t.lfls
+              make cgroups task-t.lfls cpus=0.5 mem=64MiB
+              register meter task-t.lfls
+              spawn task-t.lfls ["sleep", "60"]
+            > prepared t
+              write record t: releasing 70@9, #1 starting
+              register process 70@9 of t
+              release t
+            > launched t
+              write record t: running 70@9, #1 starting, #2 running
+              report t #2 running
+            > restart
+              adopt 70@9 of t
+            > + 10
+            > exited t code 0
+              write record t: ending as finished, #1 starting, #2 running
+              kill all task-t.lfls
+            > emptied t
+              write record t: ended, #1 starting, #2 running, #3 finished released
+              report t #3 finished code 0 released
+              unregister meter task-t.lfls
+              unregister process 70@9 of t
+              remove cgroups task-t.lfls
+        "#]],
+    );
+}
+
+#[test]
+fn a_step_of_the_clock_neither_hastens_nor_delays_a_kill() {
+    check(
+        "assigned t
+         prepared t
+         launched t
+         kill t
+         clock 100
+         + 9
+         clock -9000
+         + 2",
+        expect![[r#"
+            > assigned t
+              write record t: preparing, #1 starting
+              report t #1 starting
+              make sandbox task-t.lfls
+              make cgroups task-t.lfls cpus=0.5 mem=64MiB
+              register meter task-t.lfls
+              spawn task-t.lfls ["sleep", "60"]
+            > prepared t
+              write record t: releasing 70@9, #1 starting
+              register process 70@9 of t
+              release t
+            > launched t
+              write record t: running 70@9, #1 starting, #2 running
+              report t #2 running
+            > kill t
+              write record t: running 70@9, kill ordered, #1 starting, #2 running, #3 killing
+              report t #3 killing
+              terminate 70@9 of t by TERM
+            > clock 100
+            > + 9
+            > clock -9000
+            > + 2
+              kill all task-t.lfls
         "#]],
     );
 }

@@ -1,19 +1,19 @@
 //! How a story is written: one event for each line in, the actions that follow out.
 
 use expect_test::Expect;
-use model::{Duration, Exit, Figure, KillOrder, Reason, TaskId, Timestamp, Usage};
+use model::{Duration, Exit, Figure, KillOrder, Reason, StopSignal, TaskId, Timestamp, Usage};
 
 use super::{agent, assignment, task};
-use crate::{Assignment, Event, Found, ProcessId, Row, Supervisor};
+use crate::{Assignment, Event, Found, Now, ProcessId, Row, Supervisor, Uptime};
 
-/// Plays a story; every line is an event, or `+ SECONDS`, or `restart`/`reboot`.
+/// Plays a story; every line is an event, `+ SECONDS`, `clock SECONDS` (a step), or `restart`/`reboot`.
 pub(super) fn check(story: &str, expected: Expect) {
     expected.assert_eq(&play(story));
 }
 
 pub(super) fn play(story: &str) -> String {
     let mut out = String::new();
-    let mut now = Timestamp(1_000_000);
+    let mut now = Now { wall: Timestamp(1_000_000), uptime: Uptime(Duration::from_millis(90)) };
     let mut supervisor = Supervisor::new(agent());
     let mut stored: std::collections::BTreeMap<TaskId, Row> = std::collections::BTreeMap::new();
     for line in story.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -22,10 +22,14 @@ pub(super) fn play(story: &str) -> String {
         let actions = match words.as_slice() {
             ["+", seconds] => {
                 now = now + Duration::from_millis((seconds.parse::<f64>().unwrap() * 1000.0) as u64);
-                match supervisor.next_wake() {
-                    Some(at) if at <= now => supervisor.handle(Event::Tick, now),
+                match supervisor.next_wake(now) {
+                    Some(Duration::ZERO) => supervisor.handle(Event::Tick, now),
                     _ => Vec::new(),
                 }
+            }
+            ["clock", seconds] => {
+                now.wall = Timestamp(now.wall.0 + seconds.parse::<i64>().unwrap() * 1_000_000);
+                Vec::new()
             }
             ["restart"] | ["reboot"] => {
                 let attempts: std::collections::BTreeSet<String> =
@@ -104,15 +108,25 @@ fn parse(words: &[&str]) -> Event {
     }
 }
 
-/// `name`, `name#3` with a recorded sequence, `name!` with a kill order.
+/// `name`, `name#3` with a recorded sequence, `name!` with a kill order, `name~5` that may run for 5 s and is
+/// asked to end by SIGINT.
 fn assignments(names: &[&str]) -> Vec<Assignment> {
     let one = |text: &&str| {
         let (text, is_killed) = text.strip_suffix('!').map_or((*text, false), |text| (text, true));
+        let (text, longest) =
+            text.split_once('~').map_or((text, None), |(text, longest)| (text, Some(longest)));
         let (name, sequence) = text.split_once('#').unwrap_or((text, "0"));
+        let plain = assignment(name);
+        let mut spec = (*plain.spec).clone();
+        if let Some(longest) = longest {
+            spec.run_time_max = Some(Duration::from_secs(longest.parse().unwrap()));
+            spec.kill_signal = StopSignal::Int;
+        }
         Assignment {
             kill: is_killed.then_some(KillOrder { grace: Duration::from_secs(3) }),
             recorded_sequence: sequence.parse().unwrap(),
-            ..assignment(name)
+            spec: spec.into(),
+            ..plain
         }
     };
     names.iter().map(one).collect()

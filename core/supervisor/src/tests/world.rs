@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use model::{Duration, Exit, Reason, TaskId, TaskState, TaskStatus, Timestamp};
 
 use super::{agent, assignment, task};
-use crate::{Action, Assignment, Event, Found, ProcessId, Row, Supervisor};
+use crate::{Action, Assignment, Event, Found, Now, ProcessId, Row, Supervisor, Uptime};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Process {
@@ -31,7 +31,7 @@ struct Logged {
 
 pub(super) struct World {
     supervisor: Supervisor,
-    now: Timestamp,
+    now: Now,
     next_pid: u32,
     // The host.
     store: BTreeMap<TaskId, Row>,
@@ -60,7 +60,7 @@ impl World {
     pub(super) fn new() -> Self {
         Self {
             supervisor: Supervisor::new(agent()),
-            now: Timestamp(1_000_000),
+            now: Now { wall: Timestamp(1_000_000), uptime: Uptime(Duration::from_secs(1)) },
             next_pid: 100,
             store: BTreeMap::new(),
             sandboxes: BTreeSet::new(),
@@ -160,7 +160,7 @@ impl World {
 
     fn pass(&mut self, span: Duration) {
         self.now = self.now + span;
-        if self.todo.is_empty() && self.supervisor.next_wake().is_some_and(|at| at <= self.now) {
+        if self.todo.is_empty() && self.supervisor.next_wake(self.now) == Some(Duration::ZERO) {
             self.feed(Event::Tick);
         }
     }
@@ -374,10 +374,16 @@ impl World {
 
     fn assignment(&self, name: &TaskId) -> Assignment {
         let logged = &self.tasks[name];
+        let plain = assignment(name.as_str());
+        let mut spec = (*plain.spec).clone();
+        if name.as_str() == "w" {
+            spec.run_time_max = Some(Duration::from_secs(3));
+        }
         Assignment {
+            spec: spec.into(),
             kill: logged.is_killed.then_some(model::KillOrder { grace: Duration::from_secs(1) }),
             recorded_sequence: logged.recorded,
-            ..assignment(name.as_str())
+            ..plain
         }
     }
 

@@ -16,6 +16,7 @@ mod channel;
 mod containment;
 mod dev;
 mod frameworks;
+mod health;
 mod limits;
 mod metering;
 mod metrics;
