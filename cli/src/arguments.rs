@@ -77,6 +77,8 @@ pub enum Command {
     /// Looks at roles and sets their weights
     #[command(subcommand)]
     Role(Role),
+    /// Shows live tasks and agents with what they use, again and again
+    Top(Top),
     /// Starts a whole cluster on this machine: one coordinator, one agent, loopback only
     Dev(Dev),
     /// Prints what a shell needs to complete `muster` commands
@@ -372,6 +374,27 @@ pub enum Role {
         #[arg(long, value_parser = units::thousandths, value_name = "NUMBER")]
         weight: u64,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  muster top
+  muster top --once --sort mem
+
+Rates are over the last two samples of each. A figure that is not available shows as `-`.")]
+pub struct Top {
+    /// Agents' hosts instead of tasks
+    #[arg(long)]
+    pub agents: bool,
+    /// Only what has this in its id, or in its agent's or host's name
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Column to sort by: cpu, thr, wait, mem, flt, rx, tx, rd, wr and more [default: cpu]
+    #[arg(long, value_name = "COLUMN")]
+    pub sort: Option<String>,
+    /// Prints one table and ends
+    #[arg(long)]
+    pub once: bool,
 }
 
 #[derive(Debug, Args)]

@@ -83,6 +83,11 @@ impl Failure {
         }
     }
 
+    /// One sentence, for where four parts have no room.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.exit)
     }

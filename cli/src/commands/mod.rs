@@ -10,6 +10,7 @@ mod role;
 mod run;
 mod status;
 mod task;
+mod top;
 
 use std::process::ExitCode;
 
@@ -71,6 +72,7 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Offer(arguments::Offer::List) => offer::list(&connect()?).await?,
         Command::Role(arguments::Role::List) => role::list(&connect()?).await?,
         Command::Role(arguments::Role::Set { role, weight }) => role::set(&connect()?, role, weight).await?,
+        Command::Top(options) => top::top(&connect()?, options).await?,
         Command::Dev(dev) => return dev::dev(dev).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
