@@ -34,8 +34,8 @@ mod record {
 
 /// Positions in `LaunchStep::ALL`.
 mod step {
-    pub const FORK: u32 = 19;
-    pub const EXEC: u32 = 20;
+    pub const FORK: u32 = 20;
+    pub const EXEC: u32 = 21;
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -30,7 +30,7 @@ use crate::{
     checkpoint::{Checkpoint, CheckpointError, Identity, Loaded, Lock, LockError, ensure_data_dir},
     clock,
     config::Config,
-    execute::{Directories, Executor, Recorder, Settings, chain},
+    execute::{Directories, Executor, Recorder, Rights, Settings, chain},
     host,
     http::Http,
     meter::{Counters, Meter},
@@ -661,6 +661,12 @@ fn settings(config: &Config) -> Settings {
         hidden: hidden(config),
         output_bytes_max: config.output_limit.0,
         memory_mib: host::memory_mib(),
+        rights: Rights {
+            capabilities: config.allow_capabilities.iter().cloned().collect(),
+            may_be_unconfined: config.allow_unconfined,
+            default_seccomp: Some(config.default_seccomp.clone()),
+            seccomp_dir: config.seccomp_dir.clone(),
+        },
     }
 }
 

@@ -8,8 +8,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use agent::sys::seccomp::{self, Seccomp};
 use agent::sys::{Ending, LaunchStep, Limits, ReleaseError, Signal, Sys, SysError, UserPolicy};
 use model::{Exit, StopSignal};
+use rustix::thread::CapabilitySet;
 use support_sys::{LIMITS, UID, host, stdout, until};
 
 #[test]
@@ -320,4 +322,75 @@ fn bad_limits_name_the_file_and_leave_nothing() {
     let text = error.to_string();
     assert!(text.contains("pids.max") && text.contains("4294967295"), "{text}");
     assert!(host.kernel.list_cgroups().unwrap().is_empty());
+}
+
+#[test]
+fn the_default_profile_refuses_what_reaches_beyond_the_task() {
+    let Some(host) = host("seccomp") else { return };
+    let script = "grep Seccomp: /proc/self/status; unshare -U true; (true; true) & wait; sleep 0; echo end";
+    for pid in [true, false] {
+        let mut request = host.script(&format!("a-{pid}"), script);
+        request.namespaces.pid = pid;
+        let (exit, out, err) = host.run(&request);
+        assert_eq!((exit, out.as_str()), (Exit::Code(0), "Seccomp:\t2\nend\n"), "{err}");
+        assert_eq!(err, "unshare: unshare failed: Operation not permitted\n");
+    }
+    let mut request = host.script("b", "grep Seccomp: /proc/self/status");
+    request.extras.seccomp = Seccomp::Unconfined;
+    assert_eq!(host.run(&request).1, "Seccomp:\t0\n");
+
+    // mount and its kin are refused before the kernel looks for a capability, keyctl always.
+    if cfg!(target_arch = "x86_64") {
+        let calls = "for my $call (250, 321, 298, 425, 435, 165, 1000) { \
+            $! = 0; syscall($call, 0, 0, 0, 0, 0, 0); print $! + 0, ' ' }";
+        let request = host.request("c", &["perl", "-e", calls], &LIMITS);
+        assert_eq!(host.run(&request).1, "1 1 1 1 38 1 38 ");
+    }
+}
+
+#[test]
+fn a_profile_of_the_operator_holds() {
+    let Some(host) = host("profile") else { return };
+    let line = |code: u32, jt, jf, k| seccomp::Instruction { code: code as u16, jt, jf, k };
+    let (load, jump, answer) = (libc::BPF_LD | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ, libc::BPF_RET);
+    // The number; is it setdomainname? then EXDEV, which nothing else would answer.
+    let program = [
+        line(load, 0, 0, 0),
+        line(jump, 0, 1, libc::SYS_setdomainname as u32),
+        line(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EXDEV as u32),
+        line(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let script = "$! = 0; syscall($ARGV[0] + 0, 0, 1); print $! + 0";
+    let number = libc::SYS_setdomainname.to_string();
+    let mut request = host.request("a", &["perl", "-e", script, &number], &LIMITS);
+    request.extras.seccomp = Seccomp::Custom(std::sync::Arc::from(program));
+    assert_eq!(host.run(&request).1, libc::EXDEV.to_string());
+
+    // What the kernel does not take is told as such.
+    let mut request = host.script("b", "true");
+    request.extras.seccomp = Seccomp::Custom(std::sync::Arc::from([line(load, 0, 0, 0)]));
+    let error = host.start_fails(&request);
+    assert!(matches!(error, ReleaseError::Step { step: LaunchStep::Filter, .. }), "{error:?}");
+    host.remove(&request);
+}
+
+#[test]
+fn capabilities_reach_the_command_and_nothing_more_does() {
+    let Some(host) = host("capabilities") else { return };
+    let script =
+        "grep ^Cap /proc/self/status | cut -f2 | sort -u; cat /proc/1/status | grep CapEff | cut -f2";
+    for pid in [true, false] {
+        let mut request = host.script(&format!("a-{pid}"), script);
+        request.namespaces.pid = pid;
+        request.extras.capabilities = CapabilitySet::NET_RAW | CapabilitySet::SYS_NICE;
+        let out = host.run(&request).1;
+        assert!(out.starts_with("0000000000802000\n"), "{out}");
+        if pid {
+            assert_eq!(out, "0000000000802000\n0000000000802000\n");
+        }
+    }
+    let mut request = host.script("root", "grep CapEff /proc/self/status; grep CapBnd /proc/self/status");
+    request.extras.capabilities = CapabilitySet::NET_RAW;
+    (request.identity.uid, request.identity.gid) = (0, 0);
+    assert_eq!(host.run(&request).1, "CapEff:\t00000000000424fb\nCapBnd:\t00000000000424fb\n");
 }

@@ -20,8 +20,8 @@ use crate::sys::bpf::Measures;
 
 pub use values::Bytes;
 use values::{
-    Thousandths, absolute_path, address, attributes, boolean, cgroup_path, cpus, hostname, list, mib, number,
-    path, ports, url, word,
+    Thousandths, absolute_path, address, attributes, boolean, capability, cgroup_path, cpus, hostname, list,
+    mib, number, path, ports, url, word,
 };
 
 /// Everything that can be set. Each default and its reason stand in [`Config::default`].
@@ -51,6 +51,11 @@ pub struct Config {
     pub allow_root_tasks: bool,
     /// Beyond those of a task's user.
     pub allow_groups: Vec<String>,
+    /// Lower case, without `cap_`.
+    pub allow_capabilities: Vec<String>,
+    pub allow_unconfined: bool,
+    pub default_seccomp: String,
+    pub seccomp_dir: PathBuf,
     pub hidden_paths: Vec<PathBuf>,
     pub pids_limit: u32,
     pub output_limit: Bytes,
@@ -90,6 +95,12 @@ impl Default for Config {
             allow_root_tasks: false,
             // A group may give rights over the host, as `docker` and `disk` do.
             allow_groups: Vec::new(),
+            // Each is a part of root's power.
+            allow_capabilities: Vec::new(),
+            // The default profile is the wall that is left where a kernel has a hole.
+            allow_unconfined: false,
+            default_seccomp: "default".to_owned(),
+            seccomp_dir: PathBuf::from("/etc/muster/seccomp"),
             // Where coordinators and agents keep what gives power over the cluster.
             hidden_paths: vec![PathBuf::from("/var/lib/muster"), PathBuf::from("/run/muster")],
             // Enough for a large JVM, and the host survives a fork bomb.
@@ -290,6 +301,37 @@ pub const SETTINGS: &[Setting] = &[
             groups.map(|groups| config.allow_groups = groups)
         },
         show: |config| config.allow_groups.join(","),
+    },
+    Setting {
+        key: "allow-capabilities",
+        value_name: Some("NAME,…"),
+        help: "Capabilities that a task may ask for, such as net_raw",
+        set: |config, text| {
+            let names: Result<Vec<_>, _> = list(text).map(capability).collect();
+            names.map(|names| config.allow_capabilities = names)
+        },
+        show: |config| config.allow_capabilities.join(","),
+    },
+    Setting {
+        key: "allow-unconfined",
+        value_name: None,
+        help: "Let a task ask to go without a profile of system calls",
+        set: |config, text| boolean(text).map(|value| config.allow_unconfined = value),
+        show: |config| config.allow_unconfined.to_string(),
+    },
+    Setting {
+        key: "default-seccomp",
+        value_name: Some("PROFILE"),
+        help: "Profile of system calls of a task that names none: default, unconfined, or one of `seccomp-dir`",
+        set: |config, text| word(text).map(|value| config.default_seccomp = value),
+        show: |config| config.default_seccomp.clone(),
+    },
+    Setting {
+        key: "seccomp-dir",
+        value_name: Some("DIR"),
+        help: "Where profiles of system calls are, NAME.json each",
+        set: |config, text| path(text).map(|value| config.seccomp_dir = value),
+        show: |config| config.seccomp_dir.display().to_string(),
     },
     Setting {
         key: "hidden-paths",
@@ -631,6 +673,7 @@ mod tests {
             ("default-user", "root"),
             ("allowed-users", "alice"),
             ("hidden-paths", "etc"),
+            ("allow-capabilities", "net_raw,everything"),
             ("cgroup-parent", "../x"),
             ("pids-limit", "0"),
             ("output-limit", "1KiB"),
@@ -657,6 +700,7 @@ mod tests {
             settings `default-user` and `allow-root-tasks` don't fit together: tasks would run as root, which is not allowed
             settings `default-user` and `allowed-users` don't fit together: the default user `nobody` is not among the allowed ones
             setting `hidden-paths` (from flag) is not valid: `etc` is no absolute path
+            setting `allow-capabilities` (from flag) is not valid: Linux knows no capability `everything`
             setting `cgroup-parent` (from flag) is not valid: `../x` is no relative path of plain names, such as `muster`
             setting `pids-limit` (from flag) is not valid: `0` is no whole number from 1 to 4194304
             setting `output-limit` (from flag) is not valid: `1KiB` is below 64KiB

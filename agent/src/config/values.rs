@@ -94,6 +94,15 @@ pub(super) fn word(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+pub(super) fn capability(text: &str) -> Result<String, String> {
+    let name = text.to_ascii_lowercase();
+    let name = name.strip_prefix("cap_").map(str::to_owned).unwrap_or(name);
+    match crate::sys::capability::of_name(&name) {
+        Some(_) => Ok(name),
+        None => Err(format!("Linux knows no capability `{}`", text.escape_debug())),
+    }
+}
+
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err("a path can't be empty or hold a NUL".to_owned());

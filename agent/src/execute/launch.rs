@@ -10,9 +10,9 @@ use std::{
 
 use model::TaskSpec;
 
-use crate::sys::{Extras, Identity, LaunchRequest, Limits, Namespaces};
+use crate::sys::{Extras, Identity, LaunchRequest, Limits, Namespaces, capability, seccomp::Seccomp};
 
-use super::{ExecuteError, Executor, Settings, name, offered};
+use super::{ExecuteError, Executor, Settings, chain, name, offered};
 
 /// Where programs are looked for unless the spec says otherwise.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -58,9 +58,11 @@ impl Executor {
     }
 
     pub(super) fn make_sandbox(&self, attempt: &str, spec: &TaskSpec) -> Result<(), ExecuteError> {
-        if let Some(why) = offered::refusal(spec, || self.sys.abilities()) {
+        if let Some(why) = offered::refusal(spec, &self.settings.rights, || self.sys.abilities()) {
             return Err(ExecuteError::Refused { why });
         }
+        // Said before anything is made.
+        self.seccomp(spec)?;
         let identity = self.identity(spec)?;
         let directories = &self.directories;
         // Passed through by the task's user, listed by root alone.
@@ -97,11 +99,34 @@ impl Executor {
             exit_file: self.directories.exit_file(attempt),
             namespaces: Namespaces { pid: !spec.shared_namespaces.pid, ipc: !spec.shared_namespaces.ipc },
             hidden: self.settings.hidden.clone(),
-            extras: Extras {
-                rlimits: spec.rlimits.clone(),
-                oom_score_adjust: oom_score_adjust(spec, &self.settings),
-            },
+            extras: self.extras(spec)?,
         })
+    }
+}
+
+impl Executor {
+    fn extras(&self, spec: &TaskSpec) -> Result<Extras, ExecuteError> {
+        let names = spec.capabilities.iter();
+        let capabilities = names.filter_map(|name| capability::of_name(name)).collect();
+        Ok(Extras {
+            rlimits: spec.rlimits.clone(),
+            oom_score_adjust: oom_score_adjust(spec, &self.settings),
+            capabilities,
+            seccomp: self.seccomp(spec)?,
+        })
+    }
+
+    /// The spec's profile of system calls, or the agent's.
+    fn seccomp(&self, spec: &TaskSpec) -> Result<Seccomp, ExecuteError> {
+        let name = spec.seccomp.as_ref().or(self.settings.rights.default_seccomp.as_ref());
+        match name.map(String::as_str) {
+            None | Some("default") => Ok(Seccomp::Default),
+            Some("unconfined") => Ok(Seccomp::Unconfined),
+            Some(name) => match self.profiles.get(name) {
+                Ok(program) => Ok(Seccomp::Custom(program)),
+                Err(error) => Err(ExecuteError::Refused { why: chain(&error) }),
+            },
+        }
     }
 }
 

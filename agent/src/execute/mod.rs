@@ -8,6 +8,7 @@ mod enter;
 pub mod lanes;
 mod launch;
 mod offered;
+mod profiles;
 mod recorder;
 mod remove;
 
@@ -36,6 +37,8 @@ pub use directories::Directories;
 pub use enter::{EnterError, EnterWish, Entered, EnteredSession, Streams};
 pub use recorder::Recorder;
 
+use profiles::Profiles;
+
 /// How long a thread waits for a killed cgroup to be empty before it lets others watch it: most are at once.
 const EMPTY_PATIENCE: Duration = Duration::from_millis(20);
 
@@ -53,6 +56,20 @@ pub struct Settings {
     pub output_bytes_max: u64,
     /// Of the host, which shares of it are judged by.
     pub memory_mib: u64,
+    pub rights: Rights,
+}
+
+/// What tasks may ask for because the operator says so; by default nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Rights {
+    /// By name: lower case, without `cap_`.
+    pub capabilities: BTreeSet<String>,
+    /// Whether a task may go without a profile of system calls.
+    pub may_be_unconfined: bool,
+    /// The profile of a task whose spec names none: `default`, `unconfined`, or one of the operator's. Absent: `default`.
+    pub default_seccomp: Option<String>,
+    /// Where the operator's profiles are.
+    pub seccomp_dir: PathBuf,
 }
 
 /// Does actions; shared by the threads of the pool.
@@ -62,6 +79,7 @@ pub struct Executor {
     checkpoint: Arc<Checkpoint>,
     directories: Directories,
     settings: Settings,
+    profiles: Profiles,
     state: Mutex<State>,
 }
 
@@ -177,7 +195,8 @@ impl Executor {
         settings: Settings,
     ) -> Self {
         let state = Mutex::new(State::default());
-        Self { sys, recorder, checkpoint, directories, settings, state }
+        let profiles = Profiles::new(&settings.rights.seccomp_dir);
+        Self { sys, recorder, checkpoint, directories, settings, profiles, state }
     }
 
     pub fn directories(&self) -> &Directories {

@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 
 use model::TaskSpec;
 
-use crate::sys::{Abilities, HugePageSize};
+use crate::sys::{Abilities, HugePageSize, capability};
+
+use super::Rights;
 
 /// Why the spec can't be run here; `None` when everything that it asks for is done.
 ///
 /// `abilities` asks the host, and only for a spec that needs the answer.
-pub fn refusal(spec: &TaskSpec, abilities: impl FnOnce() -> Abilities) -> Option<String> {
-    if let Some(why) = missing(spec) {
+pub fn refusal(spec: &TaskSpec, rights: &Rights, abilities: impl FnOnce() -> Abilities) -> Option<String> {
+    if let Some(why) = missing(spec).or_else(|| forbidden(spec, rights)) {
         return Some(why);
     }
     let needs_host = !spec.cpuset.is_empty() || !spec.io.is_empty() || names_huge_pages(spec);
@@ -30,13 +32,27 @@ fn missing(spec: &TaskSpec) -> Option<String> {
         (!spec.mounts.is_empty(), "mounts of host paths"),
         (!spec.secrets.is_empty(), "secrets"),
         (!spec.fetches.is_empty(), "fetched files"),
-        (!spec.capabilities.is_empty(), "capabilities"),
-        (spec.seccomp.is_some(), "a seccomp profile"),
         (spec.has_private_network, "a network of its own"),
         (spec.health_check.is_some(), "a health check"),
     ];
     let missing: Vec<&str> = asked.iter().filter(|(is_asked, _)| *is_asked).map(|(_, what)| *what).collect();
     (!missing.is_empty()).then(|| format!("this agent can't give a task {}", missing.join(", ")))
+}
+
+/// What the operator has not allowed.
+fn forbidden(spec: &TaskSpec, rights: &Rights) -> Option<String> {
+    if let Some(name) = spec.capabilities.iter().find(|name| capability::of_name(name).is_none()) {
+        return Some(format!("Linux knows no capability `{name}`"));
+    }
+    if let Some(name) = spec.capabilities.iter().find(|name| !rights.capabilities.contains(*name)) {
+        return Some(format!(
+            "no task may have the capability `{name}` here: `allow-capabilities` doesn't name it"
+        ));
+    }
+    if spec.seccomp.as_deref() == Some("unconfined") && !rights.may_be_unconfined {
+        return Some("no task may be unconfined here: `allow-unconfined` is off".to_owned());
+    }
+    None
 }
 
 fn refuse_cores(spec: &TaskSpec, host: &Abilities) -> Option<String> {
@@ -111,7 +127,7 @@ mod tests {
     #[test]
     fn what_asks_for_nothing_asks_the_host_for_nothing() {
         let plain = with_pages("licences", 1500);
-        assert_eq!(refusal(&plain, || panic!("the host was asked")), None);
+        assert_eq!(refusal(&plain, &Rights::default(), || panic!("the host was asked")), None);
     }
 
     #[test]
@@ -136,7 +152,7 @@ mod tests {
             TaskSpec { has_private_network: true, cpuset: [9].into(), ..spec() },
         ] {
             for host in [&able, &Abilities::default()] {
-                let why = refusal(&spec, || host.clone());
+                let why = refusal(&spec, &Rights::default(), || host.clone());
                 shown += &format!("{}\n", why.unwrap_or_else(|| "done".to_owned()));
             }
         }
@@ -163,5 +179,38 @@ mod tests {
             huge_pages(&with_pages("hugepages-2mib", 3000), &able),
             Ok(BTreeMap::from([(HugePageSize::of_kib(2048), 6 << 20)]))
         );
+    }
+
+    #[test]
+    fn what_the_operator_has_not_allowed_is_refused_with_the_setting_that_would() {
+        let lax = Rights {
+            capabilities: ["net_raw".to_owned(), "nonsense".to_owned()].into(),
+            may_be_unconfined: true,
+            ..Rights::default()
+        };
+        let with = |name: &str| TaskSpec { capabilities: [name.to_owned()].into(), ..spec() };
+        let profile = |name: &str| TaskSpec { seccomp: Some(name.to_owned()), ..spec() };
+        let mut shown = String::new();
+        for spec in
+            [with("net_raw"), with("sys_admin"), with("nonsense"), profile("unconfined"), profile("strict")]
+        {
+            for rights in [&lax, &Rights::default()] {
+                let why = refusal(&spec, rights, || panic!("the host was asked"));
+                shown += &format!("{}\n", why.unwrap_or_else(|| "done".to_owned()));
+            }
+        }
+        expect![[r#"
+            done
+            no task may have the capability `net_raw` here: `allow-capabilities` doesn't name it
+            no task may have the capability `sys_admin` here: `allow-capabilities` doesn't name it
+            no task may have the capability `sys_admin` here: `allow-capabilities` doesn't name it
+            Linux knows no capability `nonsense`
+            Linux knows no capability `nonsense`
+            done
+            no task may be unconfined here: `allow-unconfined` is off
+            done
+            done
+        "#]]
+        .assert_eq(&shown);
     }
 }

@@ -29,6 +29,7 @@ fn settings() -> Settings {
         hidden: Vec::new(),
         output_bytes_max: 10,
         memory_mib: 1000,
+        rights: Rights::default(),
     }
 }
 

@@ -190,6 +190,7 @@ impl World {
             hidden: Vec::new(),
             output_bytes_max: 1 << 20,
             memory_mib: 1000,
+            rights: Default::default(),
         };
         let executor = Arc::new(Executor::new(
             Arc::new(self.sys.clone()),

@@ -1,7 +1,9 @@
 //! Starting a task's first process, and more processes inside a task that runs.
 
+pub mod capability;
 mod child;
 mod prepare;
+pub mod seccomp;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,7 +15,10 @@ use model::{Rlimit, RlimitKind};
 
 pub(super) use prepare::Launcher;
 
+use rustix::thread::CapabilitySet;
+
 use super::{CgroupName, Identity, Process, SysError};
+use seccomp::Seccomp;
 
 /// Everything that a task's first process is made of.
 #[derive(Debug, Clone)]
@@ -42,12 +47,26 @@ pub struct LaunchRequest {
 }
 
 /// What only some tasks ask for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Extras {
     /// Others than what every task gets.
     pub rlimits: BTreeMap<RlimitKind, Rlimit>,
     /// Absent: what every task gets.
     pub oom_score_adjust: Option<u16>,
+    /// Beyond those of every task.
+    pub capabilities: CapabilitySet,
+    pub seccomp: Seccomp,
+}
+
+impl Default for Extras {
+    fn default() -> Self {
+        Self {
+            rlimits: BTreeMap::new(),
+            oom_score_adjust: None,
+            capabilities: CapabilitySet::empty(),
+            seccomp: Seccomp::Default,
+        }
+    }
 }
 
 /// One more process in a task that runs: as its first one, but for command, variables and place.
@@ -163,6 +182,7 @@ pub enum LaunchStep {
     User,
     NoNewPrivileges,
     WorkingDirectory,
+    Filter,
     Init,
     Fork,
     Exec,
@@ -189,6 +209,7 @@ impl LaunchStep {
         Self::User,
         Self::NoNewPrivileges,
         Self::WorkingDirectory,
+        Self::Filter,
         Self::Init,
         Self::Fork,
         Self::Exec,
@@ -223,6 +244,7 @@ impl LaunchStep {
             Self::User => "set its user",
             Self::NoNewPrivileges => "forbid new privileges",
             Self::WorkingDirectory => "enter its working directory",
+            Self::Filter => "install its filter of system calls",
             Self::Init => "become its init",
             Self::Fork => "start a process",
             Self::Exec => "become the command",
@@ -246,6 +268,6 @@ mod tests {
             assert_eq!(step.number() as usize, position);
             assert_eq!(LaunchStep::from_number(step.number()), Some(*step));
         }
-        assert_eq!((LaunchStep::Fork.number(), LaunchStep::Exec.number()), (19, 20));
+        assert_eq!((LaunchStep::Fork.number(), LaunchStep::Exec.number()), (20, 21));
     }
 }

@@ -31,6 +31,7 @@ pub use kernel::{Kernel, KernelConfig};
 pub use launch::{
     EnterRequest, Extras, Held, LaunchRequest, LaunchStep, Namespaces, ReleaseError, SpawnError,
 };
+pub use launch::{capability, seccomp};
 pub use output::OutputSlice;
 pub use process::{BootId, Ending, Process, ProcessId, Signal, Watch};
 pub use stream::ByteStream;

@@ -6,7 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
 
-use super::LaunchStep;
+use super::{LaunchStep, seccomp};
 use crate::sys::raw::syscall;
 
 /// Descriptors below this are the child's to arrange; what the plan names is at or above it.
@@ -45,6 +45,10 @@ pub struct Plan {
     pub groups: Vec<u32>,
     /// Capabilities that even a task of root loses.
     pub capabilities_dropped: Vec<usize>,
+    /// Those that it keeps as another user than root; with them, the command has them, too.
+    pub capabilities_kept: u64,
+    /// `None`: no filter.
+    pub filter: Option<seccomp::Program>,
     pub cwd: CString,
     pub scene: Scene,
     /// Whether stdin is a terminal that shall control the process's session.
@@ -319,19 +323,58 @@ impl Child<'_> {
         let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as usize;
         self.must(step, call(libc::SYS_prctl, [ambient, clear, 0, 0, 0, 0]));
 
+        if plan.capabilities_kept != 0 {
+            // Without it, the change of user would take them all.
+            let keep = libc::PR_SET_KEEPCAPS as usize;
+            self.must(step, call(libc::SYS_prctl, [keep, 1, 0, 0, 0, 0]));
+        }
+
         let step = LaunchStep::Groups;
         let groups = plan.groups.as_ptr() as usize;
         self.must(step, call(libc::SYS_setgroups, [plan.groups.len(), groups, 0, 0, 0, 0]));
         let (uid, gid) = (plan.uid as usize, plan.gid as usize);
         self.must(step, call(libc::SYS_setresgid, [gid, gid, gid, 0, 0, 0]));
         self.must(LaunchStep::User, call(libc::SYS_setresuid, [uid, uid, uid, 0, 0, 0]));
-        // Inheritable ones would survive the change of user and an exec.
-        self.clear_inheritable_capabilities();
+        match plan.capabilities_kept {
+            // Inheritable ones would survive the change of user and an exec.
+            0 => self.clear_inheritable_capabilities(),
+            kept => self.hand_down_capabilities(kept),
+        }
 
         let forbid = libc::PR_SET_NO_NEW_PRIVS as usize;
         self.must(LaunchStep::NoNewPrivileges, call(libc::SYS_prctl, [forbid, 1, 0, 0, 0, 0]));
         // As the user, who may not be allowed in.
         self.must(LaunchStep::WorkingDirectory, call(libc::SYS_chdir, [pointer(&plan.cwd), 0, 0, 0, 0, 0]));
+        self.install_filter();
+    }
+
+    /// The last of all: what comes after it is the command's.
+    fn install_filter(&self) {
+        let Some(filter) = &self.plan.filter else { return };
+        let program = libc::sock_fprog {
+            // The kernel takes 4096 at most, and refuses a length that is not the program's.
+            len: u16::try_from(filter.len()).unwrap_or(u16::MAX),
+            filter: filter.as_ptr().cast_mut(),
+        };
+        let mode = libc::SECCOMP_SET_MODE_FILTER as usize;
+        // Without the flag, kernels before 5.16 slow down every task that has a filter (spec_store_bypass).
+        let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as usize;
+        let answer = call(libc::SYS_seccomp, [mode, flags, &raw const program as usize, 0, 0, 0]);
+        self.must(LaunchStep::Filter, answer);
+    }
+
+    /// Only ambient capabilities get past an exec of what is no file of root's (capabilities(7)).
+    fn hand_down_capabilities(&self, kept: u64) {
+        let step = LaunchStep::Capabilities;
+        let header = [CAPABILITY_VERSION_3, 0];
+        let [low, high] = [kept as u32, (kept >> 32) as u32];
+        let sets = [[low; 3], [high; 3]];
+        let arguments = [&raw const header as usize, &raw const sets as usize, 0, 0, 0, 0];
+        self.must(step, call(libc::SYS_capset, arguments));
+        for number in (0..64).filter(|number| kept & (1 << number) != 0) {
+            let (ambient, raise) = (libc::PR_CAP_AMBIENT as usize, libc::PR_CAP_AMBIENT_RAISE as usize);
+            self.must(step, call(libc::SYS_prctl, [ambient, raise, number, 0, 0, 0]));
+        }
     }
 
     /// Tasks go before the agent when the whole host is out of memory.

@@ -8,12 +8,16 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use model::{Rlimit, RlimitKind};
+use rustix::thread::CapabilitySet;
 
+use super::capability;
 use super::child::{self, Hidden, Mounts, Plan, Program, Scene};
+use super::seccomp::{self, Seccomp};
 use super::{EnterRequest, Held, LaunchRequest, LaunchStep, ReleaseError, SpawnError};
 use crate::sys::cgroup::Cgroups;
 use crate::sys::process::{self, Process, ProcessId};
@@ -38,20 +42,6 @@ const OOM_SCORE_ADJUST: u16 = 200;
 /// everyone's default, because `select(2)` knows no more, and the agent's own limit is far above it.
 const OPEN_FILES_SOFT: u64 = 1024;
 
-/// What a task of root keeps: enough to serve as one inside its own files and network ports, and
-/// nothing over the host. Numbers of include/uapi/linux/capability.h.
-const CAPABILITIES_OF_ROOT: &[usize] = &[
-    0,  // CHOWN
-    1,  // DAC_OVERRIDE
-    3,  // FOWNER
-    4,  // FSETID
-    5,  // KILL
-    6,  // SETGID
-    7,  // SETUID
-    10, // NET_BIND_SERVICE
-    18, // SYS_CHROOT
-];
-
 /// Starts tasks' processes.
 #[derive(Debug)]
 pub struct Launcher {
@@ -61,6 +51,8 @@ pub struct Launcher {
     has_shm: bool,
     /// Of every task, unless it asks otherwise.
     rlimits: BTreeMap<RlimitKind, Rlimit>,
+    /// Default profiles by capabilities and pid namespace; operators allow few combinations.
+    profiles: Mutex<BTreeMap<(u64, bool), seccomp::Program>>,
 }
 
 impl Launcher {
@@ -71,7 +63,8 @@ impl Launcher {
         let text = text.map_err(|source| SysError::Read { path: path.clone(), source })?;
         let capability_last =
             text.trim().parse().map_err(|_| SysError::Parse { path, found: text.clone() })?;
-        Ok(Self { init, capability_last, has_shm: Path::new("/dev/shm").is_dir(), rlimits: rlimits() })
+        let has_shm = Path::new("/dev/shm").is_dir();
+        Ok(Self { init, capability_last, has_shm, rlimits: rlimits(), profiles: Mutex::default() })
     }
 
     /// See [`crate::sys::Sys::spawn`].
@@ -156,8 +149,10 @@ impl Launcher {
         }
 
         let (argv, envp, strings) = strings(request)?;
-        let keeps =
-            |capability: &usize| request.identity.uid == 0 && CAPABILITIES_OF_ROOT.contains(capability);
+        let is_root = request.identity.uid == 0;
+        let asked = request.extras.capabilities;
+        let kept = if is_root { capability::OF_ROOT.union(asked) } else { asked };
+        let keeps = |number: &usize| kept.bits() & (1 << number) != 0;
         let score = request.extras.oom_score_adjust.unwrap_or(OOM_SCORE_ADJUST);
         let plan = Plan {
             stdin: stdin.as_raw_fd(),
@@ -174,6 +169,9 @@ impl Launcher {
             gid: request.identity.gid,
             groups: request.identity.groups.clone(),
             capabilities_dropped: (0..=self.capability_last).filter(|number| !keeps(number)).collect(),
+            // An exec by root gives it what is in its bounding set.
+            capabilities_kept: if is_root { 0 } else { kept.bits() },
+            filter: self.filter(request, kept),
             cwd: text(request.cwd.as_os_str(), "the working directory")?,
             scene,
             has_terminal,
@@ -202,6 +200,20 @@ impl Launcher {
         let owned = std::os::unix::fs::fchown(&fd, Some(identity.uid), Some(identity.gid));
         owned.map_err(|source| SpawnError::Open { path: path.to_owned(), source })?;
         Ok(fd)
+    }
+
+    fn filter(&self, request: &LaunchRequest, capabilities: CapabilitySet) -> Option<seccomp::Program> {
+        match &request.extras.seccomp {
+            Seccomp::Default => {
+                let key = (capabilities.bits(), request.namespaces.pid);
+                let mut profiles = self.profiles.lock().unwrap_or_else(PoisonError::into_inner);
+                let profile = profiles.entry(key);
+                let made = || seccomp::default_profile(capabilities, request.namespaces.pid);
+                Some(profile.or_insert_with(made).clone())
+            }
+            Seccomp::Unconfined => None,
+            Seccomp::Custom(program) => Some(program.clone()),
+        }
     }
 
     fn plan_rlimits(&self, asked: &BTreeMap<RlimitKind, Rlimit>) -> Vec<(usize, [u64; 2])> {
