@@ -33,7 +33,7 @@ use crate::{
     execute::{Directories, Executor, Recorder, Rights, Settings, chain},
     host,
     http::Http,
-    meter::{Counters, Meter},
+    meter::{Counters, Meter, Watch},
     metrics::{Metrics, Page},
     session::{Facts, Session, SessionError},
     sys::{
@@ -312,10 +312,16 @@ impl Daemon {
         ));
         let rounds = Arc::new(Rounds::default());
         let counters = programs.clone().map(|programs| programs as Arc<dyn Counters>);
-        let threads = vec![
-            rounds.measure(executor.clone(), Meter::new(counters)).map_err(StartError::Thread)?,
+        let watch = programs.clone().map(|programs| Arc::new(Watch::new(programs)));
+        let mut threads = vec![
+            rounds
+                .measure(executor.clone(), Meter::new(counters), config.measures)
+                .map_err(StartError::Thread)?,
             rounds.trim(executor.clone()).map_err(StartError::Thread)?,
         ];
+        if let Some(watch) = &watch {
+            threads.push(rounds.watch(watch.clone()).map_err(StartError::Thread)?);
+        }
         let metrics = Arc::new(Metrics::default());
         let channels = Arc::new(Channels::new(
             config.coordinator.clone(),
@@ -360,7 +366,7 @@ impl Daemon {
         let http_stop = CancellationToken::new();
         let http = Http {
             handle,
-            page: Page::new(&metrics, rounds.clone(), programs.clone()),
+            page: Page::new(&metrics, rounds.clone(), programs.clone().zip(watch)),
             token: std::fs::read_to_string(&config.token_file).ok().map(|token| token.trim().to_owned()),
         };
         let http = tokio::spawn(http.serve(listener, http_stop.clone()));

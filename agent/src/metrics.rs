@@ -10,18 +10,19 @@
 //! in which a counter's family is called like its sample, for everybody else.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
 };
 
-use model::TaskState;
+use model::{Figure, Histogram as Latencies, Kind, TaskId, TaskState, Usage};
 use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeValLike as _,
 };
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text},
     metrics::{
         MetricType,
         counter::{ConstCounter, Counter},
@@ -33,9 +34,9 @@ use prometheus_client::{
 };
 
 use crate::{
-    actor::{Rounds, Samples, Snapshot},
-    meter::Usage,
-    sys::bpf::{Availability, Health, Programs},
+    actor::{Rounds, Sample, Samples, Snapshot},
+    meter::{Cost, Found, Watch},
+    sys::bpf::{Availability, Block, Health, Programs},
 };
 
 /// What fills as things happen.
@@ -105,7 +106,12 @@ impl Format {
 }
 
 impl Page {
-    pub fn new(metrics: &Metrics, rounds: Arc<Rounds>, programs: Option<Arc<Programs>>) -> Self {
+    /// `programs`: where there are any, and what was found out about them.
+    pub fn new(
+        metrics: &Metrics,
+        rounds: Arc<Rounds>,
+        programs: Option<(Arc<Programs>, Arc<Watch>)>,
+    ) -> Self {
         let mut registry = Registry::with_prefix("muster");
         registry.register_with_unit(
             "agent_task_launch",
@@ -190,7 +196,7 @@ fn classic(page: &str) -> String {
 
 struct Shared {
     rounds: Arc<Rounds>,
-    programs: Option<Arc<Programs>>,
+    programs: Option<(Arc<Programs>, Arc<Watch>)>,
     snapshot: Mutex<Option<Snapshot>>,
 }
 
@@ -220,6 +226,12 @@ struct ProgramLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeviceLabels {
+    device: String,
+    operation: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MapLabel {
     map: &'static str,
 }
@@ -235,92 +247,336 @@ impl Collector for Figures {
             encode_snapshot(page, snapshot)?;
         }
         // Without an answer of the kernel's there is no figure.
-        let health = self.0.programs.as_ref().and_then(|programs| programs.health().ok());
-        encode_programs(page, health.as_ref())
+        let Some((programs, watch)) = &self.0.programs else { return encode_programs(page, None) };
+        if let Ok(Some(devices)) = programs.devices() {
+            encode_devices(page, &devices)?;
+        }
+        encode_programs(page, programs.health().ok().as_ref())?;
+        encode_watch(page, &watch.found())
     }
 }
 
-/// A figure of one task: how it is called, explained and read.
+/// A figure of one task: how it is called and explained.
 struct TaskFigure {
+    figure: Figure,
     name: &'static str,
     help: &'static str,
     unit: Option<Unit>,
-    read: fn(&Usage) -> Option<f64>,
-    kind: Kind,
+    /// In that unit.
+    scale: fn(u64) -> f64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Counter,
-    Gauge,
-}
+impl TaskFigure {
+    const fn new(
+        figure: Figure,
+        name: &'static str,
+        help: &'static str,
+        unit: Option<Unit>,
+        scale: fn(u64) -> f64,
+    ) -> Self {
+        Self { figure, name, help, unit, scale }
+    }
 
-impl Kind {
-    fn metric_type(self) -> MetricType {
-        match self {
-            Self::Counter => MetricType::Counter,
-            Self::Gauge => MetricType::Gauge,
+    fn read(&self, usage: &Usage) -> Option<f64> {
+        usage.get(self.figure).map(self.scale)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        match self.figure.kind() {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+        }
+    }
+
+    fn encode(&self, value: f64, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        match self.figure.kind() {
+            Kind::Counter => ConstCounter::new(value).encode(encoder),
+            Kind::Gauge => ConstGauge::new(value).encode(encoder),
         }
     }
 }
 
 const TASK_FIGURES: &[TaskFigure] = &[
-    TaskFigure {
-        name: "cpu",
-        help: "CPU time that the task used",
-        unit: Some(Unit::Seconds),
-        read: |usage| usage.cpu_ns.map(seconds),
-        kind: Kind::Counter,
-    },
-    TaskFigure {
-        name: "cpu_throttled",
-        help: "Time during which the CPU limit held the task back",
-        unit: Some(Unit::Seconds),
-        read: |usage| usage.cpu_throttled_ns.map(seconds),
-        kind: Kind::Counter,
-    },
-    TaskFigure {
-        name: "memory_usage",
-        help: "Memory charged to the task",
-        unit: Some(Unit::Bytes),
-        read: |usage| usage.memory_bytes.map(number),
-        kind: Kind::Gauge,
-    },
-    TaskFigure {
-        name: "memory_working_set",
-        help: "Memory charged to the task, less the file cache that may be dropped at once",
-        unit: Some(Unit::Bytes),
-        read: |usage| usage.memory_working_set_bytes.map(number),
-        kind: Kind::Gauge,
-    },
-    TaskFigure {
-        name: "memory_limit",
-        help: "Memory limit of the task",
-        unit: Some(Unit::Bytes),
-        read: |usage| usage.memory_limit_bytes.map(number),
-        kind: Kind::Gauge,
-    },
-    TaskFigure {
-        name: "oom_kills",
-        help: "Processes of the task that the kernel killed for want of memory",
-        unit: None,
-        read: |usage| usage.oom_kills.map(number),
-        kind: Kind::Counter,
-    },
-    TaskFigure {
-        name: "processes",
-        help: "Processes of the task",
-        unit: None,
-        read: |usage| usage.processes.map(number),
-        kind: Kind::Gauge,
-    },
-    TaskFigure {
-        name: "threads",
-        help: "Threads of the task",
-        unit: None,
-        read: |usage| usage.threads.map(number),
-        kind: Kind::Gauge,
-    },
+    TaskFigure::new(Figure::CpuNs, "cpu", "CPU time that the task used", Some(Unit::Seconds), seconds),
+    TaskFigure::new(
+        Figure::CpuUserNs,
+        "cpu_user",
+        "CPU time outside the kernel, by samples of the clock tick",
+        Some(Unit::Seconds),
+        seconds,
+    ),
+    TaskFigure::new(
+        Figure::CpuSystemNs,
+        "cpu_system",
+        "CPU time inside the kernel, by samples of the clock tick",
+        Some(Unit::Seconds),
+        seconds,
+    ),
+    TaskFigure::new(
+        Figure::CpuThrottledNs,
+        "cpu_throttled",
+        "Time during which the CPU limit held the task back",
+        Some(Unit::Seconds),
+        seconds,
+    ),
+    TaskFigure::new(
+        Figure::CpuPeriods,
+        "cpu_periods",
+        "Periods of the CPU limit in which the task ran",
+        None,
+        number,
+    ),
+    TaskFigure::new(
+        Figure::CpuPeriodsThrottled,
+        "cpu_periods_throttled",
+        "Periods of the CPU limit in which it held the task back",
+        None,
+        number,
+    ),
+    TaskFigure::new(
+        Figure::RunQueueNs,
+        "run_queue",
+        "Time that runnable threads waited for a CPU",
+        Some(Unit::Seconds),
+        seconds,
+    ),
+    TaskFigure::new(
+        Figure::SwitchesVoluntary,
+        "switches_voluntary",
+        "Threads left the CPU because they waited for something",
+        None,
+        number,
+    ),
+    TaskFigure::new(
+        Figure::SwitchesInvoluntary,
+        "switches_involuntary",
+        "Threads left the CPU though they could have gone on",
+        None,
+        number,
+    ),
+    TaskFigure::new(
+        Figure::MemoryBytes,
+        "memory_usage",
+        "Memory charged to the task",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::MemoryWorkingSetBytes,
+        "memory_working_set",
+        "Memory charged to the task, less the file cache that may be dropped at once",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::MemoryLimitBytes,
+        "memory_limit",
+        "Memory limit of the task",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::MemoryAnonBytes,
+        "memory_anon",
+        "Memory that no file stands behind",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::MemoryFileBytes,
+        "memory_file",
+        "File cache, shared memory included",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::MemoryShmemBytes,
+        "memory_shmem",
+        "Shared memory and tmpfs",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::MemoryKernelBytes,
+        "memory_kernel",
+        "The kernel's own structures for the task",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::MemorySwapBytes,
+        "memory_swap",
+        "Memory of the task that is swapped out",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::MemoryPeakBytes,
+        "memory_peak",
+        "The most memory that was ever charged",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::OomKills,
+        "oom_kills",
+        "Processes of the task that the kernel killed for want of memory",
+        None,
+        number,
+    ),
+    TaskFigure::new(Figure::FaultsMinor, "faults_minor", "Page faults that needed no disk", None, number),
+    TaskFigure::new(Figure::FaultsMajor, "faults_major", "Page faults that waited for a disk", None, number),
+    TaskFigure::new(
+        Figure::ReclaimStalls,
+        "reclaim_stalls",
+        "How often a thread had to free memory before it got any",
+        None,
+        number,
+    ),
+    TaskFigure::new(
+        Figure::ReclaimStallNs,
+        "reclaim_stalled",
+        "Time that threads spent freeing memory before they got any",
+        Some(Unit::Seconds),
+        seconds,
+    ),
+    TaskFigure::new(
+        Figure::PressureCpuSomeUs,
+        "pressure_cpu_some",
+        "Time in which some thread wanted a CPU and had none",
+        Some(Unit::Seconds),
+        micros,
+    ),
+    TaskFigure::new(
+        Figure::PressureCpuFullUs,
+        "pressure_cpu_full",
+        "Time in which all threads that had work wanted a CPU and had none",
+        Some(Unit::Seconds),
+        micros,
+    ),
+    TaskFigure::new(
+        Figure::PressureMemorySomeUs,
+        "pressure_memory_some",
+        "Time in which some thread waited for memory",
+        Some(Unit::Seconds),
+        micros,
+    ),
+    TaskFigure::new(
+        Figure::PressureMemoryFullUs,
+        "pressure_memory_full",
+        "Time in which all threads that had work waited for memory",
+        Some(Unit::Seconds),
+        micros,
+    ),
+    TaskFigure::new(
+        Figure::PressureIoSomeUs,
+        "pressure_io_some",
+        "Time in which some thread waited for block I/O",
+        Some(Unit::Seconds),
+        micros,
+    ),
+    TaskFigure::new(
+        Figure::PressureIoFullUs,
+        "pressure_io_full",
+        "Time in which all threads that had work waited for block I/O",
+        Some(Unit::Seconds),
+        micros,
+    ),
+    TaskFigure::new(
+        Figure::BlockReadBytes,
+        "block_read",
+        "Bytes that the task caused to be read from block devices",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::BlockWriteBytes,
+        "block_written",
+        "Bytes that the task caused to be written to block devices",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::BlockReadOperations,
+        "block_reads",
+        "Finished read requests of block devices; absent where the kernel can't tell whose they are",
+        None,
+        number,
+    ),
+    TaskFigure::new(
+        Figure::BlockWriteOperations,
+        "block_writes",
+        "Finished write requests of block devices; absent where the kernel can't tell whose they are",
+        None,
+        number,
+    ),
+    TaskFigure::new(
+        Figure::BlockNs,
+        "block_io",
+        "Time that block requests took, added up",
+        Some(Unit::Seconds),
+        seconds,
+    ),
+    TaskFigure::new(
+        Figure::NetworkReceivedBytes,
+        "network_received",
+        "Bytes of IP packets that the task's sockets received",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::NetworkReceivedPackets,
+        "network_received_packets",
+        "Packets that the task's sockets received",
+        None,
+        number,
+    ),
+    TaskFigure::new(
+        Figure::NetworkSentBytes,
+        "network_sent",
+        "Bytes of IP packets that the task's sockets sent",
+        Some(Unit::Bytes),
+        number,
+    ),
+    TaskFigure::new(
+        Figure::NetworkSentPackets,
+        "network_sent_packets",
+        "Packets that the task's sockets sent",
+        None,
+        number,
+    ),
+    TaskFigure::new(
+        Figure::NetworkRetransmits,
+        "network_retransmits",
+        "TCP segments that the task sent again",
+        None,
+        number,
+    ),
+    TaskFigure::new(
+        Figure::ConnectionsOpened,
+        "connections_opened",
+        "TCP connections that the task opened",
+        None,
+        number,
+    ),
+    TaskFigure::new(
+        Figure::ConnectionsAccepted,
+        "connections_accepted",
+        "TCP connections that others opened to the task",
+        None,
+        number,
+    ),
+    TaskFigure::new(
+        Figure::ConnectionsFailed,
+        "connections_failed",
+        "TCP connections that did not come about",
+        None,
+        number,
+    ),
+    TaskFigure::new(Figure::Processes, "processes", "Processes of the task", None, number),
+    TaskFigure::new(Figure::Threads, "threads", "Threads of the task", None, number),
+    TaskFigure::new(Figure::Forks, "forks", "Processes that the task made", None, number),
+    TaskFigure::new(Figure::Execs, "execs", "Programs that the task started", None, number),
 ];
 
 fn encode_tasks(page: &mut DescriptorEncoder<'_>, samples: &Samples) -> Result<(), fmt::Error> {
@@ -329,55 +585,156 @@ fn encode_tasks(page: &mut DescriptorEncoder<'_>, samples: &Samples) -> Result<(
         let measured: Vec<_> = samples
             .live
             .iter()
-            .filter_map(|(task_id, sample)| {
-                let labels = TaskLabels {
-                    task_id: task_id.as_str().to_owned(),
-                    framework: sample.framework_id.as_str().to_owned(),
-                };
-                (figure.read)(&sample.usage).map(|value| (labels, value))
-            })
+            .filter_map(|(task_id, sample)| Some((labels(task_id, sample), figure.read(&sample.usage)?)))
             .collect();
         // A name without a single value is nothing to show.
         if measured.is_empty() {
             continue;
         }
         let mut family =
-            page.encode_descriptor(&name, figure.help, figure.unit.as_ref(), figure.kind.metric_type())?;
+            page.encode_descriptor(&name, figure.help, figure.unit.as_ref(), figure.metric_type())?;
         for (labels, value) in measured {
-            let one = family.encode_family(&labels)?;
-            match figure.kind {
-                Kind::Counter => ConstCounter::new(value).encode(one)?,
-                Kind::Gauge => ConstGauge::new(value).encode(one)?,
-            }
+            figure.encode(value, family.encode_family(&labels)?)?;
         }
+    }
+    encode_task_latencies(
+        page,
+        samples,
+        "agent_task_run_queue_latency",
+        "How long each runnable thread waited for a CPU",
+        |usage| Some((usage.run_queue_latency.as_ref()?, usage.get(Figure::RunQueueNs)?)),
+    )?;
+    encode_task_latencies(
+        page,
+        samples,
+        "agent_task_block_latency",
+        "How long each block request took; absent where the kernel can't tell whose it is",
+        |usage| Some((usage.block_latency.as_ref()?, usage.get(Figure::BlockNs)?)),
+    )
+}
+
+fn labels(task_id: &TaskId, sample: &Sample) -> TaskLabels {
+    TaskLabels { task_id: task_id.as_str().to_owned(), framework: sample.framework_id.as_str().to_owned() }
+}
+
+/// One histogram of each task that has it, given the counts and the sum of all that was counted.
+fn encode_task_latencies(
+    page: &mut DescriptorEncoder<'_>,
+    samples: &Samples,
+    name: &str,
+    help: &str,
+    read: fn(&Usage) -> Option<(&Latencies, u64)>,
+) -> Result<(), fmt::Error> {
+    let mut measured =
+        samples.live.iter().filter_map(|(id, sample)| Some((id, sample, read(&sample.usage)?)));
+    let Some(first) = measured.next() else { return Ok(()) };
+    let mut family = page.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    for (task_id, sample, (latencies, sum_ns)) in std::iter::once(first).chain(measured) {
+        encode_latencies(latencies.counts(), sum_ns, family.encode_family(&labels(task_id, sample))?)?;
     }
     Ok(())
 }
 
+/// Two of our buckets are one on the page: a factor of four from one to the next is enough there.
+fn encode_latencies(counts: &[u64], sum_ns: u64, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+    let bucket = |place: usize| {
+        let count = [place, place + 1].iter().filter_map(|place| counts.get(*place)).sum();
+        let end = Latencies::end_of(place + 1);
+        (end.map_or(f64::INFINITY, |end| end.as_nanos() as f64 / 1e9), count)
+    };
+    let buckets: Vec<(f64, u64)> = (0..Latencies::BUCKETS).step_by(2).map(bucket).collect();
+    encoder.encode_histogram::<NoLabelSet>(seconds(sum_ns), counts.iter().sum(), &buckets, None)
+}
+
 /// Over all tasks: those that run, and for counters those that ended too.
 fn encode_sums(page: &mut DescriptorEncoder<'_>, samples: &Samples) -> Result<(), fmt::Error> {
-    let ended = samples.ended;
     for figure in TASK_FIGURES {
         let values: Vec<f64> =
-            samples.live.values().filter_map(|sample| (figure.read)(&sample.usage)).collect();
-        let before = match figure.name {
-            "cpu" => seconds(ended.cpu_ns),
-            "cpu_throttled" => seconds(ended.cpu_throttled_ns),
-            "oom_kills" => number(ended.oom_kills),
-            _ => 0.0,
-        };
-        // Of some tasks not measured the sum would be wrong, and wrong isn't shown.
-        if values.len() < samples.live.len() {
+            samples.live.values().filter_map(|sample| figure.read(&sample.usage)).collect();
+        let before = samples.ended.get(&figure.figure).copied();
+        // Of some tasks not measured the sum would be wrong, and wrong isn't shown; nor is one that nobody measured.
+        if values.len() < samples.live.len() || values.is_empty() && before.is_none() {
             continue;
         }
         let name = format!("agent_tasks_{}", figure.name);
         let help = format!("Sum over all tasks: {}", figure.help);
-        let sum = before + values.iter().sum::<f64>();
-        let one = page.encode_descriptor(&name, &help, figure.unit.as_ref(), figure.kind.metric_type())?;
-        match figure.kind {
-            Kind::Counter => ConstCounter::new(sum).encode(one)?,
-            Kind::Gauge => ConstGauge::new(sum).encode(one)?,
+        let sum = before.map_or(0.0, figure.scale) + values.iter().sum::<f64>();
+        let one = page.encode_descriptor(&name, &help, figure.unit.as_ref(), figure.metric_type())?;
+        figure.encode(sum, one)?;
+    }
+    Ok(())
+}
+
+/// Requests of the host's block devices, whoever made them.
+fn encode_devices(
+    page: &mut DescriptorEncoder<'_>,
+    devices: &BTreeMap<String, Block>,
+) -> Result<(), fmt::Error> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let each = || {
+        devices.iter().flat_map(|(device, block)| {
+            [("read", &block.reads), ("write", &block.writes)]
+                .map(|(operation, kind)| (DeviceLabels { device: device.clone(), operation }, kind))
+        })
+    };
+    let help = "How long each request of a block device took, from when it was made until it was done";
+    let mut family =
+        page.encode_descriptor("agent_device_latency", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    for (labels, kind) in each() {
+        encode_latencies(&kind.latency, kind.ns, family.encode_family(&labels)?)?;
+    }
+    let help = "Bytes that were read from or written to a block device";
+    let mut family =
+        page.encode_descriptor("agent_device_io", help, Some(&Unit::Bytes), MetricType::Counter)?;
+    for (labels, kind) in each() {
+        ConstCounter::new(number(kind.bytes)).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// What the kernel programs cost when they were last measured, and how often one was put back.
+fn encode_watch(page: &mut DescriptorEncoder<'_>, found: &Found) -> Result<(), fmt::Error> {
+    let mut program_gauge = |name: &str, help: &str, unit: Option<Unit>, read: fn(&Cost) -> Option<f64>| {
+        let measured: Vec<_> =
+            found.costs.iter().filter_map(|(program, cost)| Some((program, read(cost)?))).collect();
+        if measured.is_empty() {
+            return Ok(());
         }
+        let mut family = page.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for (program, value) in measured {
+            let labels = ProgramLabel { program: program.name() };
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    };
+    program_gauge(
+        "agent_bpf_event_cost",
+        "What one run of a kernel program cost, measured for one second of each minute",
+        Some(Unit::Seconds),
+        |cost| cost.per_run.map(|per_run| per_run.as_secs_f64()),
+    )?;
+    program_gauge(
+        "agent_bpf_event_rate",
+        "How often a kernel program ran in a second, on the whole host, when it was last measured",
+        None,
+        |cost| Some(cost.runs_per_second),
+    )?;
+    program_gauge(
+        "agent_bpf_cpu",
+        "Part of one CPU that a kernel program took when it was last measured; alarm when it nears 0.01 of all CPUs",
+        Some(Unit::Ratios),
+        |cost| Some(cost.share),
+    )?;
+    if found.mended.is_empty() {
+        return Ok(());
+    }
+    let help =
+        "How often a kernel program that somebody had detached or unpinned was put back; alarm when it grows";
+    let mut family = page.encode_descriptor("agent_bpf_mended", help, None, MetricType::Counter)?;
+    for (program, times) in &found.mended {
+        ConstCounter::new(*times).encode(family.encode_family(&ProgramLabel { program: program.name() })?)?;
     }
     Ok(())
 }
@@ -493,6 +850,10 @@ fn gauge(page: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -
     ConstGauge::new(value).encode(page.encode_descriptor(&name, help, None, MetricType::Gauge)?)
 }
 
+fn micros(us: u64) -> f64 {
+    number(us) / 1e6
+}
+
 fn seconds(ns: u64) -> f64 {
     number(ns) / 1e9
 }
@@ -506,9 +867,7 @@ fn number(value: u64) -> f64 {
 mod tests {
     use super::*;
     use expect_test::expect;
-    use model::{FrameworkId, TaskId, Timestamp};
-
-    use crate::actor::{Sample, Totals};
+    use model::{FrameworkId, Timestamp};
 
     fn page(samples: &Samples) -> String {
         let mut registry = Registry::with_prefix("muster");
@@ -528,20 +887,48 @@ mod tests {
 
     fn samples(usages: &[Usage]) -> Samples {
         let live = usages.iter().enumerate().map(|(place, usage)| {
-            let sample =
-                Sample { framework_id: FrameworkId::new("run").unwrap(), at: Timestamp(0), usage: *usage };
+            let sample = Sample { framework_id: FrameworkId::new("run").unwrap(), usage: usage.clone() };
             (TaskId::new(&format!("t{place}")).unwrap(), sample)
         });
         Samples {
             live: live.collect(),
-            ended: Totals { cpu_ns: 500_000_000, ..Totals::default() },
+            ended: BTreeMap::from([(Figure::CpuNs, 500_000_000)]),
             ..Samples::default()
         }
     }
 
+    fn usage() -> Usage {
+        Usage::new(Timestamp(0))
+    }
+
+    #[test]
+    fn every_figure_of_a_task_is_on_the_page_once() {
+        let mut shown: Vec<Figure> = TASK_FIGURES.iter().map(|figure| figure.figure).collect();
+        // A host's alone.
+        shown.push(Figure::LoadMilli);
+        shown.sort();
+        assert_eq!(shown, Figure::ALL);
+    }
+
+    #[test]
+    fn latencies_are_shown_in_coarser_buckets_that_lose_nothing() {
+        let mut usage = usage().with(Figure::RunQueueNs, 5_000_000_000);
+        usage.run_queue_latency = Some(Latencies::of_counts([3, 4, 5].into_iter().chain([0; 22]).chain([1])));
+        let text = page(&samples(&[usage]));
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("latency")).collect();
+        let labels = r#"task_id="t0",framework="run""#;
+        let bucket = |le: &str, count: u64| {
+            format!(r#"muster_agent_task_run_queue_latency_seconds_bucket{{le="{le}",{labels}}} {count}"#)
+        };
+        assert!(lines.contains(&&*bucket("0.000002048", 7)), "{text}");
+        assert!(lines.contains(&&*bucket("+Inf", 13)), "{text}");
+        let sum = format!("muster_agent_task_run_queue_latency_seconds_sum{{{labels}}} 5.0");
+        assert!(lines.contains(&&*sum), "{text}");
+    }
+
     #[test]
     fn what_was_not_measured_is_not_shown() {
-        let usage = Usage { cpu_ns: Some(1_500_000_000), processes: Some(2), ..Usage::default() };
+        let usage = usage().with(Figure::CpuNs, 1_500_000_000).with(Figure::Processes, 2);
         expect![[r##"
             # HELP muster_agent_task_cpu_seconds_total CPU time that the task used
             # TYPE muster_agent_task_cpu_seconds_total counter
@@ -554,7 +941,7 @@ mod tests {
             # TYPE muster_agent_tasks_processes gauge
             muster_agent_tasks_processes 3.0
         "##]]
-        .assert_eq(&page(&samples(&[usage, Usage { processes: Some(1), ..Usage::default() }])));
+        .assert_eq(&page(&samples(&[usage, self::usage().with(Figure::Processes, 1)])));
     }
 
     #[test]

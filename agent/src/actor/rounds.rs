@@ -6,18 +6,21 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use model::{Figure, FrameworkId, Subject, TaskId};
+use model::{Figure, FrameworkId, Kind, Subject, TaskId};
 use supervisor::Row;
 
 use crate::{
     clock,
     execute::{Executor, chain},
     history::{self, History},
-    meter::{self, Meter, Target},
-    sys::{CgroupId, CgroupName, Layout},
+    meter::{Files, Meter, Target, Watch},
+    sys::{
+        CgroupId, CgroupName, Layout, Pressure,
+        bpf::{Measure, Measures},
+    },
 };
 
 /// How often outputs are looked at: a task that writes 1 GB/s gets this much ahead of its limit.
@@ -36,17 +39,11 @@ pub struct Live {
 #[derive(Debug, Clone)]
 pub struct Sample {
     pub framework_id: FrameworkId,
-    pub at: model::Timestamp,
-    pub usage: meter::Usage,
+    pub usage: model::Usage,
 }
 
-/// Sums over tasks that ended since the agent's start.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Totals {
-    pub cpu_ns: u64,
-    pub cpu_throttled_ns: u64,
-    pub oom_kills: u64,
-}
+/// Sums over tasks that ended since the agent's start, of every figure that only grows.
+pub type Totals = BTreeMap<Figure, u64>;
 
 /// All figures at one moment.
 #[derive(Debug, Clone, Default)]
@@ -86,22 +83,14 @@ impl Rounds {
         let mut state = self.lock();
         state.live.remove(task_id);
         let sample = state.samples.live.remove(task_id);
-        let of_sample = |figure: fn(&meter::Usage) -> Option<u64>| {
-            sample.as_ref().and_then(|sample| figure(&sample.usage))
-        };
-        // Two sources may differ by a hair; sums never go back.
-        let final_of = |last: Option<u64>, sampled: Option<u64>| last.max(sampled).unwrap_or(0);
-        let cpu_ns = final_of(last.and_then(|last| last.get(Figure::CpuNs)), of_sample(|usage| usage.cpu_ns));
-        let throttled = final_of(
-            last.and_then(|last| last.get(Figure::CpuThrottledNs)),
-            of_sample(|usage| usage.cpu_throttled_ns),
-        );
-        let oom_kills =
-            final_of(last.and_then(|last| last.get(Figure::OomKills)), of_sample(|usage| usage.oom_kills));
-        let ended = &mut state.samples.ended;
-        ended.cpu_ns += cpu_ns;
-        ended.cpu_throttled_ns += throttled;
-        ended.oom_kills += oom_kills;
+        let sampled = sample.map(|sample| sample.usage).unwrap_or_default();
+        for figure in Figure::ALL.into_iter().filter(|figure| figure.kind() == Kind::Counter) {
+            // Two sources may differ by a hair; sums never go back.
+            let used = last.and_then(|last| last.get(figure)).max(sampled.get(figure));
+            if let Some(used) = used {
+                *state.samples.ended.entry(figure).or_default() += used;
+            }
+        }
     }
 
     pub fn samples(&self) -> Samples {
@@ -113,7 +102,7 @@ impl Rounds {
         let state = self.lock();
         let host = state.samples.host.iter().map(|usage| (Subject::Host, usage.clone()));
         let tasks = state.samples.live.iter();
-        host.chain(tasks.map(|(id, sample)| (Subject::Task(id.clone()), for_leader(sample)))).collect()
+        host.chain(tasks.map(|(id, sample)| (Subject::Task(id.clone()), sample.usage.clone()))).collect()
     }
 
     /// What a task or the host used lately.
@@ -132,9 +121,12 @@ impl Rounds {
         self: &Arc<Self>,
         executor: Arc<Executor>,
         meter: Meter,
+        measures: Measures,
     ) -> std::io::Result<JoinHandle<()>> {
         let rounds = self.clone();
-        thread::Builder::new().name("meter".to_owned()).spawn(move || rounds.measure_all(&executor, meter))
+        thread::Builder::new()
+            .name("meter".to_owned())
+            .spawn(move || rounds.measure_all(&executor, meter, measures))
     }
 
     /// Starts the thread that trims.
@@ -149,7 +141,30 @@ impl Rounds {
         })
     }
 
-    fn measure_all(&self, executor: &Executor, mut meter: Meter) {
+    /// Starts the thread that looks after the kernel programs.
+    pub fn watch(self: &Arc<Self>, watch: Arc<Watch>) -> std::io::Result<JoinHandle<()>> {
+        let rounds = self.clone();
+        thread::Builder::new().name("watch".to_owned()).spawn(move || {
+            // Soon once, so that the first look at the page shows what is spent.
+            let mut next_window = Instant::now();
+            while !rounds.wait(Watch::LOOK_INTERVAL) {
+                watch.mend();
+                if Instant::now() < next_window {
+                    continue;
+                }
+                next_window = Instant::now() + Watch::COST_INTERVAL;
+                if let Some(window) = watch.begin_window() {
+                    let is_over = rounds.wait(Watch::COST_WINDOW);
+                    watch.end_window(window);
+                    if is_over {
+                        return;
+                    }
+                }
+            }
+        })
+    }
+
+    fn measure_all(&self, executor: &Executor, mut meter: Meter, measures: Measures) {
         // The first round soon: a task may be short.
         let mut pause = Duration::from_millis(100);
         while !self.wait(pause) {
@@ -157,10 +172,17 @@ impl Rounds {
             let targets: Vec<Target> = live.iter().map(|(_, _, _, target)| *target).collect();
             let names: Vec<Option<CgroupName>> =
                 live.iter().map(|(_, live, _, _)| CgroupName::new(&live.attempt).ok()).collect();
-            let sample = meter.sample(&targets, |index| {
-                let name = names.get(index).and_then(Option::as_ref);
+            let at = clock::now();
+            let sample = meter.sample(at, &targets, |index| {
+                let Some(name) = names.get(index).and_then(Option::as_ref) else { return Files::default() };
                 // A group that is gone has no figures; its task is about to be taken off the list.
-                name.and_then(|name| executor.sys.figures(name).ok()).unwrap_or_default()
+                let figures = executor.sys.figures(name).unwrap_or_default();
+                let pressure = if measures.has(Measure::Pressure) {
+                    executor.sys.pressure(name)
+                } else {
+                    Pressure::default()
+                };
+                Files { figures, pressure }
             });
             if let Some(error) = sample.errors.first() {
                 tracing::warn!(
@@ -169,7 +191,6 @@ impl Rounds {
                     "some figures can't be measured"
                 );
             }
-            let at = clock::now();
             let host = history::host::usage(at);
             self.history().push(&Subject::Host, &host);
             let mut state = self.lock();
@@ -177,8 +198,8 @@ impl Rounds {
             for ((task_id, live, _, _), usage) in live.into_iter().zip(sample.usages) {
                 // It may have ended since; then its last figures are in the sums already.
                 if state.live.contains_key(&task_id) {
-                    let sample = Sample { framework_id: live.framework_id, at, usage };
-                    self.history().push(&Subject::Task(task_id.clone()), &for_leader(&sample));
+                    self.history().push(&Subject::Task(task_id.clone()), &usage);
+                    let sample = Sample { framework_id: live.framework_id, usage };
                     state.samples.live.insert(task_id, sample);
                 }
             }
@@ -221,30 +242,4 @@ impl Rounds {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn for_leader(sample: &Sample) -> model::Usage {
-    let meter::Usage {
-        cpu_ns,
-        cpu_throttled_ns,
-        memory_bytes,
-        memory_working_set_bytes,
-        memory_swap_bytes,
-        memory_peak_bytes,
-        memory_limit_bytes,
-        oom_kills,
-        processes,
-        threads,
-    } = sample.usage;
-    model::Usage::new(sample.at)
-        .with(Figure::CpuNs, cpu_ns)
-        .with(Figure::CpuThrottledNs, cpu_throttled_ns)
-        .with(Figure::MemoryBytes, memory_bytes)
-        .with(Figure::MemoryWorkingSetBytes, memory_working_set_bytes)
-        .with(Figure::MemorySwapBytes, memory_swap_bytes)
-        .with(Figure::MemoryPeakBytes, memory_peak_bytes)
-        .with(Figure::MemoryLimitBytes, memory_limit_bytes)
-        .with(Figure::OomKills, oom_kills)
-        .with(Figure::Processes, processes)
-        .with(Figure::Threads, threads)
 }

@@ -21,12 +21,12 @@ use std::{
     time::Duration,
 };
 
-use model::{Exit, Figure, Reason, TaskId, Usage};
+use model::{Exit, Reason, TaskId, Usage};
 use supervisor::{Action, Confidence, Event, ProcessId};
 
 use crate::{
     checkpoint::{Change, Checkpoint, CheckpointError},
-    clock,
+    clock, meter,
     sys::{
         CgroupId, CgroupName, Ending, Held, IdentityError, Process, ReleaseError, Signal, SpawnError, Sys,
         SysError, UserPolicy, Watch,
@@ -516,17 +516,10 @@ impl Executor {
         let name = name(attempt).ok()?;
         let figures = self.sys.figures(&name).ok()?;
         let id = self.sys.cgroup_id(&name).ok().flatten();
-        let metered = id.and_then(|id| self.recorder.as_ref().and_then(|recorder| recorder.cpu_ns(id)));
-        let usage = Usage::new(clock::now())
-            .with(Figure::CpuNs, metered.or(figures.cpu_usage_ns))
-            .with(Figure::CpuThrottledNs, figures.cpu_throttled_ns)
-            .with(Figure::MemoryBytes, figures.memory_bytes)
-            .with(Figure::MemoryWorkingSetBytes, figures.memory_working_set_bytes)
-            .with(Figure::MemoryLimitBytes, figures.memory_limit_bytes)
-            .with(Figure::MemoryPeakBytes, figures.memory_peak_bytes)
-            .with(Figure::OomKills, figures.oom_kills)
-            .with(Figure::Threads, figures.processes);
-        Some(usage)
+        let recorder = self.recorder.as_ref().zip(id);
+        let cpu_ns = recorder.and_then(|(recorder, id)| recorder.cpu_ns(id));
+        let counted = recorder.map(|(recorder, id)| recorder.counted(id)).unwrap_or_default();
+        Some(meter::last_usage(clock::now(), cpu_ns, &counted, figures))
     }
 
     /// Frees the head of both outputs beyond what is kept.

@@ -6,7 +6,7 @@ use model::Exit;
 
 use crate::sys::{
     CgroupId, ProcessId,
-    bpf::{BpfError, ProcessState, Programs},
+    bpf::{BpfError, Counted, ProcessState, Programs},
 };
 
 /// Counts for cgroups and keeps exit statuses, also while no agent runs.
@@ -14,6 +14,10 @@ pub trait Recorder: Send + Sync {
     fn register_cgroup(&self, cgroup: CgroupId) -> Result<(), BpfError>;
     fn unregister_cgroup(&self, cgroup: CgroupId) -> Result<(), BpfError>;
     fn cpu_ns(&self, cgroup: CgroupId) -> Option<u64>;
+    /// Nothing where nobody counts.
+    fn counted(&self, _cgroup: CgroupId) -> Counted {
+        Counted::default()
+    }
     fn register_process(&self, process: ProcessId) -> Result<(), BpfError>;
     fn unregister_process(&self, process: ProcessId) -> Result<(), BpfError>;
     /// `None` when nobody saw the end.
@@ -32,6 +36,11 @@ impl Recorder for Programs {
     fn cpu_ns(&self, cgroup: CgroupId) -> Option<u64> {
         // An error means what `None` means: nobody can tell.
         Self::cpu_ns(self, cgroup).ok().flatten()
+    }
+
+    fn counted(&self, cgroup: CgroupId) -> Counted {
+        // As above.
+        Self::counted(self, cgroup).ok().flatten().unwrap_or_default()
     }
 
     fn register_process(&self, process: ProcessId) -> Result<(), BpfError> {

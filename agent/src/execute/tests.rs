@@ -146,7 +146,7 @@ fn a_task_runs_in_its_own_sandbox_and_leaves_only_that() {
             .usage
             .as_ref()
             .unwrap()
-            .get(Figure::CpuNs),
+            .get(model::Figure::CpuNs),
         Some(7)
     );
     assert!(sandbox.is_dir());

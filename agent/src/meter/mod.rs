@@ -1,23 +1,35 @@
 //! What each live task uses, joined from the kernel programs and the cgroup files.
 //!
-//! CPU time and the walk over threads come from eBPF; throttling, limits and the working set from the files
-//! that the caller reads. What neither can tell stays `None`: unavailable, never zero.
-//! Start at [`Meter::sample`] for all tasks at once, and [`Meter::usage_now`] for the last reading of one.
+//! What the kernel programs count and what the walk over threads finds is joined with the files that the caller
+//! reads. What none of them can tell is absent: unavailable, never zero.
+//! Start at [`Meter::sample`] for all tasks at once, and [`last_usage`] for the last reading of one.
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use model::{Figure, Histogram, Timestamp, Usage};
+
 use crate::sys::{
-    CgroupId, Figures,
-    bpf::{BpfError, CgroupSnapshot, MemoryFigures, Programs, Snapshot},
+    CgroupId, Figures, Pressure,
+    bpf::{
+        Block, BpfError, CgroupSnapshot, Connections, Counted, MemoryFigures, Network, Programs, RunQueue,
+        Snapshot, Used,
+    },
 };
+
+pub use watch::{Cost, Found, Watch};
+
+mod watch;
 
 /// What the kernel programs know of cgroups.
 pub trait Counters: Send + Sync {
     /// CPU time used so far; `None` when nobody counts for this cgroup.
     fn cpu_ns(&self, cgroup: CgroupId) -> Result<Option<u64>, BpfError>;
+
+    /// Everything else that was counted so far; nothing when nobody counts for this cgroup.
+    fn counted(&self, cgroup: CgroupId) -> Result<Counted, BpfError>;
 
     /// All threads of registered cgroups, now.
     fn snapshot(&self) -> Result<Snapshot, BpfError>;
@@ -26,6 +38,10 @@ pub trait Counters: Send + Sync {
 impl Counters for Programs {
     fn cpu_ns(&self, cgroup: CgroupId) -> Result<Option<u64>, BpfError> {
         Self::cpu_ns(self, cgroup)
+    }
+
+    fn counted(&self, cgroup: CgroupId) -> Result<Counted, BpfError> {
+        Ok(Self::counted(self, cgroup)?.unwrap_or_default())
     }
 
     fn snapshot(&self) -> Result<Snapshot, BpfError> {
@@ -43,25 +59,11 @@ pub struct Target {
     pub memory_cgroup_id: Option<u64>,
 }
 
-/// What a task used since its start, or uses now. `None` is unavailable.
+/// What the cgroup files say of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Never less than what an earlier sample of the same task said.
-    pub cpu_ns: Option<u64>,
-    /// Time in which its quota held it back.
-    pub cpu_throttled_ns: Option<u64>,
-    /// Charged to it, page cache included.
-    pub memory_bytes: Option<u64>,
-    /// Without the page cache that could be dropped at once.
-    pub memory_working_set_bytes: Option<u64>,
-    pub memory_swap_bytes: Option<u64>,
-    /// The most that was ever charged.
-    pub memory_peak_bytes: Option<u64>,
-    pub memory_limit_bytes: Option<u64>,
-    /// Its processes that the kernel killed for memory.
-    pub oom_kills: Option<u64>,
-    pub processes: Option<u64>,
-    pub threads: Option<u64>,
+pub struct Files {
+    pub figures: Figures,
+    pub pressure: Pressure,
 }
 
 /// One round over all tasks.
@@ -73,11 +75,17 @@ pub struct Sample {
     pub errors: Vec<BpfError>,
 }
 
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    cpu_ns: u64,
+    used: Used,
+}
+
 /// Measures tasks, at a pace that it can afford.
 pub struct Meter {
     counters: Option<Arc<dyn Counters>>,
-    /// The most CPU time seen of each task: two sources may differ by a hair, and counters don't go back.
-    cpu_seen: BTreeMap<CgroupId, u64>,
+    /// The most seen of each task: two sources may differ by a hair, and counters don't go back.
+    seen: BTreeMap<CgroupId, Seen>,
     last_took: Duration,
 }
 
@@ -91,13 +99,18 @@ impl Meter {
 
     /// A meter on the kernel programs, or on the cgroup files alone.
     pub fn new(counters: Option<Arc<dyn Counters>>) -> Self {
-        Self { counters, cpu_seen: BTreeMap::new(), last_took: Duration::ZERO }
+        Self { counters, seen: BTreeMap::new(), last_took: Duration::ZERO }
     }
 
     /// Measures all tasks. `read` reads the cgroup files of the target with this index.
     ///
     /// Forgets tasks that aren't among the targets any more.
-    pub fn sample(&mut self, targets: &[Target], mut read: impl FnMut(usize) -> Figures) -> Sample {
+    pub fn sample(
+        &mut self,
+        at: Timestamp,
+        targets: &[Target],
+        mut read: impl FnMut(usize) -> Files,
+    ) -> Sample {
         let started = Instant::now();
         let mut sample = Sample::default();
         let snapshot = match &self.counters {
@@ -109,25 +122,26 @@ impl Meter {
                 // A cgroup without a living thread isn't in the snapshot: it has none.
                 snapshot.cgroups.get(&target.cgroup).cloned().unwrap_or_default()
             });
-            let figures = read(index);
-            let cpu_ns = self.cpu_ns(target.cgroup, &figures, &mut sample.errors);
-            sample.usages.push(join(target, cpu_ns, threads.as_ref(), &figures));
+            let files = read(index);
+            let cpu_ns = self.cpu_ns(target.cgroup, &files.figures, &mut sample.errors);
+            let counted = self.counted(target.cgroup, &mut sample.errors);
+            let used = threads.as_ref().zip(counted.ended).map(|(threads, ended)| {
+                // A cgroup without threads has used nothing beside what ended ones had.
+                let used = if threads.threads == 0 { ended } else { threads.used.plus(ended) };
+                let seen = self.seen.entry(target.cgroup).or_default();
+                seen.used = seen.used.max(used);
+                seen.used
+            });
+            sample.usages.push(join(
+                at,
+                target,
+                &Parts { cpu_ns, threads: threads.as_ref(), counted: &counted, used, files: &files },
+            ));
         }
         let live: BTreeSet<CgroupId> = targets.iter().map(|target| target.cgroup).collect();
-        self.cpu_seen.retain(|cgroup, _| live.contains(cgroup));
+        self.seen.retain(|cgroup, _| live.contains(cgroup));
         self.last_took = started.elapsed();
         sample
-    }
-
-    /// The exact figures of one task now. For a task that has ended, call it when its cgroup is empty and before
-    /// the cgroup is removed or unregistered.
-    pub fn usage_now(&mut self, target: &Target, figures: &Figures) -> Result<Usage, BpfError> {
-        let mut errors = Vec::new();
-        let cpu_ns = self.cpu_ns(target.cgroup, figures, &mut errors);
-        match errors.pop() {
-            Some(error) => Err(error),
-            None => Ok(join(target, cpu_ns, None, figures)),
-        }
     }
 
     /// How long to wait before the next sample: longer as there are more threads and tasks to look at.
@@ -144,9 +158,20 @@ impl Meter {
             None => None,
         };
         let now = counted.or(figures.cpu_usage_ns)?;
-        let seen = self.cpu_seen.entry(cgroup).or_default();
-        *seen = now.max(*seen);
-        Some(*seen)
+        let seen = self.seen.entry(cgroup).or_default();
+        seen.cpu_ns = seen.cpu_ns.max(now);
+        Some(seen.cpu_ns)
+    }
+
+    fn counted(&self, cgroup: CgroupId, errors: &mut Vec<BpfError>) -> Counted {
+        let counted = self.counters.as_ref().map(|counters| counters.counted(cgroup));
+        counted
+            .transpose()
+            .unwrap_or_else(|error| {
+                errors.push(error);
+                None
+            })
+            .unwrap_or_default()
     }
 }
 
@@ -156,23 +181,102 @@ impl std::fmt::Debug for Meter {
     }
 }
 
-fn join(target: &Target, cpu_ns: Option<u64>, threads: Option<&CgroupSnapshot>, figures: &Figures) -> Usage {
+/// What a task has used in the end, given what was counted for it and what its cgroup files say.
+///
+/// Call it when its cgroup is empty, and before the cgroup is removed or unregistered.
+pub fn last_usage(at: Timestamp, cpu_ns: Option<u64>, counted: &Counted, figures: Figures) -> Usage {
+    let files = Files { figures, pressure: Pressure::default() };
+    // Of threads that live nothing is known here, and a part is no figure.
+    let used = counted.ended.filter(|_| figures.processes == Some(0));
+    let cpu_ns = cpu_ns.or(figures.cpu_usage_ns);
+    let nobody = Target { cgroup: CgroupId(0), memory_cgroup_id: None };
+    join(at, &nobody, &Parts { cpu_ns, threads: None, counted, used, files: &files })
+}
+
+/// Where the figures of one task come from.
+struct Parts<'a> {
+    cpu_ns: Option<u64>,
+    threads: Option<&'a CgroupSnapshot>,
+    counted: &'a Counted,
+    /// By all its threads, living and ended.
+    used: Option<Used>,
+    files: &'a Files,
+}
+
+fn join(at: Timestamp, target: &Target, parts: &Parts<'_>) -> Usage {
+    let Parts { cpu_ns, threads, counted, used, files: Files { figures, pressure } } = parts;
     let memory = threads.and_then(|threads| memory_of(target, threads));
     let memory_bytes = memory.and_then(|memory| memory.usage_bytes).or(figures.memory_bytes);
-    Usage {
-        cpu_ns,
-        cpu_throttled_ns: figures.cpu_throttled_ns,
-        memory_bytes,
-        // The file is read a little later than the snapshot; a part is never shown larger than its whole.
-        memory_working_set_bytes: figures
-            .memory_working_set_bytes
-            .map(|part| memory_bytes.map_or(part, |whole| part.min(whole))),
-        memory_swap_bytes: memory.and_then(|memory| memory.swap_bytes),
-        memory_peak_bytes: figures.memory_peak_bytes,
-        memory_limit_bytes: figures.memory_limit_bytes,
-        oom_kills: figures.oom_kills,
-        processes: threads.map(|threads| threads.processes.into()),
-        threads: threads.map(|threads| threads.threads.into()).or(figures.processes),
+    // The file is read a little later than the snapshot; a part is never shown larger than its whole.
+    let part = |part: Option<u64>| part.map(|part| memory_bytes.map_or(part, |whole| part.min(whole)));
+    let mut usage = Usage::new(at)
+        .with(Figure::CpuNs, *cpu_ns)
+        .with(Figure::CpuUserNs, figures.cpu_user_ns)
+        .with(Figure::CpuSystemNs, figures.cpu_system_ns)
+        .with(Figure::CpuThrottledNs, figures.cpu_throttled_ns)
+        .with(Figure::CpuPeriods, figures.cpu_periods)
+        .with(Figure::CpuPeriodsThrottled, figures.cpu_periods_throttled)
+        .with(Figure::MemoryBytes, memory_bytes)
+        .with(Figure::MemoryWorkingSetBytes, part(figures.memory_working_set_bytes))
+        .with(Figure::MemorySwapBytes, memory.and_then(|memory| memory.swap_bytes))
+        .with(Figure::MemoryPeakBytes, figures.memory_peak_bytes)
+        .with(Figure::MemoryLimitBytes, figures.memory_limit_bytes)
+        .with(Figure::MemoryAnonBytes, part(figures.memory_anon_bytes))
+        .with(Figure::MemoryFileBytes, part(figures.memory_file_bytes))
+        .with(Figure::MemoryShmemBytes, part(figures.memory_shmem_bytes))
+        .with(Figure::MemoryKernelBytes, part(figures.memory_kernel_bytes))
+        .with(Figure::OomKills, figures.oom_kills)
+        .with(Figure::Processes, threads.map(|threads| threads.processes.into()))
+        .with(Figure::Threads, threads.map(|threads| threads.threads.into()).or(figures.processes));
+    for (stalled, some, full) in [
+        (pressure.cpu, Figure::PressureCpuSomeUs, Figure::PressureCpuFullUs),
+        (pressure.memory, Figure::PressureMemorySomeUs, Figure::PressureMemoryFullUs),
+        (pressure.io, Figure::PressureIoSomeUs, Figure::PressureIoFullUs),
+    ] {
+        usage.set(some, stalled.map(|stalled| stalled.some_us));
+        usage.set(full, stalled.and_then(|stalled| stalled.full_us));
+    }
+    if let Some(used) = used {
+        usage.set(Figure::FaultsMinor, Some(used.faults_minor));
+        usage.set(Figure::FaultsMajor, Some(used.faults_major));
+        usage.set(Figure::BlockReadBytes, used.io.map(|io| io.read));
+        usage.set(Figure::BlockWriteBytes, used.io.map(|io| io.written.saturating_sub(io.cancelled)));
+    }
+    add_counted(&mut usage, counted);
+    usage
+}
+
+fn add_counted(usage: &mut Usage, counted: &Counted) {
+    let Counted { run_queue, network, connections, retransmits, forks, execs, reclaim, block, ended: _ } =
+        counted;
+    if let Some(RunQueue { waited_ns, waits, switches_voluntary, switches_involuntary }) = run_queue {
+        usage.set(Figure::RunQueueNs, Some(*waited_ns));
+        usage.set(Figure::SwitchesVoluntary, Some(*switches_voluntary));
+        usage.set(Figure::SwitchesInvoluntary, Some(*switches_involuntary));
+        usage.run_queue_latency = Some(Histogram::of_counts(*waits));
+    }
+    if let Some(Network { received_bytes, received_packets, sent_bytes, sent_packets }) = network {
+        usage.set(Figure::NetworkReceivedBytes, Some(*received_bytes));
+        usage.set(Figure::NetworkReceivedPackets, Some(*received_packets));
+        usage.set(Figure::NetworkSentBytes, Some(*sent_bytes));
+        usage.set(Figure::NetworkSentPackets, Some(*sent_packets));
+    }
+    if let Some(Connections { opened, accepted, failed }) = connections {
+        usage.set(Figure::ConnectionsOpened, Some(*opened));
+        usage.set(Figure::ConnectionsAccepted, Some(*accepted));
+        usage.set(Figure::ConnectionsFailed, Some(*failed));
+    }
+    usage.set(Figure::NetworkRetransmits, *retransmits);
+    usage.set(Figure::Forks, *forks);
+    usage.set(Figure::Execs, *execs);
+    usage.set(Figure::ReclaimStalls, reclaim.map(|reclaim| reclaim.stalls));
+    usage.set(Figure::ReclaimStallNs, reclaim.map(|reclaim| reclaim.ns));
+    if let Some(Block { reads, writes }) = block {
+        usage.set(Figure::BlockReadOperations, Some(reads.count));
+        usage.set(Figure::BlockWriteOperations, Some(writes.count));
+        usage.set(Figure::BlockNs, Some(reads.ns.saturating_add(writes.ns)));
+        let both = reads.latency.iter().zip(writes.latency).map(|(read, write)| read.saturating_add(write));
+        usage.block_latency = Some(Histogram::of_counts(both));
     }
 }
 
@@ -193,15 +297,22 @@ mod tests {
 
     const TASK: Target = Target { cgroup: CgroupId(7), memory_cgroup_id: None };
 
+    const AT: Timestamp = Timestamp(5);
+
     #[derive(Default)]
     struct Fake {
         cpu_ns: Mutex<Option<u64>>,
+        counted: Mutex<Counted>,
         snapshot: Mutex<Snapshot>,
     }
 
     impl Counters for Fake {
         fn cpu_ns(&self, _cgroup: CgroupId) -> Result<Option<u64>, BpfError> {
             Ok(*self.cpu_ns.lock().unwrap())
+        }
+
+        fn counted(&self, _cgroup: CgroupId) -> Result<Counted, BpfError> {
+            Ok(self.counted.lock().unwrap().clone())
         }
 
         fn snapshot(&self) -> Result<Snapshot, BpfError> {
@@ -218,8 +329,8 @@ mod tests {
 
     #[test]
     fn what_nobody_can_tell_is_unavailable() {
-        let usage = Meter::new(None).sample(&[TASK], |_| Figures::default()).usages[0];
-        assert_eq!(usage, Usage::default());
+        let usages = Meter::new(None).sample(AT, &[TASK], |_| Files::default()).usages;
+        assert_eq!(usages, [Usage::new(AT)]);
     }
 
     #[test]
@@ -228,7 +339,9 @@ mod tests {
         let mut meter = Meter::new(Some(fake.clone()));
         let mut cpu_ns = |counted, cpu_usage_ns| {
             *fake.cpu_ns.lock().unwrap() = counted;
-            meter.sample(&[TASK], |_| Figures { cpu_usage_ns, ..Figures::default() }).usages[0].cpu_ns
+            let figures = Figures { cpu_usage_ns, ..Figures::default() };
+            let files = Files { figures, ..Files::default() };
+            meter.sample(AT, &[TASK], |_| files).usages[0].get(Figure::CpuNs)
         };
         assert_eq!(cpu_ns(Some(100), Some(90)), Some(100));
         assert_eq!(cpu_ns(None, Some(99)), Some(100));
@@ -243,7 +356,8 @@ mod tests {
         let mut memory = |target: Target, snapshot| {
             *fake.snapshot.lock().unwrap() = snapshot;
             let figures = Figures { memory_bytes: Some(5), ..Figures::default() };
-            meter.sample(&[target], |_| figures).usages[0].memory_bytes
+            let files = Files { figures, ..Files::default() };
+            meter.sample(AT, &[target], |_| files).usages[0].get(Figure::MemoryBytes)
         };
         let known = Target { memory_cgroup_id: Some(70), ..TASK };
         assert_eq!(memory(TASK, threads(&[(70, 4096)])), Some(4096));
@@ -255,8 +369,44 @@ mod tests {
     #[test]
     fn a_task_without_threads_has_none() {
         let fake = Arc::new(Fake::default());
-        let usage = Meter::new(Some(fake)).sample(&[TASK], |_| Figures::default()).usages[0];
-        assert_eq!((usage.processes, usage.threads, usage.memory_bytes), (Some(0), Some(0), None));
+        let sample = Meter::new(Some(fake)).sample(AT, &[TASK], |_| Files::default());
+        let figures = [Figure::Processes, Figure::Threads, Figure::MemoryBytes];
+        assert_eq!(figures.map(|figure| sample.usages[0].get(figure)), [Some(0), Some(0), None]);
+    }
+
+    #[test]
+    fn the_living_and_the_dead_are_added_and_a_dip_between_them_is_not_shown() {
+        let fake = Arc::new(Fake::default());
+        let mut meter = Meter::new(Some(fake.clone()));
+        let faults = |faults_minor| Used { faults_minor, ..Used::default() };
+        let mut seen = |living, dead| {
+            let mut snapshot = threads(&[]);
+            snapshot.cgroups.values_mut().for_each(|cgroup| cgroup.used = faults(living));
+            *fake.snapshot.lock().unwrap() = snapshot;
+            *fake.counted.lock().unwrap() = Counted { ended: Some(faults(dead)), ..Counted::default() };
+            meter.sample(AT, &[TASK], |_| Files::default()).usages[0].get(Figure::FaultsMinor)
+        };
+        assert_eq!(seen(10, 5), Some(15));
+        // A thread on its way out is in neither for a moment.
+        assert_eq!(seen(3, 5), Some(15));
+        assert_eq!(seen(3, 12), Some(15));
+        assert_eq!(seen(4, 12), Some(16));
+    }
+
+    #[test]
+    fn of_a_task_that_still_runs_no_last_figure_is_told_that_needs_its_threads() {
+        let counted = Counted {
+            ended: Some(Used { faults_minor: 3, ..Used::default() }),
+            forks: Some(2),
+            ..Counted::default()
+        };
+        let last = |processes| {
+            let figures = Figures { processes: Some(processes), ..Figures::default() };
+            let usage = last_usage(AT, None, &counted, figures);
+            (usage.get(Figure::FaultsMinor), usage.get(Figure::Forks))
+        };
+        assert_eq!(last(0), (Some(3), Some(2)));
+        assert_eq!(last(1), (None, Some(2)));
     }
 
     #[test]

@@ -15,8 +15,8 @@ use model::Exit;
 
 use super::{
     Abilities, BootId, CgroupId, CgroupName, Ending, EnterRequest, Figures, Held, Identity, IdentityError,
-    LaunchRequest, Layout, Limits, OutputSlice, Process, ProcessId, ReleaseError, Signal, SpawnError, Sys,
-    SysError, UserPolicy, Watch,
+    LaunchRequest, Layout, Limits, OutputSlice, Pressure, Process, ProcessId, ReleaseError, Signal,
+    SpawnError, Sys, SysError, UserPolicy, Watch,
 };
 
 /// A handle to the kernel in memory; clones share it, as two lives of an agent share a host.
@@ -257,6 +257,10 @@ impl Sys for FakeSys {
         let path = PathBuf::from("/fake").join(name.as_str());
         let missing = || SysError::Read { path, source: io::Error::from_raw_os_error(libc::ENOENT) };
         state.groups.get(name).map(|group| group.figures).ok_or_else(missing)
+    }
+
+    fn pressure(&self, _name: &CgroupName) -> Pressure {
+        Pressure::default()
     }
 
     fn kill_cgroup(&self, name: &CgroupName) -> Result<(), SysError> {

@@ -10,8 +10,8 @@ use super::cgroup::Cgroups;
 use super::launch::Launcher;
 use super::{
     Abilities, BootId, CgroupId, CgroupName, Ending, EnterRequest, Figures, Held, Identity, IdentityError,
-    LaunchRequest, Layout, Limits, OutputSlice, Process, ProcessId, Signal, SpawnError, Sys, SysError,
-    UserPolicy, Watch, identity, output, process, session,
+    LaunchRequest, Layout, Limits, OutputSlice, Pressure, Process, ProcessId, Signal, SpawnError, Sys,
+    SysError, UserPolicy, Watch, identity, output, process, session,
 };
 
 /// What the operator sets.
@@ -83,6 +83,10 @@ impl Sys for Kernel {
 
     fn figures(&self, name: &CgroupName) -> Result<Figures, SysError> {
         self.cgroups.figures(name)
+    }
+
+    fn pressure(&self, name: &CgroupName) -> Pressure {
+        self.cgroups.pressure(name)
     }
 
     fn kill_cgroup(&self, name: &CgroupName) -> Result<(), SysError> {

@@ -24,7 +24,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use abilities::Abilities;
-pub use cgroup::{CgroupId, CgroupName, Figures, HugePageSize, Layout, Limits};
+pub use cgroup::{CgroupId, CgroupName, Figures, HugePageSize, Layout, Limits, Pressure, Stalled};
 pub use error::SysError;
 pub use identity::{Identity, IdentityError, UserPolicy};
 pub use kernel::{Kernel, KernelConfig};
@@ -56,6 +56,9 @@ pub trait Sys: Send + Sync + 'static {
 
     /// What the kernel counted for the group. A figure that this host does not have is `None`.
     fn figures(&self, name: &CgroupName) -> Result<Figures, SysError>;
+
+    /// How long the group's threads were held up for want of something; empty where nobody can tell.
+    fn pressure(&self, name: &CgroupName) -> Pressure;
 
     /// Sends SIGKILL to every process of the group; new ones die at birth. Does not wait.
     /// A group that is gone is no error.

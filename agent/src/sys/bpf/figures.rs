@@ -86,6 +86,24 @@ pub struct IoBytes {
 }
 
 impl Used {
+    /// The larger of each figure.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        let io = match (self.io, other.io) {
+            (Some(one), Some(two)) => Some(IoBytes {
+                read: one.read.max(two.read),
+                written: one.written.max(two.written),
+                cancelled: one.cancelled.max(two.cancelled),
+            }),
+            (one, two) => one.or(two),
+        };
+        Self {
+            io,
+            faults_minor: self.faults_minor.max(other.faults_minor),
+            faults_major: self.faults_major.max(other.faults_major),
+        }
+    }
+
     /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {

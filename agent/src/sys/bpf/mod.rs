@@ -16,6 +16,7 @@
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -553,8 +554,15 @@ pub fn remove(folder: &Path) -> Result<(), BpfError> {
 /// Has the kernel measure every program's runs and time, for as long as the answer is held.
 ///
 /// Costs each run of each program on the machine some 20 ns.
-pub fn measure_runs() -> io::Result<impl Sized> {
-    aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| error.io_error)
+pub fn measure_runs() -> io::Result<Measuring> {
+    let measuring = aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| error.io_error)?;
+    Ok(Measuring { _fd: measuring })
+}
+
+/// While it lives, the kernel measures.
+#[derive(Debug)]
+pub struct Measuring {
+    _fd: OwnedFd,
 }
 
 const CPU_TIME: &str = "CPU_TIME";

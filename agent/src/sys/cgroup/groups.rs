@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::asked::Asked;
 use super::probe::{self, Controller, Hierarchies};
-use super::{CgroupId, CgroupName, Figures, Layout, Limits};
+use super::{CgroupId, CgroupName, Figures, Layout, Limits, Pressure, Stalled};
 use crate::sys::{SysError, Watch};
 
 /// Period of the CPU quota: the kernel's own default, and what everyone's graphs expect.
@@ -184,12 +184,18 @@ impl Cgroups {
         let cpu = read_keys(&v2.join("cpu.stat"))?;
         let mut figures = Figures {
             cpu_usage_ns: cpu.get("usage_usec").map(|usec| usec * 1000),
+            cpu_user_ns: cpu.get("user_usec").map(|usec| usec * 1000),
+            cpu_system_ns: cpu.get("system_usec").map(|usec| usec * 1000),
             cpu_throttled_ns: cpu.get("throttled_usec").map(|usec| usec * 1000),
+            cpu_periods: cpu.get("nr_periods"),
+            cpu_periods_throttled: cpu.get("nr_throttled"),
             ..Figures::default()
         };
         if let Some(Controller::V1(_)) = &self.hierarchies.cpu {
             let stat = read_keys(&self.controller_path(&self.hierarchies.cpu, name).join("cpu.stat"))?;
             figures.cpu_throttled_ns = stat.get("throttled_time");
+            figures.cpu_periods = stat.get("nr_periods");
+            figures.cpu_periods_throttled = stat.get("nr_throttled");
         }
         let memory = self.controller_path(&self.hierarchies.memory, name);
         match &self.hierarchies.memory {
@@ -198,16 +204,27 @@ impl Cgroups {
                 figures.memory_peak_bytes = Some(read_number(&memory.join("memory.max_usage_in_bytes"))?);
                 figures.memory_limit_bytes = Some(read_number(&memory.join("memory.limit_in_bytes"))?);
                 figures.oom_kills = read_keys(&memory.join("memory.oom_control"))?.get("oom_kill");
-                let inactive = read_keys(&memory.join("memory.stat"))?.get("total_inactive_file");
+                let kinds = read_keys(&memory.join("memory.stat"))?;
+                let inactive = kinds.get("total_inactive_file");
                 figures.memory_working_set_bytes = working_set(figures.memory_bytes, inactive);
+                figures.memory_anon_bytes = kinds.get("total_rss");
+                figures.memory_file_bytes = kinds.get("total_cache");
+                figures.memory_shmem_bytes = kinds.get("total_shmem");
+                figures.memory_kernel_bytes =
+                    read_number_if_there(&memory.join("memory.kmem.usage_in_bytes"))?;
             }
             Some(Controller::V2) => {
                 figures.memory_bytes = Some(read_number(&memory.join("memory.current"))?);
                 figures.memory_peak_bytes = read_number_if_there(&memory.join("memory.peak"))?;
                 figures.memory_limit_bytes = read_number_or_max(&memory.join("memory.max"))?;
                 figures.oom_kills = read_keys(&memory.join("memory.events"))?.get("oom_kill");
-                let inactive = read_keys(&memory.join("memory.stat"))?.get("inactive_file");
-                figures.memory_working_set_bytes = working_set(figures.memory_bytes, inactive);
+                let kinds = read_keys(&memory.join("memory.stat"))?;
+                figures.memory_working_set_bytes =
+                    working_set(figures.memory_bytes, kinds.get("inactive_file"));
+                figures.memory_anon_bytes = kinds.get("anon");
+                figures.memory_file_bytes = kinds.get("file");
+                figures.memory_shmem_bytes = kinds.get("shmem");
+                figures.memory_kernel_bytes = kinds.get("kernel");
             }
             None => {}
         }
@@ -216,6 +233,17 @@ impl Cgroups {
             figures.processes = Some(read_number(&path)?);
         }
         Ok(figures)
+    }
+
+    /// Needs no controller: the kernel keeps these for every v2 group, unless it was told not to.
+    pub fn pressure(&self, name: &CgroupName) -> Pressure {
+        let group = self.v2_path(name);
+        let stalled = |file: &str| stalled(&fs::read_to_string(group.join(file)).ok()?);
+        Pressure {
+            cpu: stalled("cpu.pressure"),
+            memory: stalled("memory.pressure"),
+            io: stalled("io.pressure"),
+        }
     }
 
     pub fn kill(&self, name: &CgroupName) -> Result<(), SysError> {
@@ -649,6 +677,15 @@ fn read_number_if_there(path: &Path) -> Result<Option<u64>, SysError> {
     }
 }
 
+/// The totals of a pressure file (`Documentation/accounting/psi.rst`).
+fn stalled(text: &str) -> Option<Stalled> {
+    let total = |kind: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+        line.split(' ').find_map(|word| word.strip_prefix("total="))?.parse().ok()
+    };
+    Some(Stalled { some_us: total("some ")?, full_us: total("full ") })
+}
+
 /// A file of lines "key number".
 struct Keys(String);
 
@@ -681,6 +718,15 @@ mod tests {
         assert_eq!(cpu_weight(1000), 100);
         assert_eq!((cpu_weight(250), cpu_weight(750)), (25, 75));
         assert_eq!(cpu_weight(1), 1);
+    }
+
+    #[test]
+    fn pressure_is_the_total_and_some_kernels_lack_one() {
+        let some = "some avg10=0.00 avg60=0.00 avg300=0.00 total=17\n";
+        assert_eq!(stalled(some), Some(Stalled { some_us: 17, full_us: None }));
+        let both = format!("{some}full avg10=0.00 avg60=0.00 avg300=0.00 total=5\n");
+        assert_eq!(stalled(&both), Some(Stalled { some_us: 17, full_us: Some(5) }));
+        assert_eq!(stalled(""), None);
     }
 
     #[test]

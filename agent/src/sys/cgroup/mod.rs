@@ -148,17 +148,44 @@ const NO_IO_LIMITS: model::IoLimits = model::IoLimits {
     weight: None,
 };
 
+/// Time in which a group's threads were held up for want of something, since the group was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pressure {
+    pub cpu: Option<Stalled>,
+    pub memory: Option<Stalled>,
+    pub io: Option<Stalled>,
+}
+
+/// Time in which some thread was, and in which all were that had anything to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stalled {
+    pub some_us: u64,
+    /// Absent for the CPU before Linux 5.13.
+    pub full_us: Option<u64>,
+}
+
 /// What the kernel counted for one group; `None` where this host does not count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Figures {
     pub cpu_usage_ns: Option<u64>,
+    pub cpu_user_ns: Option<u64>,
+    pub cpu_system_ns: Option<u64>,
     /// Time in which the quota kept the task from running.
     pub cpu_throttled_ns: Option<u64>,
+    /// Periods of the quota in which something ran, and those in which it held something back.
+    pub cpu_periods: Option<u64>,
+    pub cpu_periods_throttled: Option<u64>,
     pub memory_bytes: Option<u64>,
     /// Without the file pages that could be dropped at once.
     pub memory_working_set_bytes: Option<u64>,
     pub memory_peak_bytes: Option<u64>,
     pub memory_limit_bytes: Option<u64>,
+    pub memory_anon_bytes: Option<u64>,
+    /// Page cache, `memory_shmem_bytes` included.
+    pub memory_file_bytes: Option<u64>,
+    pub memory_shmem_bytes: Option<u64>,
+    /// The kernel's own structures.
+    pub memory_kernel_bytes: Option<u64>,
     /// Processes that the out-of-memory killer ended.
     pub oom_kills: Option<u64>,
     /// Processes and threads.

@@ -29,7 +29,7 @@ async fn a_task_shorter_than_a_sample_is_metered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn live_usage_has_every_figure() {
     let cluster = cluster!();
-    let id = cluster.run(script("sleep 1000"), 1).await.remove(0);
+    let id = cluster.run(script("/bin/true; sleep 1000; :"), 1).await.remove(0);
     cluster.until_state(&id, TaskState::Running).await;
     harness::wait_until("every figure is there", async || {
         let Some(usage) = usage(&cluster, &id).await else { return false };
@@ -40,6 +40,24 @@ async fn live_usage_has_every_figure() {
             && usage.memory_limit_bytes == Some(32 << 20)
             && usage.oom_kills == Some(0)
             && usage.processes.is_some_and(|processes| processes >= 1)
+            && usage.cpu_user_ns.is_some()
+            && usage.cpu_system_ns.is_some()
+            && usage.cpu_periods.is_some()
+            && usage.run_queue_ns.is_some()
+            && usage.switches_voluntary.is_some_and(|switches| switches > 0)
+            && usage.memory_anon_bytes.is_some()
+            && usage.memory_file_bytes.is_some()
+            && usage.memory_kernel_bytes.is_some()
+            && usage.faults_minor.is_some_and(|faults| faults > 0)
+            && usage.faults_major.is_some()
+            && usage.reclaim_stalls.is_some()
+            && usage.pressure_cpu_some_us.is_some()
+            && usage.block_read_bytes.is_some()
+            && usage.network_received_bytes == Some(0)
+            && usage.network_retransmits == Some(0)
+            && usage.connections_opened == Some(0)
+            && usage.forks.is_some_and(|forks| forks >= 2)
+            && usage.execs.is_some_and(|execs| execs >= 3)
     })
     .await;
     cluster.finish().await;
