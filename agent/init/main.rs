@@ -34,8 +34,8 @@ mod record {
 
 /// Positions in `LaunchStep::ALL`.
 mod step {
-    pub const FORK: u32 = 20;
-    pub const EXEC: u32 = 21;
+    pub const FORK: u32 = 23;
+    pub const EXEC: u32 = 24;
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -672,6 +672,7 @@ fn settings(config: &Config) -> Settings {
             may_be_unconfined: config.allow_unconfined,
             default_seccomp: Some(config.default_seccomp.clone()),
             seccomp_dir: config.seccomp_dir.clone(),
+            mounts: config.allow_mounts.clone(),
         },
     }
 }

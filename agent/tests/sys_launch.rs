@@ -9,7 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use agent::sys::seccomp::{self, Seccomp};
-use agent::sys::{Ending, LaunchStep, Limits, ReleaseError, Signal, Sys, SysError, UserPolicy};
+use agent::sys::{
+    Ending, LaunchStep, Limits, PathMount, ReleaseError, Secrets, Signal, Sys, SysError, UserPolicy,
+};
 use model::{Exit, StopSignal};
 use rustix::thread::CapabilitySet;
 use support_sys::{LIMITS, UID, host, stdout, until};
@@ -393,4 +395,134 @@ fn capabilities_reach_the_command_and_nothing_more_does() {
     request.extras.capabilities = CapabilitySet::NET_RAW;
     (request.identity.uid, request.identity.gid) = (0, 0);
     assert_eq!(host.run(&request).1, "CapEff:\t00000000000424fb\nCapBnd:\t00000000000424fb\n");
+}
+
+#[test]
+fn a_network_of_its_own_has_loopback_alone() {
+    let Some(host) = host("network") else { return };
+    let script = "tail -n +3 /proc/net/dev | cut -d: -f1; perl -e 'use Socket; \
+        socket(S, PF_INET, SOCK_STREAM, 0) and bind(S, sockaddr_in(7, INADDR_LOOPBACK)) and listen(S, 1) or die $!; \
+        socket(C, PF_INET, SOCK_STREAM, 0) and connect(C, sockaddr_in(7, INADDR_LOOPBACK)) or die $!; print \"up\\n\"'";
+    let mut request = host.script("a", script);
+    request.namespaces.network = true;
+    // Whose network it is, its user may not decide: a low port takes the capability.
+    request.extras.capabilities = CapabilitySet::NET_BIND_SERVICE;
+    let (_, out, err) = host.run(&request);
+    let lines: Vec<&str> = out.lines().map(str::trim).collect();
+    assert_eq!(lines, ["lo", "up"], "{err}");
+}
+
+#[test]
+fn secrets_are_in_memory_for_the_user_alone() {
+    let Some(host) = host("secrets") else { return };
+    let secret = |name: &str, value: &str| model::Secret {
+        name: name.to_owned(),
+        value: model::SecretValue(value.as_bytes().to_vec()),
+    };
+    let mut request = host.script("a", "true");
+    let directory = request.sandbox.parent().unwrap().join("secrets");
+    let shown = directory.display();
+    let script = format!(
+        "cd {shown} && cat a; stat -c '%n %a %u %s' a empty .; stat -f -c %T .; echo x > a; echo x > new; \
+         chmod 777 . ; ls; echo ready; sleep 1000"
+    );
+    request.argv = ["sh", "-c", &script].map(Into::into).to_vec();
+    request.extras.secrets = Some(Secrets {
+        directory: directory.clone(),
+        files: vec![secret("a", "hush\n"), secret("empty", "")],
+    });
+    host.start(&request);
+    until("it has looked", || stdout(&request).ends_with("ready\n"));
+    let expected = "hush\na 400 65534 5\nempty 400 65534 0\n. 500 65534 0\nramfs\na\nempty\nready\n";
+    assert_eq!(stdout(&request), expected, "{}", support_sys::stderr(&request));
+    // Nobody else sees them: not the host, not another task.
+    assert!(!directory.exists());
+    let other = host.request("b", &["ls", directory.to_str().unwrap()], &LIMITS);
+    assert_ne!(host.run(&other).0, Exit::Code(0));
+    host.remove(&request);
+}
+
+#[test]
+fn host_paths_are_seen_where_they_were_asked_for() {
+    let Some(host) = host("paths") else { return };
+    let root = PathBuf::from(format!("{}.paths", host.directory.display()));
+    fs::create_dir_all(root.join("data/deep")).unwrap();
+    fs::write(root.join("data/deep/file"), "from the host\n").unwrap();
+    fs::set_permissions(root.join("data/deep"), fs::Permissions::from_mode(0o777)).unwrap();
+    std::os::unix::fs::symlink("deep", root.join("data/inside")).unwrap();
+    std::os::unix::fs::symlink("/etc", root.join("data/outside")).unwrap();
+
+    let script = "cat in/deep/file; cat one; echo x > in/deep/new || echo read-only; echo y > /tmp/rw/mine; ls /mnt; \
+        grep -c ' [^ ]*nosuid,nodev' /proc/self/mountinfo > /dev/null; touch /tmp/rw/c && ls /tmp/rw";
+    let mut request = host.script("a", script);
+    let sandbox = request.sandbox.clone();
+    let mount = |host_path: &str, target: PathBuf, is_writable| PathMount {
+        allowed: root.join("data"),
+        host_path: root.join(host_path),
+        target,
+        is_writable,
+    };
+    request.extras.mounts = vec![
+        mount("data", sandbox.join("in"), false),
+        mount("data/deep/file", sandbox.join("one"), false),
+        mount("data/inside", "/tmp/rw".into(), true),
+        mount("data/deep", "/mnt".into(), false),
+    ];
+    let (_, out, err) = host.run(&request);
+    assert_eq!(out, "from the host\nfrom the host\nread-only\nfile\nmine\nc\nfile\nmine\n", "{err}");
+    assert_eq!(fs::read_to_string(root.join("data/deep/mine")).unwrap(), "y\n");
+    assert!(!root.join("data/deep/new").exists() && !PathBuf::from("/tmp/rw").exists());
+
+    // Out of what is allowed, by link or by name; onto nothing; onto what is of another kind; over a link.
+    let hidden = host.directory.clone();
+    for (name, mounts, expected) in [
+        ("link", vec![mount("data/outside", sandbox.join("x"), false)], "cross-device"),
+        ("absent", vec![mount("data/none", sandbox.join("x"), false)], "No such file"),
+        ("beside", vec![mount("other", sandbox.join("x"), false)], "cross-device"),
+        ("nowhere", vec![mount("data", "/no/such/place".into(), false)], "nothing to mount on"),
+        ("kind", vec![mount("data", "/etc/passwd".into(), false)], "nothing to mount on"),
+        (
+            "hidden",
+            vec![PathMount {
+                allowed: "/".into(),
+                host_path: hidden,
+                target: "/mnt".into(),
+                is_writable: false,
+            }],
+            "hidden from tasks",
+        ),
+        (
+            "above",
+            vec![PathMount {
+                allowed: "/".into(),
+                host_path: "/var".into(),
+                target: "/mnt".into(),
+                is_writable: false,
+            }],
+            "hidden from tasks",
+        ),
+    ] {
+        let mut request = host.script(name, "true");
+        let at_home = request.sandbox.clone();
+        request.extras.mounts = mounts;
+        for mount in &mut request.extras.mounts {
+            if let Ok(below) = mount.target.strip_prefix(&sandbox) {
+                mount.target = at_home.join(below);
+            }
+        }
+        let error = host.kernel.spawn(&request).unwrap_err();
+        let text = agent::execute::chain(&error);
+        assert!(text.contains(expected), "{name}: {text}");
+        host.remove(&request);
+    }
+
+    // A sandbox that its user (or an archive) has filled with links leads the agent nowhere.
+    let mut request = host.script("links", "true");
+    std::os::unix::fs::symlink(&root, request.sandbox.join("way")).unwrap();
+    request.extras.mounts = vec![mount("data", request.sandbox.join("way/out"), false)];
+    let error = agent::execute::chain(&host.kernel.spawn(&request).unwrap_err());
+    assert!(error.contains("nothing to mount on"), "{error}");
+    assert!(!root.join("out").exists());
+    host.remove(&request);
+    fs::remove_dir_all(&root).unwrap();
 }

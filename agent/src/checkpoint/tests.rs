@@ -190,3 +190,36 @@ fn what_was_committed_survives_a_sigkill() {
         assert!(count > committed.unwrap(), "{count} rows after {committed:?}");
     }
 }
+
+#[test]
+fn no_secret_is_on_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let value = "hush-3f1c9a";
+    let mut row = row("a", Phase::Preparing);
+    let spec = Arc::make_mut(&mut row.spec);
+    spec.secrets =
+        vec![model::Secret { name: "key".to_owned(), value: model::SecretValue(value.as_bytes().to_vec()) }];
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    checkpoint.commit([Change::Write(&row)]).unwrap();
+    let kept = checkpoint.load().unwrap().rows.remove(0);
+    // Its name is kept, so that the agent knows that it must ask.
+    assert_eq!(kept.spec.secrets.len(), 1);
+    assert_eq!(kept.spec.secrets.first().unwrap().value.0, b"");
+    drop(checkpoint);
+    let mut directories = vec![folder.path().to_owned()];
+    let mut files = 0;
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            files += 1;
+            let bytes = std::fs::read(&path).unwrap();
+            let found = bytes.windows(value.len()).any(|window| window == value.as_bytes());
+            assert!(!found, "{}", path.display());
+        }
+    }
+    assert!(files > 0);
+}

@@ -18,10 +18,12 @@ use model::{PortRange, PortRanges, limits};
 
 use crate::sys::bpf::Measures;
 
+use crate::execute::AllowedPath;
+
 pub use values::Bytes;
 use values::{
-    Thousandths, absolute_path, address, attributes, boolean, capability, cgroup_path, cpus, hostname, list,
-    mib, number, path, ports, url, word,
+    Thousandths, absolute_path, address, allowed_path, attributes, boolean, capability, cgroup_path, cpus,
+    hostname, list, mib, number, path, ports, show_allowed, url, word,
 };
 
 /// Everything that can be set. Each default and its reason stand in [`Config::default`].
@@ -56,6 +58,7 @@ pub struct Config {
     pub allow_unconfined: bool,
     pub default_seccomp: String,
     pub seccomp_dir: PathBuf,
+    pub allow_mounts: Vec<AllowedPath>,
     pub hidden_paths: Vec<PathBuf>,
     pub pids_limit: u32,
     pub output_limit: Bytes,
@@ -101,6 +104,8 @@ impl Default for Config {
             allow_unconfined: false,
             default_seccomp: "default".to_owned(),
             seccomp_dir: PathBuf::from("/etc/muster/seccomp"),
+            // What is on a host is its operator's business.
+            allow_mounts: Vec::new(),
             // Where coordinators and agents keep what gives power over the cluster.
             hidden_paths: vec![PathBuf::from("/var/lib/muster"), PathBuf::from("/run/muster")],
             // Enough for a large JVM, and the host survives a fork bomb.
@@ -332,6 +337,16 @@ pub const SETTINGS: &[Setting] = &[
         help: "Where profiles of system calls are, NAME.json each",
         set: |config, text| path(text).map(|value| config.seccomp_dir = value),
         show: |config| config.seccomp_dir.display().to_string(),
+    },
+    Setting {
+        key: "allow-mounts",
+        value_name: Some("PATH[:ro|rw],…"),
+        help: "Host paths that a task may ask to see, with what is below them; read-only unless rw is said",
+        set: |config, text| {
+            let paths: Result<Vec<_>, _> = list(text).map(|text| allowed_path(text, false)).collect();
+            paths.map(|paths| config.allow_mounts = paths)
+        },
+        show: |config| show_allowed(&config.allow_mounts),
     },
     Setting {
         key: "hidden-paths",
@@ -674,6 +689,7 @@ mod tests {
             ("allowed-users", "alice"),
             ("hidden-paths", "etc"),
             ("allow-capabilities", "net_raw,everything"),
+            ("allow-mounts", "srv:rw"),
             ("cgroup-parent", "../x"),
             ("pids-limit", "0"),
             ("output-limit", "1KiB"),
@@ -701,6 +717,7 @@ mod tests {
             settings `default-user` and `allowed-users` don't fit together: the default user `nobody` is not among the allowed ones
             setting `hidden-paths` (from flag) is not valid: `etc` is no absolute path
             setting `allow-capabilities` (from flag) is not valid: Linux knows no capability `everything`
+            setting `allow-mounts` (from flag) is not valid: `srv` is no absolute path
             setting `cgroup-parent` (from flag) is not valid: `../x` is no relative path of plain names, such as `muster`
             setting `pids-limit` (from flag) is not valid: `0` is no whole number from 1 to 4194304
             setting `output-limit` (from flag) is not valid: `1KiB` is below 64KiB

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
+use crate::execute::AllowedPath;
+
 use model::{PortRange, PortRanges, limits};
 
 /// An amount of memory or disk, as people write it: `64MiB`, `4GiB`.
@@ -92,6 +94,25 @@ pub(super) fn word(text: &str) -> Result<String, String> {
         return Err(format!("`{}` is no name", text.escape_debug()));
     }
     Ok(text.to_owned())
+}
+
+/// `PATH`, `PATH:ro` or `PATH:rw`.
+pub(super) fn allowed_path(text: &str, is_writable_unless_said: bool) -> Result<AllowedPath, String> {
+    let (text, is_writable) = match (text.strip_suffix(":rw"), text.strip_suffix(":ro")) {
+        (Some(path), _) => (path, true),
+        (None, Some(path)) => (path, false),
+        (None, None) => (text, is_writable_unless_said),
+    };
+    Ok(AllowedPath { path: absolute_path(text)?, is_writable })
+}
+
+pub(super) fn show_allowed(paths: &[AllowedPath]) -> String {
+    let word = |is_writable| if is_writable { "rw" } else { "ro" };
+    let shown: Vec<_> = paths
+        .iter()
+        .map(|allowed| format!("{}:{}", allowed.path.display(), word(allowed.is_writable)))
+        .collect();
+    shown.join(",")
 }
 
 pub(super) fn capability(text: &str) -> Result<String, String> {

@@ -25,8 +25,13 @@ pub fn to_row(row: &Row) -> stored::Row {
         began,
         launches,
     } = row;
+    let mut spec = to_task_spec(spec);
+    for secret in &mut spec.secrets {
+        // Secrets are on no disk of the agent's; the leader has them.
+        secret.value.clear();
+    }
     stored::Row {
-        spec: Some(to_task_spec(spec)),
+        spec: Some(spec),
         framework_id: framework_id.as_str().to_owned(),
         attempt: attempt.clone(),
         phase: Some(stored::Phase { phase: Some(to_phase(phase)) }),

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// Beside a sandbox.
+pub(super) const SECRETS: &str = "secrets";
+
 /// `tasks/ATTEMPT/`, with `sandbox/` and `tmp/` for the task, and what is not the task's to touch beside them.
 #[derive(Debug, Clone)]
 pub struct Directories {
@@ -29,6 +32,11 @@ impl Directories {
     /// The task's /tmp.
     pub fn tmp(&self, attempt: &str) -> PathBuf {
         self.attempt(attempt).join("tmp")
+    }
+
+    /// Where the task sees its secrets; on the disk it never is.
+    pub fn secrets(&self, attempt: &str) -> PathBuf {
+        self.attempt(attempt).join(SECRETS)
     }
 
     pub fn stdout(&self, attempt: &str) -> PathBuf {

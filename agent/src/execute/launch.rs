@@ -10,9 +10,11 @@ use std::{
 
 use model::TaskSpec;
 
-use crate::sys::{Extras, Identity, LaunchRequest, Limits, Namespaces, capability, seccomp::Seccomp};
+use crate::sys::{
+    Extras, Identity, LaunchRequest, Limits, Namespaces, PathMount, Secrets, capability, seccomp::Seccomp,
+};
 
-use super::{ExecuteError, Executor, Settings, chain, name, offered};
+use super::{ExecuteError, Executor, Settings, chain, directories::SECRETS, name, offered};
 
 /// Where programs are looked for unless the spec says otherwise.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -97,15 +99,22 @@ impl Executor {
             stdout: self.directories.stdout(attempt),
             stderr: self.directories.stderr(attempt),
             exit_file: self.directories.exit_file(attempt),
-            namespaces: Namespaces { pid: !spec.shared_namespaces.pid, ipc: !spec.shared_namespaces.ipc },
+            namespaces: Namespaces {
+                pid: !spec.shared_namespaces.pid,
+                ipc: !spec.shared_namespaces.ipc,
+                network: spec.has_private_network,
+            },
             hidden: self.settings.hidden.clone(),
-            extras: self.extras(spec)?,
+            extras: self.extras(attempt, spec)?,
         })
     }
 }
 
 impl Executor {
-    fn extras(&self, spec: &TaskSpec) -> Result<Extras, ExecuteError> {
+    fn extras(&self, attempt: &str, spec: &TaskSpec) -> Result<Extras, ExecuteError> {
+        let sandbox = self.directories.sandbox(attempt);
+        let directory = self.directories.secrets(attempt);
+        let secrets = Secrets { directory, files: spec.secrets.clone() };
         let names = spec.capabilities.iter();
         let capabilities = names.filter_map(|name| capability::of_name(name)).collect();
         Ok(Extras {
@@ -113,6 +122,20 @@ impl Executor {
             oom_score_adjust: oom_score_adjust(spec, &self.settings),
             capabilities,
             seccomp: self.seccomp(spec)?,
+            mounts: spec.mounts.iter().filter_map(|mount| self.path_mount(mount, &sandbox)).collect(),
+            secrets: (!spec.secrets.is_empty()).then_some(secrets),
+        })
+    }
+
+    /// `None` for what the operator hasn't allowed, which was refused before.
+    fn path_mount(&self, mount: &model::Mount, sandbox: &Path) -> Option<PathMount> {
+        let allowed = self.settings.rights.mount(mount)?;
+        Some(PathMount {
+            allowed: allowed.path.clone(),
+            host_path: mount.host_path.clone().into(),
+            // `join` takes an absolute path as it is.
+            target: sandbox.join(&mount.path),
+            is_writable: mount.is_writable,
         })
     }
 
@@ -169,6 +192,11 @@ fn environment(spec: &TaskSpec, identity: &Identity, sandbox: &Path) -> Vec<(OsS
             false => vec![ports.to_string()],
         };
         variables.insert(text("MUSTER_PORTS"), text(&listed.join(",")));
+    }
+    if !spec.secrets.is_empty()
+        && let Some(beside) = sandbox.parent()
+    {
+        variables.insert(text("MUSTER_SECRETS"), beside.join(SECRETS).into());
     }
     variables.extend(spec.env.iter().map(|(name, value)| (text(name), text(value))));
     variables.into_iter().collect()

@@ -70,6 +70,25 @@ pub struct Rights {
     pub default_seccomp: Option<String>,
     /// Where the operator's profiles are.
     pub seccomp_dir: PathBuf,
+    /// Host paths that tasks may see.
+    pub mounts: Vec<AllowedPath>,
+}
+
+/// A path that the operator lets tasks use, with what is below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedPath {
+    pub path: PathBuf,
+    pub is_writable: bool,
+}
+
+impl Rights {
+    /// What allows this mount; the longest path counts.
+    fn mount(&self, mount: &model::Mount) -> Option<&AllowedPath> {
+        let above =
+            self.mounts.iter().filter(|allowed| Path::new(&mount.host_path).starts_with(&allowed.path));
+        let nearest = above.max_by_key(|allowed| allowed.path.components().count())?;
+        (nearest.is_writable || !mount.is_writable).then_some(nearest)
+    }
 }
 
 /// Does actions; shared by the threads of the pool.
@@ -151,7 +170,12 @@ impl ExecuteError {
                 | IdentityError::RefusedGroup { .. },
             ) => Reason::UserRefused,
             Self::Release(ReleaseError::Exec { .. }) => Reason::CommandNotExecutable,
-            Self::Refused { .. } => Reason::SpecRefused,
+            Self::Refused { .. }
+            | Self::Spawn(
+                SpawnError::HostPath { .. }
+                | SpawnError::HostPathHidden { .. }
+                | SpawnError::MountPoint { .. },
+            ) => Reason::SpecRefused,
             Self::User(IdentityError::Lookup { .. })
             | Self::Release(
                 ReleaseError::Step { .. }

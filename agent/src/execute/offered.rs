@@ -29,10 +29,7 @@ pub fn refusal(spec: &TaskSpec, rights: &Rights, abilities: impl FnOnce() -> Abi
 fn missing(spec: &TaskSpec) -> Option<String> {
     let asked = [
         (!spec.devices.is_empty(), "devices"),
-        (!spec.mounts.is_empty(), "mounts of host paths"),
-        (!spec.secrets.is_empty(), "secrets"),
         (!spec.fetches.is_empty(), "fetched files"),
-        (spec.has_private_network, "a network of its own"),
         (spec.health_check.is_some(), "a health check"),
     ];
     let missing: Vec<&str> = asked.iter().filter(|(is_asked, _)| *is_asked).map(|(_, what)| *what).collect();
@@ -52,7 +49,9 @@ fn forbidden(spec: &TaskSpec, rights: &Rights) -> Option<String> {
     if spec.seccomp.as_deref() == Some("unconfined") && !rights.may_be_unconfined {
         return Some("no task may be unconfined here: `allow-unconfined` is off".to_owned());
     }
-    None
+    let mount = spec.mounts.iter().find(|mount| rights.mount(mount).is_none())?;
+    let how = if mount.is_writable { "write to" } else { "see" };
+    Some(format!("no task may {how} `{}` here: `allow-mounts` doesn't name it so", mount.host_path))
 }
 
 fn refuse_cores(spec: &TaskSpec, host: &Abilities) -> Option<String> {
@@ -110,6 +109,7 @@ pub fn huge_pages(spec: &TaskSpec, host: &Abilities) -> Result<BTreeMap<HugePage
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::execute::AllowedPath;
     use expect_test::expect;
     use model::{IoLimits, Resources, ScalarName, TaskId};
 
@@ -140,6 +140,7 @@ mod tests {
         };
         let throttled = IoLimits { read_bytes_per_second: Some(1 << 20), ..IoLimits::default() };
         let weighed = IoLimits { weight: Some(200), ..IoLimits::default() };
+        let device = model::Device { path: "/dev/fuse".to_owned(), is_writable: true };
         let mut shown = String::new();
         for spec in [
             TaskSpec { cpuset: [0, 1].into(), ..spec() },
@@ -149,7 +150,7 @@ mod tests {
             with_pages("hugepages-2mib", 3000),
             with_pages("hugepages-2mib", 500),
             with_pages("hugepages-1gib", 1000),
-            TaskSpec { has_private_network: true, cpuset: [9].into(), ..spec() },
+            TaskSpec { devices: vec![device], cpuset: [9].into(), ..spec() },
         ] {
             for host in [&able, &Abilities::default()] {
                 let why = refusal(&spec, &Rights::default(), || host.clone());
@@ -171,8 +172,8 @@ mod tests {
             this host has no `hugepages-2mib`, or can't hold a task to them
             this host has no `hugepages-1gib`, or can't hold a task to them
             this host has no `hugepages-1gib`, or can't hold a task to them
-            this agent can't give a task a network of its own
-            this agent can't give a task a network of its own
+            this agent can't give a task devices
+            this agent can't give a task devices
         "#]]
         .assert_eq(&shown);
         assert_eq!(
@@ -186,14 +187,30 @@ mod tests {
         let lax = Rights {
             capabilities: ["net_raw".to_owned(), "nonsense".to_owned()].into(),
             may_be_unconfined: true,
+            mounts: vec![
+                AllowedPath { path: "/srv".into(), is_writable: true },
+                AllowedPath { path: "/srv/data".into(), is_writable: false },
+            ],
             ..Rights::default()
         };
         let with = |name: &str| TaskSpec { capabilities: [name.to_owned()].into(), ..spec() };
+        let mount = |path: &str, is_writable| {
+            let mount = model::Mount { host_path: path.to_owned(), path: "x".to_owned(), is_writable };
+            TaskSpec { mounts: vec![mount], ..spec() }
+        };
         let profile = |name: &str| TaskSpec { seccomp: Some(name.to_owned()), ..spec() };
         let mut shown = String::new();
-        for spec in
-            [with("net_raw"), with("sys_admin"), with("nonsense"), profile("unconfined"), profile("strict")]
-        {
+        for spec in [
+            with("net_raw"),
+            with("sys_admin"),
+            with("nonsense"),
+            profile("unconfined"),
+            profile("strict"),
+            mount("/srv/x", true),
+            mount("/srv/data/x", false),
+            mount("/srv/data/x", true),
+            mount("/srvx", false),
+        ] {
             for rights in [&lax, &Rights::default()] {
                 let why = refusal(&spec, rights, || panic!("the host was asked"));
                 shown += &format!("{}\n", why.unwrap_or_else(|| "done".to_owned()));
@@ -210,6 +227,14 @@ mod tests {
             no task may be unconfined here: `allow-unconfined` is off
             done
             done
+            done
+            no task may write to `/srv/x` here: `allow-mounts` doesn't name it so
+            done
+            no task may see `/srv/data/x` here: `allow-mounts` doesn't name it so
+            no task may write to `/srv/data/x` here: `allow-mounts` doesn't name it so
+            no task may write to `/srv/data/x` here: `allow-mounts` doesn't name it so
+            no task may see `/srvx` here: `allow-mounts` doesn't name it so
+            no task may see `/srvx` here: `allow-mounts` doesn't name it so
         "#]]
         .assert_eq(&shown);
     }

@@ -2,6 +2,7 @@
 
 pub mod capability;
 mod child;
+mod paths;
 mod prepare;
 pub mod seccomp;
 
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use model::{Rlimit, RlimitKind};
 
+pub use paths::PathMount;
 pub(super) use prepare::Launcher;
 
 use rustix::thread::CapabilitySet;
@@ -56,6 +58,17 @@ pub struct Extras {
     /// Beyond those of every task.
     pub capabilities: CapabilitySet,
     pub seccomp: Seccomp,
+    pub mounts: Vec<PathMount>,
+    pub secrets: Option<Secrets>,
+}
+
+/// Files in memory that only the task's user reads. They are in its mount namespace and nowhere else, and memory
+/// of this kind is never swapped out.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    /// As the task sees it; beside its sandbox, so that it is hidden from others with it.
+    pub directory: PathBuf,
+    pub files: Vec<model::Secret>,
 }
 
 impl Default for Extras {
@@ -65,6 +78,8 @@ impl Default for Extras {
             oom_score_adjust: None,
             capabilities: CapabilitySet::empty(),
             seccomp: Seccomp::Default,
+            mounts: Vec::new(),
+            secrets: None,
         }
     }
 }
@@ -88,6 +103,8 @@ pub struct EnterRequest {
 pub struct Namespaces {
     pub pid: bool,
     pub ipc: bool,
+    /// With nothing in it but loopback, which is up.
+    pub network: bool,
 }
 
 /// A process that waits in its groups and namespaces for the word to become the command.
@@ -136,6 +153,12 @@ pub enum SpawnError {
     Nul { what: &'static str },
     #[error("can't open {} for the task", path.display())]
     Open { path: PathBuf, source: io::Error },
+    #[error("can't show the task {}", path.display())]
+    HostPath { path: PathBuf, source: io::Error },
+    #[error("no task may see {}: the agent's own files are in it, or it is hidden from tasks", path.display())]
+    HostPathHidden { path: PathBuf },
+    #[error("there is nothing to mount on at {}, and only in the sandbox and in /tmp can it be made", path.display())]
+    MountPoint { path: PathBuf, source: io::Error },
     #[error("can't {what} for the task")]
     Prepare { what: &'static str, source: io::Error },
     #[error("can't start a process in the control group {cgroup}")]
@@ -168,6 +191,7 @@ pub enum LaunchStep {
     JoinCgroup,
     Session,
     JoinNamespaces,
+    Network,
     PrivateMounts,
     KeepSandbox,
     MountProc,
@@ -175,6 +199,8 @@ pub enum LaunchStep {
     MountTmp,
     MountShm,
     ShowSandbox,
+    ShowPath,
+    Secrets,
     ReadOnly,
     Limits,
     Capabilities,
@@ -195,6 +221,7 @@ impl LaunchStep {
         Self::JoinCgroup,
         Self::Session,
         Self::JoinNamespaces,
+        Self::Network,
         Self::PrivateMounts,
         Self::KeepSandbox,
         Self::MountProc,
@@ -202,6 +229,8 @@ impl LaunchStep {
         Self::MountTmp,
         Self::MountShm,
         Self::ShowSandbox,
+        Self::ShowPath,
+        Self::Secrets,
         Self::ReadOnly,
         Self::Limits,
         Self::Capabilities,
@@ -230,6 +259,7 @@ impl LaunchStep {
             Self::JoinCgroup => "join its control groups",
             Self::Session => "start a session",
             Self::JoinNamespaces => "enter the task's namespaces",
+            Self::Network => "bring its loopback up",
             Self::PrivateMounts => "make its mounts private",
             Self::KeepSandbox => "take hold of its sandbox",
             Self::MountProc => "mount /proc",
@@ -237,6 +267,8 @@ impl LaunchStep {
             Self::MountTmp => "mount /tmp",
             Self::MountShm => "mount /dev/shm",
             Self::ShowSandbox => "mount its sandbox",
+            Self::ShowPath => "mount a path of the host",
+            Self::Secrets => "write its secrets",
             Self::ReadOnly => "make mounts read-only",
             Self::Limits => "set its process limits",
             Self::Capabilities => "drop capabilities",
@@ -268,6 +300,6 @@ mod tests {
             assert_eq!(step.number() as usize, position);
             assert_eq!(LaunchStep::from_number(step.number()), Some(*step));
         }
-        assert_eq!((LaunchStep::Fork.number(), LaunchStep::Exec.number()), (20, 21));
+        assert_eq!((LaunchStep::Fork.number(), LaunchStep::Exec.number()), (23, 24));
     }
 }

@@ -29,7 +29,8 @@ pub use error::SysError;
 pub use identity::{Identity, IdentityError, UserPolicy};
 pub use kernel::{Kernel, KernelConfig};
 pub use launch::{
-    EnterRequest, Extras, Held, LaunchRequest, LaunchStep, Namespaces, ReleaseError, SpawnError,
+    EnterRequest, Extras, Held, LaunchRequest, LaunchStep, Namespaces, PathMount, ReleaseError, Secrets,
+    SpawnError,
 };
 pub use launch::{capability, seccomp};
 pub use output::OutputSlice;

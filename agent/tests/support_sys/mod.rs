@@ -92,7 +92,7 @@ impl Host {
             stdout: state.join("stdout"),
             stderr: state.join("stderr"),
             exit_file: state.join("exit"),
-            namespaces: Namespaces { pid: true, ipc: true },
+            namespaces: Namespaces { pid: true, ipc: true, network: false },
             hidden: vec![self.directory.clone()],
             extras: Extras::default(),
         }

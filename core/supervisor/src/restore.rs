@@ -55,6 +55,7 @@ impl Supervisor {
         let kill = row.kill;
         let shares_pids = row.spec.shared_namespaces.pid;
         let signal = row.spec.kill_signal;
+        let has_secrets = !row.spec.secrets.is_empty();
         let mut entry = Entry::new(row);
         // An agent that stopped while it removed the sandbox begins that again in due time.
         if phase == Phase::Removing {
@@ -75,6 +76,14 @@ impl Supervisor {
         }
         match phase {
             // The held process, if there was one, ended when the agent did: nothing has begun.
+            Phase::Preparing if has_secrets => {
+                if let Some(entry) = self.entries.get_mut(&task_id) {
+                    entry.awaits_secrets = kill.is_none();
+                }
+                if kill.is_some() {
+                    self.begin_anew(&task_id, now, actions);
+                }
+            }
             Phase::Preparing => self.begin_anew(&task_id, now, actions),
             Phase::Releasing { process } => {
                 let confidence = if shares_pids { Confidence::Doubtful } else { Confidence::ToldByInit };

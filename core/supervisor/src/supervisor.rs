@@ -38,6 +38,8 @@ pub(crate) struct Entry {
     oom: Option<Usage>,
     /// Whether this start of the agent holds its process, or is still to hear of it.
     pub(crate) is_in_hand: bool,
+    /// Its launch goes on when the leader assigns it again: its secrets are in no record.
+    pub(crate) awaits_secrets: bool,
     /// As it stands in the index of timers.
     timer: Option<Uptime>,
     /// As it stands in the index of ended tasks.
@@ -46,7 +48,15 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(crate) fn new(row: Row) -> Self {
-        Self { row, killed_at: None, oom: None, is_in_hand: true, timer: None, ended: None }
+        Self {
+            row,
+            killed_at: None,
+            oom: None,
+            is_in_hand: true,
+            awaits_secrets: false,
+            timer: None,
+            ended: None,
+        }
     }
 
     /// When time alone asks for an action.
@@ -258,6 +268,9 @@ impl Supervisor {
                 self.tell(&task_id, verdict, true, now, actions);
             } else if let Some(kill) = assignment.kill {
                 self.order_kill(&task_id, KillCause::Ordered, Some(kill.grace), now, actions);
+            } else if std::mem::take(&mut entry.awaits_secrets) {
+                entry.row.spec = assignment.spec;
+                self.begin_anew(&task_id, now, actions);
             }
             return;
         }
@@ -374,6 +387,11 @@ impl Supervisor {
             return;
         }
         entry.row.kill = Some(kill);
+        if std::mem::take(&mut entry.awaits_secrets) {
+            // Nothing of it has begun, and nobody is at it.
+            self.begin_anew(task_id, now, actions);
+            return;
+        }
         match entry.row.phase {
             Phase::Running { process } => self.begin_kill(task_id, process, now, actions),
             // The launch is under way on another thread; its answer will find the order.

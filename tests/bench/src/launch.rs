@@ -149,7 +149,7 @@ impl Bench {
             stdout: file("stdout"),
             stderr: file("stderr"),
             exit_file: file("exit"),
-            namespaces: Namespaces { pid: true, ipc: true },
+            namespaces: Namespaces { pid: true, ipc: true, network: false },
             hidden: vec![self.directory.clone()],
             extras: Extras::default(),
         })

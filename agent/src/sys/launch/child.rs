@@ -10,10 +10,13 @@ use super::{LaunchStep, seccomp};
 use crate::sys::raw::syscall;
 
 /// Descriptors below this are the child's to arrange; what the plan names is at or above it.
-pub const DESCRIPTOR_MIN: RawFd = 64;
+pub const DESCRIPTOR_MIN: RawFd = 128;
 
 /// Most v1 hierarchies that a task joins, so that their descriptors fit below `DESCRIPTOR_MIN`.
 pub const HIERARCHIES_MAX: usize = 16;
+
+// Both fit below, and what the child has at first.
+const _: () = assert!(place::JOIN + HIERARCHIES_MAX + model::limits::MOUNTS_MAX < DESCRIPTOR_MIN as usize);
 
 /// Where the child puts its descriptors; the first five by agreement with `agent/init/main.rs`.
 mod place {
@@ -87,6 +90,18 @@ pub struct Mounts {
     pub directories_in_tmp: Vec<CString>,
     /// As `hidden`, for what lies inside the sandbox.
     pub hidden_in_sandbox: Vec<Hidden>,
+    /// Held mounts of host paths, each with its place.
+    pub paths: Vec<(RawFd, CString)>,
+    pub secrets: Option<Secrets>,
+    /// Whether the network namespace is new, and its loopback still down.
+    pub has_own_network: bool,
+}
+
+/// A directory in memory with files for the task's user alone.
+pub struct Secrets {
+    pub directory: CString,
+    /// Whole paths.
+    pub files: Vec<(CString, Vec<u8>)>,
 }
 
 /// A path that the task must not see.
@@ -145,9 +160,17 @@ impl Child<'_> {
             self.place(*tasks, next);
             next += 1;
         }
-        if let Scene::Joined { process, kinds: _ } = &plan.scene {
-            self.place(*process, next);
-            next += 1;
+        match &plan.scene {
+            Scene::Joined { process, kinds: _ } => {
+                self.place(*process, next);
+                next += 1;
+            }
+            Scene::Own(mounts) => {
+                for (tree, _) in &mounts.paths {
+                    self.place(*tree, next);
+                    next += 1;
+                }
+            }
         }
         // Everything else of the agent's, other tasks' pipes too: who holds the end of a pipe that
         // another waits on would keep it waiting after the agent's death.
@@ -202,7 +225,48 @@ impl Child<'_> {
         close(process);
     }
 
+    fn raise_loopback(&self) {
+        let step = LaunchStep::Network;
+        let kind = (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize;
+        let socket = call(libc::SYS_socket, [libc::AF_INET as usize, kind, 0, 0, 0, 0]);
+        let socket = self.must(step, socket).cast_unsigned();
+        let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        let request = InterfaceFlags { name: *b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0", flags, rest: [0; 22] };
+        let arguments = [socket, libc::SIOCSIFFLAGS as usize, &raw const request as usize, 0, 0, 0];
+        self.must(step, call(libc::SYS_ioctl, arguments));
+        close(socket);
+    }
+
+    fn write_secrets(&self, secrets: &Secrets) {
+        let step = LaunchStep::Secrets;
+        let plain = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        // Not tmpfs: that may be swapped out, to a disk.
+        let kind = Some(c"ramfs");
+        let path = &secrets.directory;
+        self.must(step, mount(Some(c"muster-secrets"), path, kind, plain, Some(c"mode=0500")));
+        let (uid, gid) = (self.plan.uid as usize, self.plan.gid as usize);
+        let directory = [AT_FDCWD, pointer(path), uid, gid, libc::AT_SYMLINK_NOFOLLOW as usize, 0];
+        for (path, value) in &secrets.files {
+            let flags = (libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC) as usize;
+            let file = call(libc::SYS_openat, [AT_FDCWD, pointer(path), flags, 0o400, 0, 0]);
+            let file = self.must(step, file).cast_unsigned();
+            let mut left = value.as_slice();
+            while !left.is_empty() {
+                let count = self.must(step, write(file, left)).cast_unsigned();
+                left = left.get(count..).unwrap_or_default();
+            }
+            self.must(step, call(libc::SYS_fchown, [file, uid, gid, 0, 0, 0]));
+            close(file);
+        }
+        self.must(step, call(libc::SYS_fchownat, directory));
+        let flags = plain | libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
+        self.must(step, mount(None, path, None, flags, None));
+    }
+
     fn arrange_mounts(&self, mounts: &Mounts) {
+        if mounts.has_own_network {
+            self.raise_loopback();
+        }
         // What the host unmounts later goes away here too, and nothing of ours reaches the host.
         let slave = libc::MS_REC | libc::MS_SLAVE;
         self.must(LaunchStep::PrivateMounts, mount(None, c"/", None, slave, None));
@@ -230,6 +294,13 @@ impl Child<'_> {
         self.must(LaunchStep::ShowSandbox, attach(sandbox, &mounts.sandbox));
         for hidden in &mounts.hidden_in_sandbox {
             self.hide(hidden);
+        }
+        for (index, (_, target)) in mounts.paths.iter().enumerate() {
+            let tree = place::JOIN + self.plan.join.len() + index;
+            self.must(LaunchStep::ShowPath, attach(tree, target));
+        }
+        if let Some(secrets) = &mounts.secrets {
+            self.write_secrets(secrets);
         }
         self.make_read_only(c"/sys");
         if self.plan.uid == 0 {
@@ -452,6 +523,16 @@ impl Child<'_> {
 const AT_FDCWD: usize = libc::AT_FDCWD as isize as usize;
 const SIGNAL_SET_BYTES: usize = 8;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// `struct ifreq` of include/uapi/linux/if.h, of which only the flags are used.
+#[repr(C)]
+struct InterfaceFlags {
+    name: [u8; 16],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<InterfaceFlags>() == size_of::<libc::ifreq>());
 
 /// What the kernel (not libc) calls `struct sigaction`; all zero is the default action.
 #[repr(C)]

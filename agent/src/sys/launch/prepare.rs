@@ -17,8 +17,9 @@ use rustix::thread::CapabilitySet;
 
 use super::capability;
 use super::child::{self, Hidden, Mounts, Plan, Program, Scene};
+use super::paths::{self, HeldMount, Own};
 use super::seccomp::{self, Seccomp};
-use super::{EnterRequest, Held, LaunchRequest, LaunchStep, ReleaseError, SpawnError};
+use super::{EnterRequest, Held, LaunchRequest, LaunchStep, ReleaseError, Secrets, SpawnError};
 use crate::sys::cgroup::Cgroups;
 use crate::sys::process::{self, Process, ProcessId};
 use crate::sys::{SysError, raw};
@@ -81,8 +82,16 @@ impl Launcher {
             true => Program::Init { init: self.init.as_raw_fd(), exit: exit.as_raw_fd() },
             false => Program::Command(places(request)?),
         };
-        let scene = Scene::Own(self.plan_mounts(request)?);
+        let held = hold_paths(request)?;
+        let mut mounts = self.plan_mounts(request)?;
+        for held in &held {
+            mounts.paths.push((held.tree.as_raw_fd(), text(held.target.as_os_str(), "a path")?));
+        }
+        let scene = Scene::Own(mounts);
         let mut kinds = libc::CLONE_NEWNS;
+        if request.namespaces.network {
+            kinds |= libc::CLONE_NEWNET;
+        }
         if request.namespaces.pid {
             kinds |= libc::CLONE_NEWPID;
         }
@@ -99,6 +108,9 @@ impl Launcher {
         let process = rustix::io::fcntl_dupfd_cloexec(&target, child::DESCRIPTOR_MIN)
             .map_err(|error| prepare("copy a descriptor")(error.into()))?;
         let mut kinds = libc::CLONE_NEWNS;
+        if launch.namespaces.network {
+            kinds |= libc::CLONE_NEWNET;
+        }
         if launch.namespaces.ipc {
             kinds |= libc::CLONE_NEWIPC;
         }
@@ -230,12 +242,19 @@ impl Launcher {
         };
         let sandbox = real(&request.sandbox)?;
         let path = |path: &Path| text(path.as_os_str(), "a path");
+        let secrets =
+            request.extras.secrets.as_ref().map(|secrets| plan_secrets(secrets, &sandbox)).transpose()?;
+        let secrets_path =
+            secrets.as_ref().map(|secrets| Path::new(OsStr::from_bytes(secrets.directory.to_bytes())));
         let steps_to_sandbox = |from: &Path| -> Result<Vec<CString>, SpawnError> {
-            if !sandbox.starts_with(from) {
-                return Ok(Vec::new());
+            let mut steps = Vec::new();
+            for goal in [Some(sandbox.as_path()), secrets_path].into_iter().flatten() {
+                if goal.starts_with(from) {
+                    let below: Vec<&Path> = goal.ancestors().take_while(|part| *part != from).collect();
+                    steps.extend(below.into_iter().rev().map(path));
+                }
             }
-            let below: Vec<&Path> = sandbox.ancestors().take_while(|part| *part != from).collect();
-            below.into_iter().rev().map(path).collect()
+            steps.into_iter().collect()
         };
         let mut hidden = Vec::new();
         let mut hidden_in_sandbox = Vec::new();
@@ -266,8 +285,41 @@ impl Launcher {
             sandbox: path(&sandbox)?,
             hidden,
             hidden_in_sandbox,
+            paths: Vec::new(),
+            secrets,
+            has_own_network: request.namespaces.network,
         })
     }
+}
+
+/// The host's paths as mounts, out of the way of the numbers that the child gives out.
+fn hold_paths(request: &LaunchRequest) -> Result<Vec<HeldMount>, SpawnError> {
+    if request.extras.mounts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut places = vec![(request.sandbox.as_path(), request.sandbox.as_path())];
+    if let Some(tmp) = &request.tmp {
+        places.push((Path::new("/tmp"), tmp));
+    }
+    let own = Own { places, identity: &request.identity };
+    let mut held = Vec::with_capacity(request.extras.mounts.len());
+    for mount in &request.extras.mounts {
+        let HeldMount { tree, target } = paths::hold(mount, &request.hidden, &own)?;
+        held.push(HeldMount { tree: move_up(tree).map_err(prepare("move a descriptor"))?, target });
+    }
+    Ok(held)
+}
+
+/// `sandbox` is real: no link leads to the directory beside it.
+fn plan_secrets(secrets: &Secrets, sandbox: &Path) -> Result<child::Secrets, SpawnError> {
+    let missing = || prepare("find a place for secrets")(io::ErrorKind::InvalidInput.into());
+    let (beside, name) = (sandbox.parent(), secrets.directory.file_name());
+    let directory = beside.zip(name).map(|(beside, name)| beside.join(name)).ok_or_else(missing)?;
+    let mut files = Vec::with_capacity(secrets.files.len());
+    for model::Secret { name, value } in &secrets.files {
+        files.push((text(directory.join(name).as_os_str(), "a secret")?, value.0.clone()));
+    }
+    Ok(child::Secrets { directory: text(directory.as_os_str(), "a path")?, files })
 }
 
 /// The limits of every task: no core dumps, which would hold its memory, and few open files at first.

@@ -455,3 +455,47 @@ fn a_damaged_record_is_told_and_never_launched() {
         write record t: ended, #1 gone released
         report t #1 gone released (AgentLostTask: the agent's record of it can't be read; whatever was left of it was ended)"#]].assert_eq(&lines.join("\n"));
 }
+
+#[test]
+fn a_task_with_secrets_waits_for_them_after_a_restart() {
+    check(
+        "assigned t$ u$
+         restart
+         kill u
+         welcomed t$#1 u$#1
+         prepared t
+         welcomed t$#1",
+        expect![[r#"
+            > assigned t$ u$
+              write record t: preparing, #1 starting
+              report t #1 starting
+              make sandbox task-t.lfls
+              make cgroups task-t.lfls cpus=0.5 mem=64MiB
+              register meter task-t.lfls
+              spawn task-t.lfls ["sleep", "60"]
+              write record u: preparing, #1 starting
+              report u #1 starting
+              make sandbox task-u.lfls
+              make cgroups task-u.lfls cpus=0.5 mem=64MiB
+              register meter task-u.lfls
+              spawn task-u.lfls ["sleep", "60"]
+            > restart
+            > kill u
+              write record u: ending as killed, kill ordered, #1 starting
+              kill all task-u.lfls
+            > welcomed t$#1 u$#1
+              write record t: preparing
+              remove stray cgroups task-t.lfls
+              remove stray sandbox task-t.lfls
+              make sandbox task-t.lfls
+              make cgroups task-t.lfls cpus=0.5 mem=64MiB
+              register meter task-t.lfls
+              spawn task-t.lfls ["sleep", "60"]
+            > prepared t
+              write record t: releasing 70@9
+              register process 70@9 of t
+              release t
+            > welcomed t$#1
+        "#]],
+    );
+}

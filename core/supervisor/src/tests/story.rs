@@ -108,7 +108,7 @@ fn parse(words: &[&str]) -> Event {
     }
 }
 
-/// `name`, `name#3` with a recorded sequence, `name!` with a kill order, `name~5` that may run for 5 s and is
+/// `name`, `name$` with a secret, `name#3` with a recorded sequence, `name!` with a kill order, `name~5` that may run for 5 s and is
 /// asked to end by SIGINT.
 fn assignments(names: &[&str]) -> Vec<Assignment> {
     let one = |text: &&str| {
@@ -116,11 +116,16 @@ fn assignments(names: &[&str]) -> Vec<Assignment> {
         let (text, longest) =
             text.split_once('~').map_or((text, None), |(text, longest)| (text, Some(longest)));
         let (name, sequence) = text.split_once('#').unwrap_or((text, "0"));
+        let (name, has_secret) = name.strip_suffix('$').map_or((name, false), |name| (name, true));
         let plain = assignment(name);
         let mut spec = (*plain.spec).clone();
         if let Some(longest) = longest {
             spec.run_time_max = Some(Duration::from_secs(longest.parse().unwrap()));
             spec.kill_signal = StopSignal::Int;
+        }
+        if has_secret {
+            let value = model::SecretValue(b"hush".to_vec());
+            spec.secrets = vec![model::Secret { name: "key".to_owned(), value }];
         }
         Assignment {
             kill: is_killed.then_some(KillOrder { grace: Duration::from_secs(3) }),
