@@ -194,7 +194,7 @@ pub enum Task {
     Show { id: String },
     /// Prints what a task has written
     #[command(
-        after_help = "Examples:\n  muster task logs hello.7f3c91ab -f\n  muster task logs hello.7f3c91ab --stderr --tail 4KiB"
+        after_help = "Examples:\n  muster task logs hello.7f3c91ab -f\n  muster task logs hello.7f3c91ab --stderr --since 10m --grep 'error|warn'"
     )]
     Logs {
         id: String,
@@ -207,6 +207,12 @@ pub enum Task {
         /// Only the last part, for example 4KiB
         #[arg(long, value_parser = tail_bytes, value_name = "SIZE")]
         tail: Option<u64>,
+        /// Only what was written in the last part of time, for example 10m; exact to about a second
+        #[arg(long, value_parser = units::duration, value_name = "TIME", conflicts_with = "tail")]
+        since: Option<Duration>,
+        /// Only lines in which this regular expression is found
+        #[arg(long, value_parser = pattern, value_name = "REGEX")]
+        grep: Option<regex::bytes::Regex>,
     },
     /// Executes one more process in a running task, in its namespaces and limits and as its user
     #[command(after_help = "Examples:
@@ -302,6 +308,10 @@ pub struct Exec {
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+fn pattern(text: &str) -> Result<regex::bytes::Regex, String> {
+    regex::bytes::Regex::new(text).map_err(|error| error.to_string())
 }
 
 /// A size in bytes, of which part of a MiB makes sense.

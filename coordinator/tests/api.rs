@@ -555,6 +555,7 @@ async fn a_task_is_run_watched_read_and_remembered() {
         offset: 0,
         follow: true,
         tail_bytes: None,
+        newer_than_ms: None,
     };
     let mut output = operator.read_output(read).await.unwrap().into_inner();
     let mut read = Vec::new();

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use model::TaskId;
+use model::{TaskId, Timestamp};
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,
@@ -12,8 +12,10 @@ use tokio::{
 
 use super::Request;
 use crate::{
-    execute::{Executor, chain},
+    clock,
+    execute::{Executor, chain, offset_since},
     session::{Chunk, OutputAnswer, OutputRequest, Stream, ToLeader},
+    sys::SysError,
 };
 
 /// The most that one answer carries.
@@ -29,6 +31,20 @@ pub(crate) struct Place {
     pub attempt: String,
     /// Nothing will be written any more.
     pub is_over: bool,
+}
+
+/// Where the first reading begins.
+#[derive(Debug, Clone, Copy)]
+enum Start {
+    Offset,
+    /// So many bytes before the end.
+    Tail(u64),
+    /// What is not older than this, and a little more.
+    Newer(Duration),
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Answers one request.
@@ -53,17 +69,22 @@ impl Reader {
     }
 
     async fn wait_for_data(&self, wish: OutputRequest) -> Result<Chunk, String> {
-        let OutputRequest { request: _, task_id, stream, offset, tail, limit, wait } = wish;
+        let OutputRequest { request: _, task_id, stream, offset, tail, newer_than, limit, wait } = wish;
         let limit = limit.min(CHUNK_BYTES_MAX);
         let deadline = Instant::now() + wait.min(WAIT_MAX);
         let mut offset = offset;
-        let mut tail = tail;
+        let mut start = match (newer_than, tail) {
+            (Some(age), _) => Start::Newer(age),
+            (None, Some(tail)) => Start::Tail(tail),
+            (None, None) => Start::Offset,
+        };
         loop {
             // Whether it is over is asked before it is read: what is written in between is read, too.
             let place = self.place(&task_id).await?;
-            let read = self.read_now(&place, stream, offset, tail.take(), limit).await?;
+            let read = self.read_now(&place, stream, offset, start, limit).await?;
             let is_end = place.is_over && read.offset + read.data.len() as u64 >= read.end;
             offset = read.offset;
+            start = Start::Offset;
             if !read.data.is_empty() || is_end || Instant::now() >= deadline {
                 return Ok(Chunk { offset, data: Bytes::from(read.data), is_end });
             }
@@ -84,7 +105,7 @@ impl Reader {
         place: &Place,
         stream: Stream,
         offset: u64,
-        tail: Option<u64>,
+        start: Start,
         limit: u32,
     ) -> Result<crate::sys::OutputSlice, String> {
         let executor = self.executor.clone();
@@ -95,9 +116,15 @@ impl Reader {
         };
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let read = move || {
-            let offset = match tail {
-                Some(tail) => executor.sys.read_output(&file, u64::MAX, 0)?.end.saturating_sub(tail),
-                None => offset,
+            let offset = match start {
+                Start::Offset => offset,
+                Start::Tail(tail) => executor.sys.read_output(&file, u64::MAX, 0)?.end.saturating_sub(tail),
+                Start::Newer(age) => {
+                    let since = Timestamp(clock::now().0.saturating_sub(micros(age)));
+                    let path = &file;
+                    offset_since(path, since)
+                        .map_err(|source| SysError::Read { path: path.clone(), source })?
+                }
             };
             executor.sys.read_output(&file, offset, limit)
         };

@@ -14,7 +14,7 @@ use supervisor::Row;
 
 use crate::{
     clock,
-    execute::{Executor, chain},
+    execute::{Executor, Times, chain},
     history::{self, History},
     meter::{Files, Meter, Target, Watch},
     sys::{
@@ -129,14 +129,16 @@ impl Rounds {
             .spawn(move || rounds.measure_all(&executor, meter, measures))
     }
 
-    /// Starts the thread that trims.
+    /// Starts the thread that trims outputs and notes how they grow.
     pub fn trim(self: &Arc<Self>, executor: Arc<Executor>) -> std::io::Result<JoinHandle<()>> {
         let rounds = self.clone();
         thread::Builder::new().name("trim".to_owned()).spawn(move || {
+            let mut times = Times::default();
             while !rounds.wait(TRIM_INTERVAL) {
                 let attempts: Vec<String> =
                     rounds.lock().live.values().map(|live| live.attempt.clone()).collect();
-                attempts.iter().for_each(|attempt| executor.trim(attempt));
+                attempts.iter().for_each(|attempt| executor.look_at_output(attempt, &mut times));
+                times.forget_others();
             }
         })
     }

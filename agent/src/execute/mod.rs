@@ -11,6 +11,7 @@ mod offered;
 mod profiles;
 mod recorder;
 mod remove;
+mod times;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +37,7 @@ use crate::{
 pub use directories::Directories;
 pub use enter::{EnterError, EnterWish, Entered, EnteredSession, Streams};
 pub use recorder::Recorder;
+pub use times::{Times, offset_since};
 
 use profiles::Profiles;
 
@@ -324,7 +326,7 @@ impl Executor {
             }
             Action::RemoveCgroups { task_id, attempt } => {
                 self.forget_process(task_id);
-                self.trim(attempt);
+                self.look_at_output_last(attempt);
                 self.sys.remove_cgroup(&name(attempt)?).map_err(ExecuteError::Cgroup)?;
             }
             Action::RegisterMeter { attempt, .. } => self.with_cgroup_id(attempt, |recorder, id| {
@@ -544,6 +546,29 @@ impl Executor {
         let cpu_ns = recorder.and_then(|(recorder, id)| recorder.cpu_ns(id));
         let counted = recorder.map(|(recorder, id)| recorder.counted(id)).unwrap_or_default();
         Some(meter::last_usage(clock::now(), cpu_ns, &counted, figures))
+    }
+
+    fn look_at_output_last(&self, attempt: &str) {
+        for file in [self.directories.stdout(attempt), self.directories.stderr(attempt)] {
+            if let Ok(data) = fs::metadata(&file)
+                && let Err(error) = Times::note_last(&file, data.len(), clock::now())
+            {
+                tracing::warn!(attempt, error = chain(&error), "can't note when a task wrote");
+            }
+        }
+        self.trim(attempt);
+    }
+
+    /// Frees the head of both outputs beyond what is kept, and notes how long they are.
+    pub fn look_at_output(&self, attempt: &str, times: &mut Times) {
+        for file in [self.directories.stdout(attempt), self.directories.stderr(attempt)] {
+            if let Ok(data) = fs::metadata(&file)
+                && let Err(error) = times.note(&file, data.len(), clock::now())
+            {
+                tracing::warn!(attempt, error = chain(&error), "can't note when a task wrote");
+            }
+        }
+        self.trim(attempt);
     }
 
     /// Frees the head of both outputs beyond what is kept.

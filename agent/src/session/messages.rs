@@ -77,6 +77,8 @@ pub struct OutputRequest {
     pub stream: Stream,
     pub offset: u64,
     pub tail: Option<u64>,
+    /// Begins where output that is not older begins, instead.
+    pub newer_than: Option<Duration>,
     pub limit: u32,
     pub wait: Duration,
 }
@@ -177,7 +179,8 @@ pub(super) fn acknowledge(acknowledge: wire::Acknowledge) -> Vec<FromLeader> {
 }
 
 pub(super) fn read_output(read: wire::ReadOutput) -> Vec<FromLeader> {
-    let wire::ReadOutput { request, task_id, stream, offset, tail_bytes, limit, wait_ms } = read;
+    let wire::ReadOutput { request, task_id, stream, offset, tail_bytes, limit, wait_ms, newer_than_ms } =
+        read;
     let stream = match stream {
         1 => Stream::Stdout,
         2 => Stream::Stderr,
@@ -187,8 +190,10 @@ pub(super) fn read_output(read: wire::ReadOutput) -> Vec<FromLeader> {
         }
     };
     let wait = Duration::from_millis(wait_ms);
+    let newer_than = newer_than_ms.map(Duration::from_millis);
     let wish = |task_id| {
-        let wish = OutputRequest { request, task_id, stream, offset, tail: tail_bytes, limit, wait };
+        let wish =
+            OutputRequest { request, task_id, stream, offset, tail: tail_bytes, newer_than, limit, wait };
         FromLeader::ReadOutput(wish)
     };
     valid_id(&task_id).map(wish).into_iter().collect()

@@ -397,6 +397,7 @@ async fn output_is_read_waited_for_and_ends() {
         stream: 1,
         offset,
         tail_bytes,
+        newer_than_ms: None,
         limit: 100,
         wait_ms,
     };

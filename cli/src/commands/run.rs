@@ -164,12 +164,12 @@ pub async fn attach(context: &Context, id: String) -> Result<ExitCode, Failure> 
     let attending = async {
         let outputs = async {
             tokio::try_join!(
-                follow_output(context, &id, OutputStream::Stdout, true, Some(0), |chunk| {
+                follow_output(context, &id, OutputStream::Stdout, true, NOW, |chunk| {
                     let mut stdout = io::stdout().lock();
                     write_all(&mut stdout, chunk)?;
                     stdout.flush().attempted("write to stdout")
                 }),
-                follow_output(context, &id, OutputStream::Stderr, true, Some(0), |chunk| {
+                follow_output(context, &id, OutputStream::Stderr, true, NOW, |chunk| {
                     write_all(&mut io::stderr().lock(), chunk)
                 }),
             )
@@ -304,7 +304,7 @@ async fn relay(
         OutputStream::Stderr => write_all(&mut io::stderr().lock(), bytes),
         OutputStream::Stdout | OutputStream::Unspecified => write_all(&mut io::stdout().lock(), bytes),
     };
-    follow_output(context, &id, stream, true, None, |chunk| {
+    follow_output(context, &id, stream, true, Part::default(), |chunk| {
         if prefix.is_empty() {
             return write(chunk);
         }
@@ -332,25 +332,38 @@ fn prefixed(prefix: &str, lines: &[u8]) -> Vec<u8> {
     text
 }
 
+/// Which part of an output is wanted: the default is all of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Part {
+    /// So many bytes from the end.
+    pub tail: Option<u64>,
+    /// What was written in the last part of time.
+    pub since: Option<Duration>,
+}
+
+/// What comes from now on.
+const NOW: Part = Part { tail: Some(0), since: None };
+
 /// Gives a task's output to `take`, chunk by chunk, over connections that may break.
 pub async fn follow_output(
     context: &Context,
     id: &str,
     stream: OutputStream,
     follow: bool,
-    tail: Option<u64>,
+    part: Part,
     mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let attempted = format!("read the output of task `{id}`");
     let mut offset = 0;
-    let mut tail = tail;
+    let mut part = part;
     loop {
         let request = ReadOutputRequest {
             task_id: id.to_owned(),
             stream: stream.into(),
             offset,
             follow,
-            tail_bytes: tail,
+            tail_bytes: part.tail,
+            newer_than_ms: part.since.map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
         };
         let mut chunks = context
             .connection
@@ -360,14 +373,14 @@ pub async fn follow_output(
         let broken: ClientError = loop {
             match chunks.message().await {
                 Ok(Some(chunk)) => {
-                    if chunk.offset > offset && tail.is_none() {
+                    if chunk.offset > offset && part == Part::default() {
                         let lost = chunk.offset - offset;
                         write_all(
                             &mut io::stderr().lock(),
                             format!("[{lost} bytes of older output were dropped]\n").as_bytes(),
                         )?;
                     }
-                    tail = None;
+                    part = Part::default();
                     offset = chunk.offset + chunk.data.len() as u64;
                     take(&chunk.data)?;
                 }

@@ -8,9 +8,13 @@ use muster_client::{
         GetTaskRequest, GetUsageRequest, KillTaskRequest, ListTasksRequest, OutputStream, TaskUsage, TaskView,
     },
 };
+use regex::bytes::Regex;
 use serde_json::{Value, json};
 
-use super::{Context, run::follow_output};
+use super::{
+    Context,
+    run::{Part, follow_output},
+};
 use crate::{
     arguments::Format,
     output::{
@@ -108,11 +112,49 @@ pub async fn logs(
     id: String,
     follow: bool,
     stderr: bool,
-    tail: Option<u64>,
+    part: Part,
+    grep: Option<Regex>,
 ) -> Result<(), Failure> {
     let stream = if stderr { OutputStream::Stderr } else { OutputStream::Stdout };
-    follow_output(context, &id, stream, follow, tail, |chunk| write_all(&mut io::stdout().lock(), chunk))
-        .await
+    let Some(grep) = grep else {
+        let write = |chunk: &[u8]| write_all(&mut io::stdout().lock(), chunk);
+        return follow_output(context, &id, stream, follow, part, write).await;
+    };
+    // Here and not on the agent: what is kept is small, and a daemon with so many rights reads no patterns.
+    let mut lines = Lines { grep, partial: Vec::new() };
+    let write = |chunk: &[u8]| write_all(&mut io::stdout().lock(), &lines.found_in(chunk));
+    follow_output(context, &id, stream, follow, part, write).await?;
+    write_all(&mut io::stdout().lock(), &lines.found_at_end())
+}
+
+/// Lines that come in pieces, and the wish for some of them.
+struct Lines {
+    grep: Regex,
+    partial: Vec<u8>,
+}
+
+/// A line that is longer is looked at in parts.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
+impl Lines {
+    fn found_in(&mut self, chunk: &[u8]) -> Vec<u8> {
+        self.partial.extend_from_slice(chunk);
+        let end = self.partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |place| place + 1);
+        let end = if self.partial.len() - end > LINE_BYTES_MAX { self.partial.len() } else { end };
+        let rest = self.partial.split_off(end);
+        let whole = std::mem::replace(&mut self.partial, rest);
+        self.found(&whole)
+    }
+
+    fn found_at_end(&mut self) -> Vec<u8> {
+        let last = std::mem::take(&mut self.partial);
+        self.found(&last)
+    }
+
+    fn found(&self, lines: &[u8]) -> Vec<u8> {
+        let is_found = |line: &&[u8]| self.grep.is_match(line.strip_suffix(b"\n").unwrap_or(line));
+        lines.split_inclusive(|byte| *byte == b'\n').filter(is_found).collect::<Vec<_>>().concat()
+    }
 }
 
 pub async fn set_frozen(context: &Context, ids: Vec<String>, is_frozen: bool) -> Result<(), Failure> {

@@ -160,7 +160,7 @@ pub fn to_agent(message: ToAgent) -> wire::ToAgent {
                 .collect(),
         }),
         ToAgent::ReadOutput { request, output } => {
-            let OutputRequest { task, stream, offset, tail, limit, wait } = output;
+            let OutputRequest { task, stream, offset, tail, newer_than, limit, wait } = output;
             Message::ReadOutput(wire::ReadOutput {
                 request,
                 task_id: task.to_string(),
@@ -170,6 +170,7 @@ pub fn to_agent(message: ToAgent) -> wire::ToAgent {
                 },
                 offset,
                 tail_bytes: tail,
+                newer_than_ms: newer_than.map(millis),
                 limit,
                 wait_ms: millis(wait),
             })

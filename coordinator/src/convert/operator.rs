@@ -149,17 +149,19 @@ pub struct OutputWish {
     pub offset: u64,
     pub follow: bool,
     pub tail: Option<u64>,
+    pub newer_than: Option<Duration>,
 }
 
 pub fn read_output(request: wire::ReadOutputRequest) -> Result<OutputWish, Invalid> {
-    let wire::ReadOutputRequest { task_id, stream, offset, follow, tail_bytes } = request;
+    let wire::ReadOutputRequest { task_id, stream, offset, follow, tail_bytes, newer_than_ms } = request;
     let stream = match wire::OutputStream::try_from(stream) {
         Ok(wire::OutputStream::Stdout) => OutputStream::Stdout,
         Ok(wire::OutputStream::Stderr) => OutputStream::Stderr,
         Ok(wire::OutputStream::Unspecified) => return Err(Invalid::missing("stream")),
         Err(_) => return Err(Invalid::new("stream", format_args!("of {stream} is neither 1 nor 2"))),
     };
-    Ok(OutputWish { task: id("task_id", &task_id)?, stream, offset, follow, tail: tail_bytes })
+    let newer_than = newer_than_ms.map(Duration::from_millis);
+    Ok(OutputWish { task: id("task_id", &task_id)?, stream, offset, follow, tail: tail_bytes, newer_than })
 }
 
 pub fn to_output_chunk(chunk: OutputChunk) -> wire::OutputChunk {

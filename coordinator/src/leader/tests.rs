@@ -261,6 +261,7 @@ async fn run_waits_says_why_and_starts() {
         stream: OutputStream::Stderr,
         offset: 0,
         tail: None,
+        newer_than: None,
         limit: 10,
         wait: Duration::from_secs(1),
     };

@@ -69,6 +69,8 @@ pub struct OutputRequest {
     pub offset: u64,
     /// Begins so many bytes before the end instead of at `offset`.
     pub tail: Option<u64>,
+    /// Begins with what is not older than this instead.
+    pub newer_than: Option<Duration>,
     pub limit: u32,
     /// How long to wait for data when there is none yet.
     pub wait: Duration,

@@ -52,9 +52,10 @@ impl Reader {
     async fn next(&mut self) -> Option<Result<wire::OutputChunk, Status>> {
         let stop = self.context.stop.clone();
         while !self.is_over {
-            let OutputWish { task, stream, offset, follow, tail } = self.wish.clone();
+            let OutputWish { task, stream, offset, follow, tail, newer_than } = self.wish.clone();
             let wait = if follow { FOLLOW_WAIT } else { Duration::ZERO };
-            let request = OutputRequest { task, stream, offset, tail, limit: CHUNK_BYTES_MAX, wait };
+            let request =
+                OutputRequest { task, stream, offset, tail, newer_than, limit: CHUNK_BYTES_MAX, wait };
             let answer = tokio::select! {
                 () = stop.cancelled() => return Some(Err(stream_over())),
                 answer = self.context.leader.read_output(request) => answer,
@@ -73,6 +74,7 @@ impl Reader {
             self.wish.offset = chunk.offset.saturating_add(chunk.data.len() as u64);
             // From now on the place is known.
             self.wish.tail = None;
+            self.wish.newer_than = None;
             self.is_over = chunk.is_end || (!follow && chunk.data.is_empty());
             if !chunk.data.is_empty() {
                 return Some(Ok(to_output_chunk(chunk)));

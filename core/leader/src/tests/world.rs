@@ -155,6 +155,7 @@ impl World {
                     stream: OutputStream::Stdout,
                     offset: 0,
                     tail: None,
+                    newer_than: None,
                     limit: 100,
                     wait: Duration::from_secs(2),
                 };

@@ -438,3 +438,44 @@ async fn attach_shows_what_comes_and_ends_with_the_task() {
     assert_eq!(cluster.task(&other).await.state(), TaskState::Running);
     cluster.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_can_be_asked_by_time_and_by_pattern() {
+    let cluster = cluster!();
+    // Two bursts, as far apart as the test says.
+    let script_text = "echo first error; echo first fine; while [ ! -e go ]; do sleep 0.05; done; \
+                       echo second error; echo second fine; printf 'no newline error'; while :; do sleep 1; done";
+    let id = cluster.run(script(script_text), 1).await.remove(0);
+    cluster.until_state(&id, TaskState::Running).await;
+    let folder = find_folder(&cluster, &id);
+    // Each note is a time and a length, of eight bytes each.
+    let noted = || {
+        let notes = fs::read(folder.join("stdout.times")).ok()?;
+        Some(u64::from_le_bytes(notes.last_chunk::<8>().copied()?))
+    };
+    wait_until("the first burst was noted", async || noted() == Some(23)).await;
+    let noted_at = std::time::Instant::now();
+    // What is looked for is younger than this, and what is not is older: notes are a second apart.
+    wait_until("it is old", async || noted_at.elapsed().as_secs() >= 4).await;
+    fs::write(folder.join("sandbox/go"), "").unwrap();
+    let released_at = std::time::Instant::now();
+    wait_until("the second burst was noted", async || noted() == Some(64)).await;
+    let age = released_at.elapsed().as_secs_f64() + 2.0;
+    let logs = async |more: &[&str]| {
+        let output = cluster.muster_output(&[&["task", "logs", &id][..], more].concat()).await;
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let since = format!("{}ms", (age * 1000.0).ceil());
+    assert_eq!(logs(&["--since", &since]).await, "second error\nsecond fine\nno newline error");
+    assert_eq!(logs(&["--since", "1h"]).await, logs(&[]).await);
+    assert_eq!(logs(&["--grep", "err.r$"]).await, "first error\nsecond error\nno newline error");
+    assert_eq!(logs(&["--since", &since, "--grep", "^second"]).await, "second error\nsecond fine\n");
+    let output = cluster.muster_output(&["task", "logs", &id, "--grep", "("]).await;
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    // Of a task that is over nothing is new.
+    cluster.muster_output(&["task", "kill", &id, "--grace", "100ms"]).await;
+    cluster.until_released(&id).await;
+    assert_eq!(logs(&["--since", "1ms"]).await, "");
+    cluster.finish().await;
+}
