@@ -229,6 +229,9 @@ impl Actor {
         let (done, outcomes) = mpsc::channel(OUTCOMES_MAX);
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         let lanes = Lanes::start(&executor, THREADS, &done).map_err(ActorError::Threads)?;
+        // It ends with this actor's channel of outcomes, or the rounds'.
+        let directories = executor.directories().clone();
+        rounds.measure_disks(directories, done.clone()).map_err(ActorError::Threads)?;
         let handle = Handle { requests: sender };
         let actor = Self {
             supervisor,
@@ -575,6 +578,7 @@ impl Actor {
             | Event::NeverBegun { .. }
             | Event::Exited { .. }
             | Event::OutOfMemory { .. }
+            | Event::DiskOutgrown { .. }
             | Event::SandboxRemoved { .. }
             | Event::EndAll
             | Event::Tick => {}

@@ -10,27 +10,34 @@ use std::{
 };
 
 use model::{Figure, FrameworkId, Kind, Subject, TaskId};
-use supervisor::Row;
+use supervisor::{Event, Row};
+use tokio::sync::mpsc;
 
 use crate::{
     clock,
-    execute::{Executor, Times, chain},
+    execute::{Directories, Executor, Outcome, Times, chain},
     history::{self, History},
     meter::{Files, Meter, Target, Watch},
     sys::{
         CgroupId, CgroupName, Layout, Pressure,
         bpf::{Measure, Measures},
+        disk,
     },
 };
 
 /// How often outputs are looked at: a task that writes 1 GB/s gets this much ahead of its limit.
 const TRIM_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How often the disk of tasks is measured: so long may one go on that outgrows its own.
+const DISK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// A running task.
 #[derive(Debug, Clone)]
 pub struct Live {
     pub framework_id: FrameworkId,
     pub attempt: String,
+    /// Zero: it asked for none, and is not held to any.
+    disk_mib: u64,
     /// Absent until the first round.
     cgroup: Option<CgroupId>,
 }
@@ -72,8 +79,12 @@ struct State {
 impl Rounds {
     /// Starts measuring a task.
     pub fn begin(&self, row: &Row) {
-        let live =
-            Live { framework_id: row.framework_id.clone(), attempt: row.attempt.clone(), cgroup: None };
+        let live = Live {
+            framework_id: row.framework_id.clone(),
+            attempt: row.attempt.clone(),
+            disk_mib: row.spec.resources.disk_mib,
+            cgroup: None,
+        };
         self.lock().live.entry(row.task_id.clone()).or_insert(live);
     }
 
@@ -141,6 +152,43 @@ impl Rounds {
                 times.forget_others();
             }
         })
+    }
+
+    /// Starts the thread that looks how much disk the tasks use; it ends with those who hear of it.
+    pub fn measure_disks(
+        self: &Arc<Self>,
+        directories: Directories,
+        outcomes: mpsc::Sender<Outcome>,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let rounds = self.clone();
+        thread::Builder::new().name("disk".to_owned()).spawn(move || {
+            while !rounds.wait(DISK_INTERVAL) && !outcomes.is_closed() {
+                for task_id in rounds.outgrown(&directories) {
+                    // Who no longer hears of it is about to be gone.
+                    let _ = outcomes.blocking_send(Outcome::Event(Event::DiskOutgrown { task_id }));
+                }
+            }
+        })
+    }
+
+    /// Running tasks whose files take more than they asked for.
+    fn outgrown(&self, directories: &Directories) -> Vec<TaskId> {
+        let limited: Vec<(TaskId, Live)> = {
+            let state = self.lock();
+            let live = state.live.iter().filter(|(_, live)| live.disk_mib > 0);
+            live.map(|(task_id, live)| (task_id.clone(), live.clone())).collect()
+        };
+        let is_outgrown = |task_id: &TaskId, live: &Live| {
+            let (sandbox, tmp) = (directories.sandbox(&live.attempt), directories.tmp(&live.attempt));
+            match disk::used(&[&sandbox, &tmp]) {
+                Ok(used) => used.is_too_deep || used.bytes > live.disk_mib.saturating_mul(1 << 20),
+                Err(error) => {
+                    tracing::warn!(%task_id, error = chain(&error), "can't measure a task's disk");
+                    false
+                }
+            }
+        };
+        limited.into_iter().filter(|(id, live)| is_outgrown(id, live)).map(|(id, _)| id).collect()
     }
 
     /// Starts the thread that looks after the kernel programs.

@@ -168,6 +168,7 @@ fn to_cause(cause: KillCause) -> stored::KillCause {
         KillCause::NotAssigned => stored::KillCause::NotAssigned,
         KillCause::AgentEnds => stored::KillCause::AgentEnds,
         KillCause::RunTimeLimit => stored::KillCause::RunTimeLimit,
+        KillCause::DiskLimit => stored::KillCause::DiskLimit,
     }
 }
 
@@ -179,6 +180,7 @@ fn kill_of(message: stored::Kill) -> Result<Kill, Invalid> {
         Ok(stored::KillCause::NotAssigned) => KillCause::NotAssigned,
         Ok(stored::KillCause::AgentEnds) => KillCause::AgentEnds,
         Ok(stored::KillCause::RunTimeLimit) => KillCause::RunTimeLimit,
+        Ok(stored::KillCause::DiskLimit) => KillCause::DiskLimit,
         Ok(stored::KillCause::Unspecified) | Err(_) => return Err(unknown),
     };
     Ok(Kill { cause, deadline: deadline_uptime_us.map_or(Uptime(Duration::MAX), uptime) })

@@ -8,6 +8,7 @@ mod abilities;
 pub mod beneath;
 pub mod bpf;
 pub mod cgroup;
+pub mod disk;
 mod error;
 pub mod fake;
 mod identity;

@@ -42,6 +42,8 @@ pub enum Event {
     Exited { task_id: TaskId, exit: Option<Exit>, usage: Option<Usage> },
     /// The kernel killed a process of the task for memory; the figures of that moment.
     OutOfMemory { task_id: TaskId, usage: Usage },
+    /// Its files take more than the disk that it asked for.
+    DiskOutgrown { task_id: TaskId },
     /// No process is left in the task's cgroup; its last figures.
     Emptied { task_id: TaskId, usage: Option<Usage> },
     /// The sandbox of an ended task is gone.

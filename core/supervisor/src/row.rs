@@ -57,6 +57,8 @@ pub enum KillCause {
     AgentEnds,
     /// It has run as long as its spec allows.
     RunTimeLimit,
+    /// Its files take more than the disk that it asked for.
+    DiskLimit,
 }
 
 impl KillCause {
@@ -65,6 +67,7 @@ impl KillCause {
         match self {
             Self::Ordered | Self::NotAssigned | Self::AgentEnds => Reason::KillRequested,
             Self::RunTimeLimit => Reason::RunTimeLimit,
+            Self::DiskLimit => Reason::DiskLimit,
         }
     }
 
@@ -74,6 +77,7 @@ impl KillCause {
             Self::NotAssigned => "not assigned",
             Self::AgentEnds => "agent ends",
             Self::RunTimeLimit => "run time limit",
+            Self::DiskLimit => "disk limit",
         }
     }
 }

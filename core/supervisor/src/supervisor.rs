@@ -141,6 +141,10 @@ impl Supervisor {
                     entry.oom = Some(usage);
                 }
             }
+            Event::DiskOutgrown { task_id } => {
+                // At once, as for memory: in its grace it could fill the host's disk.
+                self.order_kill(&task_id, KillCause::DiskLimit, Some(Duration::ZERO), now, &mut actions);
+            }
             Event::Emptied { task_id, usage } => self.emptied(&task_id, usage, now, &mut actions),
             Event::SandboxRemoved { task_id } => {
                 if self.entries.get(&task_id).is_some_and(|entry| entry.row.phase == Phase::Removing) {

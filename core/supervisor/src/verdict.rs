@@ -30,12 +30,16 @@ impl Verdict {
         let state = match kill.cause {
             KillCause::Ordered | KillCause::NotAssigned | KillCause::AgentEnds => TaskState::Killed,
             // Nobody asked for it: the task has not kept to its spec.
-            KillCause::RunTimeLimit => TaskState::Failed,
+            KillCause::RunTimeLimit | KillCause::DiskLimit => TaskState::Failed,
         };
         let message = match kill.cause {
             KillCause::Ordered => "ended because somebody asked for it".to_owned(),
             KillCause::NotAssigned => "ended because the leader does not know the task".to_owned(),
             KillCause::AgentEnds => "ended because its agent was stopped together with its tasks".to_owned(),
+            KillCause::DiskLimit => {
+                let disk = spec.resources.disk_mib;
+                format!("ended because its sandbox and /tmp outgrew the {disk} MiB of disk that it asked for")
+            }
             KillCause::RunTimeLimit => {
                 let longest = spec.run_time_max.unwrap_or_default().as_secs_f64();
                 format!("ended because it ran for {longest} s, the longest that its spec allows")

@@ -662,3 +662,48 @@ fn a_step_of_the_clock_neither_hastens_nor_delays_a_kill() {
         "#]],
     );
 }
+
+#[test]
+fn a_task_that_outgrew_its_disk_ends_at_once() {
+    check(
+        "assigned t
+         prepared t
+         launched t
+         disk-outgrown t
+         disk-outgrown t
+         exited t signal 9
+         emptied t
+         disk-outgrown t",
+        expect![[r#"
+            > assigned t
+              write record t: preparing, #1 starting
+              report t #1 starting
+              make sandbox task-t.lfls
+              make cgroups task-t.lfls cpus=0.5 mem=64MiB
+              register meter task-t.lfls
+              spawn task-t.lfls ["sleep", "60"]
+            > prepared t
+              write record t: releasing 70@9, #1 starting
+              register process 70@9 of t
+              release t
+            > launched t
+              write record t: running 70@9, #1 starting, #2 running
+              report t #2 running
+            > disk-outgrown t
+              write record t: running 70@9, kill disk limit, #1 starting, #2 running, #3 killing
+              report t #3 killing
+              kill all task-t.lfls
+            > disk-outgrown t
+            > exited t signal 9
+              write record t: ending as failed, kill disk limit, #1 starting, #2 running, #3 killing
+              kill all task-t.lfls
+            > emptied t
+              write record t: ended, kill disk limit, #1 starting, #2 running, #3 killing, #4 failed released
+              report t #4 failed signal 9 released (DiskLimit: ended because its sandbox and /tmp outgrew the 0 MiB of disk that it asked for)
+              unregister meter task-t.lfls
+              unregister process 70@9 of t
+              remove cgroups task-t.lfls
+            > disk-outgrown t
+        "#]],
+    );
+}

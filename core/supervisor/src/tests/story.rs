@@ -100,6 +100,7 @@ fn parse(words: &[&str]) -> Event {
             task_id: task(name),
             usage: Usage::default().with(Figure::MemoryBytes, (63 << 20) + (1 << 19)),
         },
+        ["disk-outgrown", name] => Event::DiskOutgrown { task_id: task(name) },
         ["emptied", name] => Event::Emptied { task_id: task(name), usage: None },
         ["sandbox-removed", name] => Event::SandboxRemoved { task_id: task(name) },
         ["never-begun", name] => Event::NeverBegun { task_id: task(name) },
