@@ -21,7 +21,7 @@ pub use resources::{
 };
 pub use spec::{task_spec, task_spec_named, to_shown_task_spec, to_task_spec};
 pub use status::{exit, reason, task_state, task_status, to_exit, to_reason, to_task_state, to_task_status};
-pub use usage::{to_usage, usage};
+pub use usage::{to_usage, to_usage_report, usage, usage_report};
 
 /// A field of a message, and the rule that it breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use model::{
     AgentId, Device, Duration, Exit, Fetch, Figure, FrameworkId, Health, HealthCheck, Histogram, IoLimits,
-    Mount, PortRange, PortRanges, Probe, Reason, Resources, Rlimit, RlimitKind, ScalarName, Secret,
-    SecretValue, Sha256, SharedNamespaces, StopSignal, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
-    Usage,
+    Mount, Opened, PortRange, PortRanges, Probe, Reason, Resources, Rlimit, RlimitKind, ScalarName, Secret,
+    SecretValue, Sha256, SharedNamespaces, StopSignal, Subject, TaskId, TaskSpec, TaskState, TaskStatus,
+    Timestamp, Usage, UsageReport,
 };
 use proptest::{
     array::{uniform2, uniform4},
@@ -237,6 +237,19 @@ pub fn usage() -> impl Strategy<Value = Usage> {
             }
             usage
         },
+    )
+}
+
+pub fn usage_report() -> impl Strategy<Value = UsageReport> {
+    let subject = option::of(task_id()).prop_map(|task| task.map_or(Subject::Host, Subject::Task));
+    let opened = (any::<u32>(), subject, usage()).prop_map(|(key, subject, usage)| Opened {
+        key,
+        subject,
+        usage: usage.only(|_| true),
+    });
+    let columns = (vec(any::<u32>(), 0..9), vec(any::<u64>(), 0..9), vec(any::<i64>(), 0..9));
+    (at(), vec(any::<u32>(), 0..4), vec(opened, 0..4), columns).prop_map(
+        |(at, ended, opened, (keys, changed, by))| UsageReport { at, ended, opened, keys, changed, by },
     )
 }
 

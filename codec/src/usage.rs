@@ -1,7 +1,35 @@
-//! Figures as records, and back.
+//! Figures and reports of them as records, and back.
 
-use model::{Figure, Histogram, Timestamp, Usage};
-use proto::types::v1 as wire;
+use model::{Figure, Histogram, Opened, Subject, Timestamp, Usage, UsageReport};
+use proto::{agent::v1 as agent, types::v1 as wire};
+
+use crate::{Invalid, each, optional_id, required};
+
+/// Whether the columns fit together is seen when the report is taken.
+pub fn usage_report(report: agent::UsageReport) -> Result<UsageReport, Invalid> {
+    let agent::UsageReport { at_us, ended, opened, keys, changed, by } = report;
+    let opened = each("opened", opened, |opened| {
+        let agent::OpenedUsage { key, task_id, usage: figures } = opened;
+        let subject = optional_id("task_id", &task_id)?.map_or(Subject::Host, Subject::Task);
+        let mut figures = required("usage", figures)?;
+        (figures.run_queue_latency, figures.block_latency) = (None, None);
+        Ok(Opened { key, subject, usage: usage(figures) })
+    })?;
+    Ok(UsageReport { at: Timestamp(at_us), ended, opened, keys, changed, by })
+}
+
+pub fn to_usage_report(report: UsageReport) -> agent::UsageReport {
+    let UsageReport { at, ended, opened, keys, changed, by } = report;
+    let opened = opened.into_iter().map(|Opened { key, subject, usage }| agent::OpenedUsage {
+        key,
+        task_id: match subject {
+            Subject::Host => String::new(),
+            Subject::Task(task_id) => task_id.to_string(),
+        },
+        usage: Some(to_usage(&usage)),
+    });
+    agent::UsageReport { at_us: at.0, ended, opened: opened.collect(), keys, changed, by }
+}
 
 pub fn usage(mut message: wire::Usage) -> Usage {
     let mut usage = Usage::new(Timestamp(message.at_us));
@@ -102,6 +130,15 @@ mod tests {
         fn what_was_written_can_be_read(given in testing::usage()) {
             let bytes = to_usage(&given).encode_to_vec();
             prop_assert_eq!(usage(wire::Usage::decode(bytes.as_slice()).unwrap()), given);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_report_that_was_written_can_be_read(given in testing::usage_report()) {
+            let bytes = to_usage_report(given.clone()).encode_to_vec();
+            let read = agent::UsageReport::decode(bytes.as_slice()).unwrap();
+            prop_assert_eq!(usage_report(read).unwrap(), given);
         }
     }
 

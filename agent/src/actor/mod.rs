@@ -472,7 +472,10 @@ impl Actor {
             FromLeader::ReadHistory { request, subject, since, step } => {
                 let points = self.rounds.history().points(&subject, since, step);
                 let result = points.ok_or_else(|| "the agent keeps no history of this".to_owned());
-                self.say(ToLeader::History { request, result });
+                if let Some(link) = &self.link {
+                    // A leader that does not keep up asks again after its own patience.
+                    let _ = link.sender.try_send(ToLeader::History { request, result });
+                }
                 Ok(())
             }
             FromLeader::UsagePace { interval } => {
@@ -656,6 +659,10 @@ impl Actor {
 
     fn report_usage(&mut self) {
         let Some(link) = self.link.as_mut().filter(|link| link.is_welcomed) else { return };
+        if link.sender.capacity() < link.sender.max_capacity() / 2 {
+            // Statuses go first; the next report says what this one would have said.
+            return;
+        }
         let usages = self.rounds.usages();
         for report in link.reporter.report(usages.iter().map(|(subject, usage)| (subject, usage))) {
             self.say(ToLeader::Usage(report));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use model::{ClusterId, Duration, Opened, Subject, TaskId, TaskStatus, Timestamp, Usage, UsageReport};
+use model::{ClusterId, Duration, Subject, TaskId, TaskStatus, Timestamp, Usage, UsageReport};
 use proto::agent::v1::{self as wire, from_agent};
 use supervisor::{Assignment, KnownTask};
 
@@ -104,7 +104,7 @@ pub(super) fn to_wire(message: ToLeader) -> from_agent::Message {
         ToLeader::Statuses(statuses) => from_agent::Message::Updates(wire::StatusUpdates {
             statuses: statuses.iter().map(codec::to_task_status).collect(),
         }),
-        ToLeader::Usage(report) => from_agent::Message::Usage(usage_report(report)),
+        ToLeader::Usage(report) => from_agent::Message::Usage(codec::to_usage_report(report)),
         ToLeader::History { request, result } => {
             let answer = match result {
                 Ok(points) => wire::HistoryAnswer {
@@ -129,20 +129,6 @@ pub(super) fn to_wire(message: ToLeader) -> from_agent::Message {
             from_agent::Message::Output(answer)
         }
     }
-}
-
-/// A report as the wire has it.
-pub fn usage_report(report: UsageReport) -> wire::UsageReport {
-    let UsageReport { at, ended, opened, keys, changed, by } = report;
-    let opened = opened.into_iter().map(|Opened { key, subject, usage }| wire::OpenedUsage {
-        key,
-        task_id: match subject {
-            Subject::Host => String::new(),
-            Subject::Task(task_id) => task_id.as_str().to_owned(),
-        },
-        usage: Some(codec::to_usage(&usage)),
-    });
-    wire::UsageReport { at_us: at.0, ended, opened: opened.collect(), keys, changed, by }
 }
 
 pub(super) fn known_task(known: KnownTask) -> wire::KnownTask {

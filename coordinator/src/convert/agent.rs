@@ -5,12 +5,12 @@ use leader::{
     Assignment, ChannelId, FromAgent, Hello, HistoryRequest, OutputChunk, OutputRequest, OutputStream,
     ToAgent,
 };
-use model::{KillOrder, Opened, Refusal, Subject, Timestamp, UsageReport, limits};
+use model::{KillOrder, Refusal, Subject, limits};
 use proto::{agent::v1 as wire, types::v1 as types};
 
 use codec::{
     Invalid, Within as _, at_most, attributes, checked_resources, each, id, ids, millis, optional_id,
-    required, task_state, task_status, text, to_task_spec, usage,
+    required, task_state, task_status, text, to_task_spec, usage, usage_report,
 };
 
 /// A host name (RFC 1035), and with it `host:port`, ends well below this.
@@ -96,18 +96,6 @@ fn hello(hello: wire::Hello) -> Result<Hello, Invalid> {
 fn known_task(known: wire::KnownTask) -> Result<KnownTask, Invalid> {
     let wire::KnownTask { task_id, sequence, state } = known;
     Ok(KnownTask { task: id("task_id", &task_id)?, sequence, state: task_state("state", state)? })
-}
-
-pub fn usage_report(report: wire::UsageReport) -> Result<UsageReport, Invalid> {
-    let wire::UsageReport { at_us, ended, opened, keys, changed, by } = report;
-    let opened = each("opened", opened, |opened| {
-        let wire::OpenedUsage { key, task_id, usage: figures } = opened;
-        let subject = optional_id("task_id", &task_id)?.map_or(Subject::Host, Subject::Task);
-        let mut figures = required("usage", figures)?;
-        (figures.run_queue_latency, figures.block_latency) = (None, None);
-        Ok(Opened { key, subject, usage: usage(figures) })
-    })?;
-    Ok(UsageReport { at: Timestamp(at_us), ended, opened, keys, changed, by })
 }
 
 fn history_answer(answer: wire::HistoryAnswer) -> Result<FromAgent, Invalid> {

@@ -11,11 +11,14 @@ enum Bench {
     Launch(bench::launch::Args),
     /// What metering costs: time per event, on a pipe ping-pong and on a realistic load
     Meter(bench::meter::Args),
+    /// What reports of usage cost the leader, beside sending full figures
+    Usage(bench::usage::Args),
 }
 
 fn main() -> Result<()> {
     match Bench::parse() {
         Bench::Launch(args) => bench::launch::run(&args),
         Bench::Meter(args) => bench::meter::run(&args),
+        Bench::Usage(args) => bench::usage::run(&args),
     }
 }

@@ -87,6 +87,11 @@ async fn usage_has_a_history_that_outlives_its_task() {
     assert_eq!(host.tasks_live, 1);
     assert!(!history(&cluster, Of::AgentId(host.agent_id), 0).await.unwrap().is_empty());
 
+    let top = cluster.muster_output(&["top", "--once", "--filter", &id, "--output", "json"]).await;
+    let rows: serde_json::Value = serde_json::from_slice(&top.stdout).unwrap();
+    assert_eq!(rows[0]["task_id"], id);
+    assert!(rows[0]["cpu_percent"].as_f64().is_some_and(|percent| percent > 0.0), "{rows}");
+
     // The leader begins anew with the agent's next session.
     let before = usage(&cluster, &id).await.unwrap();
     cluster.agents[0].kill();

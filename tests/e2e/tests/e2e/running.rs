@@ -172,6 +172,8 @@ async fn the_other_verbs_answer() {
         &["task", "usage"],
         &["agent", "list"],
         &["agent", "usage"],
+        &["top", "--once"],
+        &["top", "--once", "--agents", "--sort", "mem"],
         &["framework", "list"],
         &["offer", "list"],
         &["role", "list"],
