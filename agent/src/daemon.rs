@@ -673,6 +673,9 @@ fn settings(config: &Config) -> Settings {
             default_seccomp: Some(config.default_seccomp.clone()),
             seccomp_dir: config.seccomp_dir.clone(),
             mounts: config.allow_mounts.clone(),
+            devices: config.allow_devices.clone(),
+            gpus: config.gpu_devices.clone(),
+            gpu_common: config.gpu_common_devices.clone(),
         },
     }
 }

@@ -26,7 +26,11 @@ pub fn resources(config: &Config, pages: &BTreeMap<HugePageSize, u64>) -> Resour
             .unwrap_or_else(|| memory_mib().saturating_sub(set_aside >> 20) * MEMORY_SHARE_PERCENT / 100)
             .min(limits::MIB_MAX),
         disk_mib: config.disk_mib.unwrap_or_else(|| disk_mib(&config.data_dir)).min(limits::MIB_MAX),
-        gpus: config.gpus,
+        gpus: match config.gpus {
+            // Nobody names devices to offer none of them.
+            0 => u32::try_from(config.gpu_devices.len()).unwrap_or(limits::GPUS_MAX).min(limits::GPUS_MAX),
+            gpus => gpus,
+        },
         ports: config.ports.clone(),
         scalars: scalars.collect(),
     }

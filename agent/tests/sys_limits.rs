@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use agent::sys::cgroup::Controller;
-use agent::sys::{CgroupName, Ending, HugePageSize, LaunchStep, Layout, Limits, ReleaseError, Sys};
+use agent::sys::{
+    CgroupName, DeviceRule, Ending, HugePageSize, LaunchStep, Layout, Limits, ReleaseError, Sys,
+};
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
@@ -373,4 +375,38 @@ fn limits_of_the_process_are_those_that_were_asked_for() {
     let error = host.start_fails(&request);
     assert!(matches!(error, ReleaseError::Step { step: LaunchStep::Limits, .. }), "{error:?}");
     host.remove(&request);
+}
+
+#[test]
+fn devices_are_the_usual_ones_and_those_that_were_given() {
+    let Some(host) = host("devices") else { return };
+    let others = ["/dev/loop-control", "/dev/fuse", "/dev/net/tun", "/dev/vda"].map(Path::new);
+    let found: Vec<&Path> = others.into_iter().filter(|path| path.exists()).collect();
+    let [given, other, ..] = found.as_slice() else {
+        println!("skipped: this host has none of the devices that the test knows");
+        return;
+    };
+    let (shown, other) = (given.display(), other.display());
+    let script = format!(
+        "for d in null zero full random urandom; do head -c 1 /dev/$d > /dev/null 2>&1 || echo no $d; done; \
+         echo x > /dev/null && echo null; \
+         true < {shown} && echo read; true >> {shown} && echo write; true < {other} && echo other; true"
+    );
+    let run = |name: &str, devices: Vec<DeviceRule>| {
+        let mut request = host.request(name, &["sh", "-c", &script], &Limits { devices, ..LIMITS });
+        // Modes keep others from these devices; root is kept from them by the program alone.
+        (request.identity.uid, request.identity.gid) = (0, 0);
+        let (_, out, err) = host.run(&request);
+        (out, err)
+    };
+    let (out, err) = run("none", Vec::new());
+    assert_eq!(out, "null\n", "{err}");
+    assert!(err.contains("Operation not permitted"), "{err}");
+    let (out, err) = run("read", vec![DeviceRule::of_path(given, false).unwrap()]);
+    assert_eq!(out, "null\nread\n", "{err}");
+    let (out, err) = run("write", vec![DeviceRule::of_path(given, true).unwrap()]);
+    assert_eq!(out, "null\nread\nwrite\n", "{err}");
+    // Once more without: what one task was given is no other's.
+    assert_eq!(run("again", Vec::new()).0, "null\n");
+    assert!(DeviceRule::of_path(Path::new("/etc/passwd"), false).is_err());
 }

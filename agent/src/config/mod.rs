@@ -23,7 +23,7 @@ use crate::execute::AllowedPath;
 pub use values::Bytes;
 use values::{
     Thousandths, absolute_path, address, allowed_path, attributes, boolean, capability, cgroup_path, cpus,
-    hostname, list, mib, number, path, ports, show_allowed, url, word,
+    hostname, list, mib, number, path, ports, show_allowed, show_paths, url, word,
 };
 
 /// Everything that can be set. Each default and its reason stand in [`Config::default`].
@@ -59,6 +59,10 @@ pub struct Config {
     pub default_seccomp: String,
     pub seccomp_dir: PathBuf,
     pub allow_mounts: Vec<AllowedPath>,
+    pub allow_devices: Vec<AllowedPath>,
+    /// One for each GPU; empty: they are only counted.
+    pub gpu_devices: Vec<PathBuf>,
+    pub gpu_common_devices: Vec<PathBuf>,
     pub hidden_paths: Vec<PathBuf>,
     pub pids_limit: u32,
     pub output_limit: Bytes,
@@ -106,6 +110,10 @@ impl Default for Config {
             seccomp_dir: PathBuf::from("/etc/muster/seccomp"),
             // What is on a host is its operator's business.
             allow_mounts: Vec::new(),
+            // A device may be a whole disk, or the host's memory.
+            allow_devices: Vec::new(),
+            gpu_devices: Vec::new(),
+            gpu_common_devices: Vec::new(),
             // Where coordinators and agents keep what gives power over the cluster.
             hidden_paths: vec![PathBuf::from("/var/lib/muster"), PathBuf::from("/run/muster")],
             // Enough for a large JVM, and the host survives a fork bomb.
@@ -251,7 +259,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "gpus",
         value_name: Some("NUMBER"),
-        help: "Devices that tasks may use; Muster counts them",
+        help: "GPUs that tasks may use [default: as many as `gpu-devices` names]",
         set: |config, text| number(text, 0, limits::GPUS_MAX).map(|value| config.gpus = value),
         show: |config| config.gpus.to_string(),
     },
@@ -347,6 +355,36 @@ pub const SETTINGS: &[Setting] = &[
             paths.map(|paths| config.allow_mounts = paths)
         },
         show: |config| show_allowed(&config.allow_mounts),
+    },
+    Setting {
+        key: "allow-devices",
+        value_name: Some("PATH[:ro|rw],…"),
+        help: "Devices, or directories of them, that a task may ask for; for reading and writing unless ro is said",
+        set: |config, text| {
+            let paths: Result<Vec<_>, _> = list(text).map(|text| allowed_path(text, true)).collect();
+            paths.map(|paths| config.allow_devices = paths)
+        },
+        show: |config| show_allowed(&config.allow_devices),
+    },
+    Setting {
+        key: "gpu-devices",
+        value_name: Some("PATH,…"),
+        help: "Device of each GPU, such as /dev/nvidia0; a task gets whole ones for itself",
+        set: |config, text| {
+            let paths: Result<Vec<_>, _> = list(text).map(absolute_path).collect();
+            paths.map(|paths| config.gpu_devices = paths)
+        },
+        show: |config| show_paths(&config.gpu_devices),
+    },
+    Setting {
+        key: "gpu-common-devices",
+        value_name: Some("PATH,…"),
+        help: "Devices that every task with a GPU gets, such as /dev/nvidiactl",
+        set: |config, text| {
+            let paths: Result<Vec<_>, _> = list(text).map(absolute_path).collect();
+            paths.map(|paths| config.gpu_common_devices = paths)
+        },
+        show: |config| show_paths(&config.gpu_common_devices),
     },
     Setting {
         key: "hidden-paths",
@@ -577,6 +615,14 @@ impl Config {
                 first: "default-user",
                 second: "allow-root-tasks",
                 why: "tasks would run as root, which is not allowed".to_owned(),
+            });
+        }
+        let named = u32::try_from(self.gpu_devices.len()).unwrap_or(u32::MAX);
+        if named > 0 && self.gpus > named {
+            return Err(ConfigError::Relation {
+                first: "gpus",
+                second: "gpu-devices",
+                why: format!("{} are offered, and {named} are named", self.gpus),
             });
         }
         if let Some(users) = &self.allowed_users

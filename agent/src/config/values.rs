@@ -115,6 +115,11 @@ pub(super) fn show_allowed(paths: &[AllowedPath]) -> String {
     shown.join(",")
 }
 
+pub(super) fn show_paths(paths: &[PathBuf]) -> String {
+    let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    shown.join(",")
+}
+
 pub(super) fn capability(text: &str) -> Result<String, String> {
     let name = text.to_ascii_lowercase();
     let name = name.strip_prefix("cap_").map(str::to_owned).unwrap_or(name);

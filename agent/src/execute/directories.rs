@@ -34,6 +34,11 @@ impl Directories {
         self.attempt(attempt).join("tmp")
     }
 
+    /// Names the GPUs that the task has.
+    pub fn gpus(&self, attempt: &str) -> PathBuf {
+        self.attempt(attempt).join("gpus")
+    }
+
     /// Where the task sees its secrets; on the disk it never is.
     pub fn secrets(&self, attempt: &str) -> PathBuf {
         self.attempt(attempt).join(SECRETS)

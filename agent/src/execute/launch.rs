@@ -5,16 +5,22 @@ use std::{
     ffi::OsString,
     fs, io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use model::TaskSpec;
 
 use crate::sys::{
-    Extras, Identity, LaunchRequest, Limits, Namespaces, PathMount, Secrets, capability, seccomp::Seccomp,
+    DeviceRule, Extras, Identity, LaunchRequest, Limits, Namespaces, PathMount, Secrets, capability,
+    seccomp::Seccomp,
 };
 
-use super::{ExecuteError, Executor, Settings, chain, directories::SECRETS, name, offered};
+use super::{
+    ExecuteError, Executor, Settings, chain,
+    directories::SECRETS,
+    gpus::{self, GpuError},
+    name, offered,
+};
 
 /// Where programs are looked for unless the spec says otherwise.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -40,7 +46,7 @@ fn oom_score_adjust(spec: &TaskSpec, settings: &Settings) -> Option<u16> {
 }
 
 impl Executor {
-    pub(super) fn limits(&self, spec: &TaskSpec) -> Result<Limits, ExecuteError> {
+    pub(super) fn limits(&self, attempt: &str, spec: &TaskSpec) -> Result<Limits, ExecuteError> {
         let TaskSpec { resources, .. } = spec;
         let mib = |mib: u64| mib.saturating_mul(1 << 20);
         let mut limits = Limits::new(
@@ -52,6 +58,7 @@ impl Executor {
         limits.memory_kept_bytes = (spec.mem_limit() > resources.mem_mib).then(|| mib(resources.mem_mib));
         limits.cores = spec.cpuset.clone();
         limits.io = spec.io;
+        limits.devices = self.device_rules(attempt, spec)?;
         if !resources.scalars.is_empty() {
             let pages = offered::huge_pages(spec, &self.sys.abilities());
             limits.huge_pages = pages.map_err(|why| ExecuteError::Refused { why })?;
@@ -70,6 +77,7 @@ impl Executor {
         // Passed through by the task's user, listed by root alone.
         make(&directories.attempt(attempt), 0o711, None)?;
         make(&directories.sandbox(attempt), 0o755, Some(&identity))?;
+        self.take_gpus(attempt, spec)?;
         make(&directories.tmp(attempt), 0o1777, None)
     }
 
@@ -88,10 +96,17 @@ impl Executor {
         let sandbox = self.directories.sandbox(attempt);
         // `join` takes an absolute path as it is.
         let cwd = spec.cwd.as_ref().map_or_else(|| sandbox.clone(), |cwd| sandbox.join(cwd));
+        let mut env = environment(spec, &identity, &sandbox);
+        if spec.resources.gpus > 0 {
+            let gpus = self.gpus_of(attempt)?;
+            if !gpus.is_empty() {
+                env.push(("MUSTER_GPUS".into(), gpus::show(&gpus, ",").into()));
+            }
+        }
         Ok(LaunchRequest {
             cgroup: name(attempt)?,
             argv: spec.command.iter().map(OsString::from).collect(),
-            env: environment(spec, &identity, &sandbox),
+            env,
             identity,
             cwd,
             sandbox,
@@ -125,6 +140,45 @@ impl Executor {
             mounts: spec.mounts.iter().filter_map(|mount| self.path_mount(mount, &sandbox)).collect(),
             secrets: (!spec.secrets.is_empty()).then_some(secrets),
         })
+    }
+
+    pub(super) fn take_gpus(&self, attempt: &str, spec: &TaskSpec) -> Result<(), ExecuteError> {
+        let all = &self.settings.rights.gpus;
+        let wanted = spec.resources.gpus as usize;
+        if wanted == 0 || all.is_empty() {
+            return Ok(());
+        }
+        let taken = self.gpus.take(attempt, wanted, all, &self.directories, self.sys.as_ref());
+        taken.map_err(ExecuteError::Gpus)
+    }
+
+    fn gpus_of(&self, attempt: &str) -> Result<Vec<PathBuf>, ExecuteError> {
+        let found = self.gpus.of(attempt, &self.directories, self.sys.as_ref());
+        found.map_err(|error| ExecuteError::Gpus(GpuError::Read(error)))
+    }
+
+    /// Devices that the spec asks for, and those of its GPUs.
+    fn device_rules(&self, attempt: &str, spec: &TaskSpec) -> Result<Vec<DeviceRule>, ExecuteError> {
+        let mut rules = Vec::new();
+        let mut add = |path: &Path, is_writable| match DeviceRule::of_path(path, is_writable) {
+            Ok(rule) => {
+                rules.push(rule);
+                Ok(())
+            }
+            Err(error) => {
+                let why = format!("the task can't have the device {}: {error}", path.display());
+                Err(ExecuteError::Refused { why })
+            }
+        };
+        for device in &spec.devices {
+            add(Path::new(&device.path), device.is_writable)?;
+        }
+        if spec.resources.gpus > 0 {
+            let gpus = self.gpus_of(attempt)?;
+            let common = self.settings.rights.gpu_common.iter().filter(|_| !gpus.is_empty());
+            gpus.iter().chain(common).try_for_each(|path| add(path, true))?;
+        }
+        Ok(rules)
     }
 
     /// `None` for what the operator hasn't allowed, which was refused before.

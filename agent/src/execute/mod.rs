@@ -5,6 +5,7 @@
 
 mod directories;
 mod enter;
+mod gpus;
 pub mod lanes;
 mod launch;
 mod offered;
@@ -39,6 +40,7 @@ pub use enter::{EnterError, EnterWish, Entered, EnteredSession, Streams};
 pub use recorder::Recorder;
 pub use times::{Times, offset_since};
 
+use gpus::Gpus;
 use profiles::Profiles;
 
 /// How long a thread waits for a killed cgroup to be empty before it lets others watch it: most are at once.
@@ -74,6 +76,12 @@ pub struct Rights {
     pub seccomp_dir: PathBuf,
     /// Host paths that tasks may see.
     pub mounts: Vec<AllowedPath>,
+    /// Devices, or directories of them.
+    pub devices: Vec<AllowedPath>,
+    /// Each is one GPU, and one task's at a time. Empty: GPUs are only counted.
+    pub gpus: Vec<PathBuf>,
+    /// What every task with a GPU needs beside it.
+    pub gpu_common: Vec<PathBuf>,
 }
 
 /// A path that the operator lets tasks use, with what is below it.
@@ -86,11 +94,19 @@ pub struct AllowedPath {
 impl Rights {
     /// What allows this mount; the longest path counts.
     fn mount(&self, mount: &model::Mount) -> Option<&AllowedPath> {
-        let above =
-            self.mounts.iter().filter(|allowed| Path::new(&mount.host_path).starts_with(&allowed.path));
-        let nearest = above.max_by_key(|allowed| allowed.path.components().count())?;
-        (nearest.is_writable || !mount.is_writable).then_some(nearest)
+        allowing(&self.mounts, &mount.host_path, mount.is_writable)
     }
+
+    fn allows_device(&self, device: &model::Device) -> bool {
+        allowing(&self.devices, &device.path, device.is_writable).is_some()
+    }
+}
+
+/// What allows a path, and writing where that is wanted; the longest path counts.
+fn allowing<'a>(allowed: &'a [AllowedPath], path: &str, is_writable: bool) -> Option<&'a AllowedPath> {
+    let above = allowed.iter().filter(|allowed| Path::new(path).starts_with(&allowed.path));
+    let nearest = above.max_by_key(|allowed| allowed.path.components().count())?;
+    (nearest.is_writable || !is_writable).then_some(nearest)
 }
 
 /// Does actions; shared by the threads of the pool.
@@ -101,6 +117,7 @@ pub struct Executor {
     directories: Directories,
     settings: Settings,
     profiles: Profiles,
+    gpus: Gpus,
     state: Mutex<State>,
 }
 
@@ -148,6 +165,8 @@ pub enum ExecuteError {
     RemoveDirectory { path: PathBuf, source: io::Error },
     #[error("{why}")]
     Refused { why: String },
+    #[error("no GPU for the task")]
+    Gpus(#[source] gpus::GpuError),
     #[error("no user for the task")]
     User(#[source] IdentityError),
     #[error("can't use the task's cgroup")]
@@ -185,6 +204,7 @@ impl ExecuteError {
                 | ReleaseError::TimedOut { .. }
                 | ReleaseError::Pipe { .. },
             )
+            | Self::Gpus(_)
             | Self::Checkpoint(_)
             | Self::MakeDirectory { .. }
             | Self::RemoveDirectory { .. }
@@ -201,6 +221,7 @@ impl ExecuteError {
             Self::User(source) => chain(source),
             Self::Release(source) => chain(source),
             Self::Checkpoint(_)
+            | Self::Gpus(_)
             | Self::MakeDirectory { .. }
             | Self::RemoveDirectory { .. }
             | Self::Cgroup(_)
@@ -222,7 +243,7 @@ impl Executor {
     ) -> Self {
         let state = Mutex::new(State::default());
         let profiles = Profiles::new(&settings.rights.seccomp_dir);
-        Self { sys, recorder, checkpoint, directories, settings, profiles, state }
+        Self { sys, recorder, checkpoint, directories, settings, profiles, gpus: Gpus::default(), state }
     }
 
     pub fn directories(&self) -> &Directories {
@@ -320,7 +341,7 @@ impl Executor {
                 return Ok(vec![Outcome::Event(Event::SandboxRemoved { task_id: task_id.clone() })]);
             }
             Action::MakeCgroups { task_id, attempt, spec } => {
-                let limits = self.limits(spec)?;
+                let limits = self.limits(attempt, spec)?;
                 let id = self.sys.create_cgroup(&name(attempt)?, &limits).map_err(ExecuteError::Cgroup)?;
                 self.lock().cgroups.insert(id, task_id.clone());
             }
@@ -328,6 +349,7 @@ impl Executor {
                 self.forget_process(task_id);
                 self.look_at_output_last(attempt);
                 self.sys.remove_cgroup(&name(attempt)?).map_err(ExecuteError::Cgroup)?;
+                self.gpus.give_back(attempt);
             }
             Action::RegisterMeter { attempt, .. } => self.with_cgroup_id(attempt, |recorder, id| {
                 if let Err(error) = recorder.register_cgroup(id) {
@@ -375,7 +397,10 @@ impl Executor {
                 }
             }
             Action::KillAll { task_id, attempt } => return self.kill_all(task_id, attempt),
-            Action::RemoveStrayCgroups { attempt } => self.remove_stray(attempt)?,
+            Action::RemoveStrayCgroups { attempt } => {
+                self.remove_stray(attempt)?;
+                self.gpus.give_back(attempt);
+            }
             Action::RemoveStraySandbox { attempt } => remove_tree(&self.directories.attempt(attempt))?,
             // The actor tells the leader; nothing of it is this host's.
             Action::Report(_) => {}

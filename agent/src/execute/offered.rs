@@ -27,11 +27,8 @@ pub fn refusal(spec: &TaskSpec, rights: &Rights, abilities: impl FnOnce() -> Abi
 
 /// What no agent does yet.
 fn missing(spec: &TaskSpec) -> Option<String> {
-    let asked = [
-        (!spec.devices.is_empty(), "devices"),
-        (!spec.fetches.is_empty(), "fetched files"),
-        (spec.health_check.is_some(), "a health check"),
-    ];
+    let asked =
+        [(!spec.fetches.is_empty(), "fetched files"), (spec.health_check.is_some(), "a health check")];
     let missing: Vec<&str> = asked.iter().filter(|(is_asked, _)| *is_asked).map(|(_, what)| *what).collect();
     (!missing.is_empty()).then(|| format!("this agent can't give a task {}", missing.join(", ")))
 }
@@ -48,6 +45,10 @@ fn forbidden(spec: &TaskSpec, rights: &Rights) -> Option<String> {
     }
     if spec.seccomp.as_deref() == Some("unconfined") && !rights.may_be_unconfined {
         return Some("no task may be unconfined here: `allow-unconfined` is off".to_owned());
+    }
+    if let Some(device) = spec.devices.iter().find(|device| !rights.allows_device(device)) {
+        let how = if device.is_writable { "write to" } else { "read" };
+        return Some(format!("no task may {how} `{}` here: `allow-devices` doesn't name it so", device.path));
     }
     let mount = spec.mounts.iter().find(|mount| rights.mount(mount).is_none())?;
     let how = if mount.is_writable { "write to" } else { "see" };
@@ -172,8 +173,8 @@ mod tests {
             this host has no `hugepages-2mib`, or can't hold a task to them
             this host has no `hugepages-1gib`, or can't hold a task to them
             this host has no `hugepages-1gib`, or can't hold a task to them
-            this agent can't give a task devices
-            this agent can't give a task devices
+            no task may write to `/dev/fuse` here: `allow-devices` doesn't name it so
+            no task may write to `/dev/fuse` here: `allow-devices` doesn't name it so
         "#]]
         .assert_eq(&shown);
         assert_eq!(
@@ -191,9 +192,14 @@ mod tests {
                 AllowedPath { path: "/srv".into(), is_writable: true },
                 AllowedPath { path: "/srv/data".into(), is_writable: false },
             ],
+            devices: vec![AllowedPath { path: "/dev/dri".into(), is_writable: false }],
             ..Rights::default()
         };
         let with = |name: &str| TaskSpec { capabilities: [name.to_owned()].into(), ..spec() };
+        let device = |path: &str, is_writable| TaskSpec {
+            devices: vec![model::Device { path: path.to_owned(), is_writable }],
+            ..spec()
+        };
         let mount = |path: &str, is_writable| {
             let mount = model::Mount { host_path: path.to_owned(), path: "x".to_owned(), is_writable };
             TaskSpec { mounts: vec![mount], ..spec() }
@@ -210,6 +216,8 @@ mod tests {
             mount("/srv/data/x", false),
             mount("/srv/data/x", true),
             mount("/srvx", false),
+            device("/dev/dri/card0", false),
+            device("/dev/dri/card0", true),
         ] {
             for rights in [&lax, &Rights::default()] {
                 let why = refusal(&spec, rights, || panic!("the host was asked"));
@@ -235,6 +243,10 @@ mod tests {
             no task may write to `/srv/data/x` here: `allow-mounts` doesn't name it so
             no task may see `/srvx` here: `allow-mounts` doesn't name it so
             no task may see `/srvx` here: `allow-mounts` doesn't name it so
+            done
+            no task may read `/dev/dri/card0` here: `allow-devices` doesn't name it so
+            no task may write to `/dev/dri/card0` here: `allow-devices` doesn't name it so
+            no task may write to `/dev/dri/card0` here: `allow-devices` doesn't name it so
         "#]]
         .assert_eq(&shown);
     }

@@ -14,6 +14,8 @@ pub enum SysError {
     Open { path: PathBuf, source: io::Error },
     #[error("{} does not hold what the kernel documents: `{found}`", path.display())]
     Parse { path: PathBuf, found: String },
+    #[error("can't give devices to the control group {}", path.display())]
+    Devices { path: PathBuf, source: io::Error },
     #[error("can't make the control group {}", path.display())]
     MakeGroup { path: PathBuf, source: io::Error },
     #[error("can't remove the control group {}", path.display())]

@@ -25,7 +25,9 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use abilities::Abilities;
-pub use cgroup::{CgroupId, CgroupName, Figures, HugePageSize, Layout, Limits, Pressure, Stalled};
+pub use cgroup::{
+    CgroupId, CgroupName, DeviceRule, Figures, HugePageSize, Layout, Limits, Pressure, Stalled,
+};
 pub use error::SysError;
 pub use identity::{Identity, IdentityError, UserPolicy};
 pub use kernel::{Kernel, KernelConfig};

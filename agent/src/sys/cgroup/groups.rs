@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::asked::Asked;
+use super::devices;
 use super::probe::{self, Controller, Hierarchies};
 use super::{CgroupId, CgroupName, Figures, Layout, Limits, Pressure, Stalled};
 use crate::sys::{SysError, Watch};
@@ -40,6 +41,8 @@ pub struct Cgroups {
     /// What only some tasks ask for.
     asked: Asked,
     has_own_v2_mount: bool,
+    /// Why tasks can't be held to their devices, where they can't.
+    devices_free: Option<String>,
 }
 
 impl Cgroups {
@@ -67,7 +70,11 @@ impl Cgroups {
         let has_own_v2_mount = hierarchies.v2 == own_v2;
         let asked = Asked::open(&hierarchies, parent, &v1_parents)?;
         let parent = parent.to_owned();
-        let groups = Self { hierarchies, parent, v1_parents, v2_parent, asked, has_own_v2_mount };
+        let group = File::open(&v2_parent);
+        let group = group.map_err(|source| SysError::Open { path: v2_parent.clone(), source })?;
+        let devices_free = devices::attach(group.as_fd(), &[]).err().map(|error| error.to_string());
+        let groups =
+            Self { hierarchies, parent, v1_parents, v2_parent, asked, has_own_v2_mount, devices_free };
         groups.delegate()?;
         Ok(groups)
     }
@@ -120,6 +127,10 @@ impl Cgroups {
             limitations.push(text.to_owned());
         }
         limitations.extend(self.asked.limitations());
+        if let Some(why) = &self.devices_free {
+            let text = "the kernel can't hold tasks to their devices, so that only modes of files keep others from them";
+            limitations.push(format!("{text}: {why}"));
+        }
         limitations
     }
 
@@ -128,6 +139,10 @@ impl Cgroups {
         let made = self.make_directories(name).and_then(|()| {
             self.write_limits(name, limits)?;
             self.asked.create(name, limits, || self.enable_for_tasks(&["cpuset", "io"]))?;
+            if !limits.devices.is_empty() && self.devices_free.is_none() {
+                let attached = devices::attach(self.open_v2(name)?.as_fd(), &limits.devices);
+                attached.map_err(|source| SysError::Devices { path: self.v2_path(name), source })?;
+            }
             let id = self.id(name)?;
             let path = self.v2_path(name);
             id.ok_or(SysError::Read { path, source: io::ErrorKind::NotFound.into() })

@@ -7,6 +7,7 @@
 //! I/O limits or huge pages has a group in those hierarchies too; see `asked`.
 
 mod asked;
+mod devices;
 mod groups;
 mod probe;
 
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 pub use asked::HugePageSize;
+pub use devices::DeviceRule;
 pub(in crate::sys) use groups::reread;
 pub use groups::{Cgroups, is_delegated};
 pub use probe::{Controller, Hierarchies};
@@ -122,6 +124,8 @@ pub struct Limits {
     pub io: model::IoLimits,
     /// In bytes; of a size that isn't named here it gets none.
     pub huge_pages: BTreeMap<HugePageSize, u64>,
+    /// Beyond those of every task.
+    pub devices: Vec<DeviceRule>,
 }
 
 impl Limits {
@@ -136,6 +140,7 @@ impl Limits {
             cores: BTreeSet::new(),
             io: NO_IO_LIMITS,
             huge_pages: BTreeMap::new(),
+            devices: Vec::new(),
         }
     }
 }
