@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _},
     os::unix::fs::{MetadataExt as _, symlink},
     path::{Path, PathBuf},
     process::{Child, Stdio},
@@ -400,29 +400,32 @@ async fn a_frozen_task_stands_still_through_a_restart_and_can_be_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn attach_shows_what_comes_and_ends_with_the_task() {
     let cluster = cluster!();
-    let id = cluster
-        .run(
-            script("echo before; while [ ! -e go ]; do sleep 0.05; done; echo after; echo err >&2; exit 4"),
-            1,
-        )
-        .await
-        .remove(0);
+    let text_of_script = "echo before; while [ ! -e go ]; do echo tick; echo tock >&2; sleep 0.05; done; \
+                          echo after; echo err >&2; exit 4";
+    let id = cluster.run(script(text_of_script), 1).await.remove(0);
     cluster.until_state(&id, TaskState::Running).await;
-    let stdout = find_folder(&cluster, &id).join("stdout");
-    wait_until("it wrote", async || fs::metadata(&stdout).is_ok_and(|data| data.len() > 0)).await;
+    let folder = find_folder(&cluster, &id);
+    wait_until("it wrote", async || fs::metadata(folder.join("stdout")).is_ok_and(|data| data.len() > 0))
+        .await;
     let mut command = cluster.muster();
     let child = command.args(["task", "attach", &id]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let child = child.unwrap();
-    wait_until("both outputs are followed", async || {
-        harness::page::figure(cluster.address(), "muster_coordinator_streams_open{stream=\"output\"}")
-            == Some(2.0)
-    })
-    .await;
-    fs::File::create(find_folder(&cluster, &id).join("sandbox/go")).unwrap().flush().unwrap();
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
-    assert_eq!(text(&output.stdout), "after\n");
-    assert!(text(&output.stderr).starts_with("err\n"), "{}", text(&output.stderr));
-    assert_eq!(output.status.code(), Some(4));
+    let mut child = child.unwrap();
+    let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let attached = tokio::task::spawn_blocking(move || {
+        let (mut stdout, mut stderr) = (BufReader::new(stdout), BufReader::new(stderr));
+        let (mut out, mut err) = (String::new(), String::new());
+        // Something of both, so that both are followed; then the end.
+        stdout.read_line(&mut out).unwrap();
+        stderr.read_line(&mut err).unwrap();
+        fs::write(folder.join("sandbox/go"), "").unwrap();
+        stdout.read_to_string(&mut out).unwrap();
+        stderr.read_to_string(&mut err).unwrap();
+        (out, err, child.wait().unwrap())
+    });
+    let (out, err, status) = attached.await.unwrap();
+    assert!(out.ends_with("tick\nafter\n") && !out.contains("before"), "{out}");
+    assert!(err.contains("tock\nerr\n"), "{err}");
+    assert_eq!(status.code(), Some(4));
 
     // Ctrl-C only stops looking.
     let other = sleeper(&cluster).await;
