@@ -11,7 +11,8 @@ use agent::{
     actor::Stop,
     config::{Config, ConfigError, Loaded, LogFormat, SETTINGS, VARIABLE_PREFIX},
     daemon::{self, Daemon, FailureCode},
-    doctor, inspect, paper,
+    doctor, inspect, paper, privileges,
+    sys::capability,
 };
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::{
@@ -72,6 +73,11 @@ fn show_plan(config: &Config) -> ExitCode {
 }
 
 fn start(config: &Config) -> ExitCode {
+    let for_tasks = config.allow_capabilities.iter().filter_map(|name| capability::of_name(name));
+    if let Err(error) = privileges::give_up(for_tasks.collect()) {
+        tell("can't give up rights", &error, "see the cause", FailureCode::StartFailed.as_str());
+        return ExitCode::FAILURE;
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -395,6 +395,30 @@ fn capabilities_reach_the_command_and_nothing_more_does() {
     request.extras.capabilities = CapabilitySet::NET_RAW;
     (request.identity.uid, request.identity.gid) = (0, 0);
     assert_eq!(host.run(&request).1, "CapEff:\t00000000000424fb\nCapBnd:\t00000000000424fb\n");
+
+/// On a thread of its own, as a filter is for good.
+#[test]
+#[expect(unsafe_code, reason = "the libraries' own calls would really end the host")]
+fn a_filtered_thread_can_not_end_the_host_and_lives_on() {
+    let Some(_host) = host("filter") else { return };
+    std::thread::spawn(|| {
+        // Without the magic numbers of reboot(2) nothing happens, filter or not.
+        let end_the_host = || {
+            // SAFETY: numbers only, and a command that does not exist.
+            let answer = unsafe { libc::syscall(libc::SYS_reboot, 0, 0, 0, 0) };
+            assert_eq!(answer, -1);
+            std::io::Error::last_os_error().raw_os_error().unwrap()
+        };
+        assert_eq!(end_the_host(), libc::EINVAL);
+        agent::sys::filter::install(rustix::thread::CapabilitySet::empty()).unwrap();
+        assert_eq!(end_the_host(), libc::EPERM);
+        assert!(fs::read_to_string("/proc/thread-self/status").unwrap().contains("Seccomp:\t2"));
+        // What it starts is filtered, too, and works as ever.
+        let output = std::process::Command::new("cat").arg("/proc/self/status").output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stdout).contains("Seccomp:\t2"));
+    })
+    .join()
+    .unwrap();
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod disk;
 mod error;
 pub mod fake;
+pub mod filter;
 mod identity;
 mod kernel;
 mod launch;

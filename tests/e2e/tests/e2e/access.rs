@@ -106,3 +106,36 @@ async fn root_is_refused_unless_the_operator_allows_it() {
     }
     cluster.finish().await;
 }
+
+/// Numbers of include/uapi/linux/capability.h; the agent's own list has a reason for each.
+const CAPABILITIES_OF_THE_AGENT: &[u32] = &[
+    0, 1, 3, 4, 5, 6, 7, 8, // CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP
+    10, 12, // NET_BIND_SERVICE, NET_ADMIN
+    18, 19, 21, 24, // SYS_CHROOT, SYS_PTRACE, SYS_ADMIN, SYS_RESOURCE
+    38, 39, // PERFMON, BPF
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_has_the_rights_on_its_list_and_no_others() {
+    let cluster = cluster!();
+    let field = |who: &str, name: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{who}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:\t"))).unwrap();
+        u64::from_str_radix(line, 16).unwrap()
+    };
+    let listed = CAPABILITIES_OF_THE_AGENT.iter().fold(0, |set, number| set | 1_u64 << number);
+    // A container may have given fewer to begin with.
+    let here = field("self", "CapPrm");
+    let agent = cluster.agents[0].pid().as_raw().to_string();
+    for thread in std::fs::read_dir(format!("/proc/{agent}/task")).unwrap() {
+        let thread = format!("{agent}/task/{}", thread.unwrap().file_name().to_string_lossy());
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            assert_eq!(field(&thread, set), listed & here, "{set} of {thread}");
+        }
+        for set in ["CapInh", "CapAmb"] {
+            assert_eq!(field(&thread, set), 0, "{set} of {thread}");
+        }
+        assert_eq!((field(&thread, "NoNewPrivs"), field(&thread, "Seccomp")), (1, 2), "{thread}");
+    }
+    cluster.finish().await;
+}
