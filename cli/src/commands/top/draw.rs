@@ -216,6 +216,7 @@ fn chart_lines(view: &View, chart: &Chart, width: usize, bars: u16, height: u16)
     const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let most = chart.values.iter().flatten().copied().fold(0.0, f64::max);
     let top = if most > 0.0 { most } else { 1.0 };
+    let is_measured = chart.values.iter().any(Option::is_some);
     let steps = f64::from(bars) * 8.0;
     let (now, latency) = chart.now.split_once("  ").unwrap_or((&chart.now, ""));
     (0..height)
@@ -237,7 +238,7 @@ fn chart_lines(view: &View, chart: &Chart, width: usize, bars: u16, height: u16)
             let name = if line == 0 { chart.name } else { "" };
             let text = match (line, height) {
                 (0, 1) if !latency.is_empty() => format!(" {now} {latency}"),
-                (0, _) => format!(" {now}  max {}", show((most > 0.0).then_some(most), chart.unit)),
+                (0, _) => format!(" {now}  max {}", show(is_measured.then_some(most), chart.unit)),
                 (1, _) => format!(" {latency}"),
                 (_, _) => String::new(),
             };
