@@ -31,10 +31,11 @@ use crate::{
     clock,
     config::Config,
     execute::{Directories, Executor, Recorder, Rights, Settings, chain},
+    fetch::{self, Cache, CacheError, Fetcher},
     host,
     http::Http,
     meter::{Counters, Meter, Watch},
-    metrics::{Metrics, Page},
+    metrics::{FetchMetrics, Metrics, Page},
     session::{Facts, Session, SessionError},
     sys::{
         CgroupName, Kernel, KernelConfig, ProcessId, Sys, SysError, UserPolicy,
@@ -66,6 +67,8 @@ pub enum StartError {
     Resources(#[source] model::ResourcesError),
     #[error("can't start a thread")]
     Thread(#[source] io::Error),
+    #[error("can't use the cache of fetched files")]
+    Cache(#[source] CacheError),
     #[error("can't start the actor")]
     Actor(#[source] ActorError),
 }
@@ -137,6 +140,7 @@ impl StartError {
             Self::Lock(LockError::Open { .. } | LockError::Lock { .. })
             | Self::MakeDirectory { .. }
             | Self::ReadDirectory { .. }
+            | Self::Cache(_)
             | Self::Checkpoint(CheckpointError::MakeDirectory { .. }) => FailureCode::DataDirUnusable,
             Self::Checkpoint(
                 CheckpointError::Open { .. }
@@ -162,7 +166,7 @@ impl StartError {
             Self::Lock(LockError::Held { .. }) => {
                 "end the other agent, or give this one a data directory of its own with `--data-dir`".to_owned()
             }
-            Self::Lock(_) | Self::MakeDirectory { .. } | Self::ReadDirectory { .. } => {
+            Self::Lock(_) | Self::MakeDirectory { .. } | Self::ReadDirectory { .. } | Self::Cache(_) => {
                 "check who owns the data directory and what mode it has".to_owned()
             }
             Self::Checkpoint(_) => {
@@ -303,12 +307,15 @@ impl Daemon {
             tracing::warn!(limitation = limitation.as_str(), "this host can't do everything");
         }
         let recorder = programs.clone().map(|programs| programs as Arc<dyn Recorder>);
+        let metrics = Arc::new(Metrics::default());
+        let fetcher = open_fetcher(config, kernel.clone(), metrics.fetch.clone())?;
         let executor = Arc::new(Executor::new(
             kernel.clone(),
             recorder,
             checkpoint.clone(),
             directories,
             settings(config),
+            fetcher,
         ));
         let rounds = Arc::new(Rounds::default());
         let counters = programs.clone().map(|programs| programs as Arc<dyn Counters>);
@@ -322,7 +329,6 @@ impl Daemon {
         if let Some(watch) = &watch {
             threads.push(rounds.watch(watch.clone()).map_err(StartError::Thread)?);
         }
-        let metrics = Arc::new(Metrics::default());
         let channels = Arc::new(Channels::new(
             config.coordinator.clone(),
             config.token_file.clone(),
@@ -653,6 +659,16 @@ fn make_directory(path: &Path) -> Result<(), StartError> {
         .create(path)
         .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711)));
     made.map_err(|source| StartError::MakeDirectory { path: path.to_owned(), source })
+}
+
+fn open_fetcher(config: &Config, kernel: Arc<Kernel>, metrics: FetchMetrics) -> Result<Fetcher, StartError> {
+    let cache = config.data_dir.join("cache");
+    let cache = Cache::open(&cache, config.fetch_cache_size.0, metrics.clone()).map_err(StartError::Cache)?;
+    let settings = fetch::Settings {
+        directories: config.allow_fetch_from.clone(),
+        bytes_max: config.fetch_size_limit.0,
+    };
+    Ok(Fetcher::new(kernel, Some(cache), settings, metrics))
 }
 
 fn settings(config: &Config) -> Settings {

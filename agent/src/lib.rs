@@ -12,6 +12,7 @@ pub mod convert;
 pub mod daemon;
 pub mod doctor;
 pub mod execute;
+pub mod fetch;
 pub mod history;
 pub mod host;
 pub mod http;

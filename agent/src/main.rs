@@ -11,8 +11,8 @@ use agent::{
     actor::Stop,
     config::{Config, ConfigError, Loaded, LogFormat, SETTINGS, VARIABLE_PREFIX},
     daemon::{self, Daemon, FailureCode},
-    doctor, inspect, paper, privileges,
-    sys::capability,
+    doctor, fetch, inspect, paper, privileges,
+    sys::{FETCH_VERB, capability},
 };
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::{
@@ -21,6 +21,16 @@ use tokio::{
 };
 
 fn main() -> ExitCode {
+    // The agent's own process, which needs none of all this.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == FETCH_VERB) {
+        return match fetch::child::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let matches = command().get_matches();
     let verb = matches.subcommand().map_or("run", |(verb, _)| verb).to_owned();
     if let Some((PAPER, inner)) = matches.subcommand() {

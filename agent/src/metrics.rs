@@ -52,6 +52,7 @@ pub struct Metrics {
     pub adopted_tasks: Gauge,
     /// From the agent's start until the last of them was in hand.
     pub adoption_seconds: Gauge<f64, AtomicU64>,
+    pub fetch: FetchMetrics,
     pub channels_open: Gauge,
     pub channels_opened: Family<PurposeLabel, Counter<u64, AtomicU64>>,
 }
@@ -60,6 +61,75 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PurposeLabel {
     pub purpose: &'static str,
+}
+
+/// What fetching files for tasks comes to. Clones share their figures.
+#[derive(Debug, Clone, Default)]
+pub struct FetchMetrics {
+    /// Tasks whose files are on their way or wait for their turn.
+    pub jobs: Gauge,
+    pub downloads: Counter<u64, AtomicU64>,
+    pub downloaded_bytes: Counter<u64, AtomicU64>,
+    pub failures: Family<FetchKindLabel, Counter<u64, AtomicU64>>,
+    pub cache_hits: Counter<u64, AtomicU64>,
+    pub cache_misses: Counter<u64, AtomicU64>,
+    pub cache_evictions: Counter<u64, AtomicU64>,
+    pub cache_damaged: Counter<u64, AtomicU64>,
+    pub cache_bytes: Gauge,
+}
+
+/// One of [`crate::fetch::Kind::ALL`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FetchKindLabel {
+    pub kind: &'static str,
+}
+
+impl FetchMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "agent_fetch_jobs",
+            "Tasks whose files are being fetched, or wait for it; alarm when it stays high",
+            self.jobs.clone(),
+        );
+        registry.register("agent_fetch_downloads", "Files downloaded for tasks", self.downloads.clone());
+        registry.register_with_unit(
+            "agent_fetch_downloaded",
+            "Bytes downloaded for tasks",
+            Unit::Bytes,
+            self.downloaded_bytes.clone(),
+        );
+        registry.register(
+            "agent_fetch_failures",
+            "Tasks that did not get their files, by what was wrong; alarm when it grows",
+            self.failures.clone(),
+        );
+        registry.register(
+            "agent_fetch_cache_hits",
+            "Files that came from the cache",
+            self.cache_hits.clone(),
+        );
+        registry.register(
+            "agent_fetch_cache_misses",
+            "Files with a digest that were not in the cache",
+            self.cache_misses.clone(),
+        );
+        registry.register(
+            "agent_fetch_cache_evictions",
+            "Files that left the cache for others; when it grows as fast as the misses, the cache is too small",
+            self.cache_evictions.clone(),
+        );
+        registry.register(
+            "agent_fetch_cache_damaged",
+            "Cached files that were not what their digest says; alarm when it grows: the disk may be failing",
+            self.cache_damaged.clone(),
+        );
+        registry.register_with_unit(
+            "agent_fetch_cache",
+            "Size of all files in the cache",
+            Unit::Bytes,
+            self.cache_bytes.clone(),
+        );
+    }
 }
 
 impl Default for Metrics {
@@ -74,6 +144,7 @@ impl Default for Metrics {
             adoption_seconds: Gauge::default(),
             channels_open: Gauge::default(),
             channels_opened: Family::default(),
+            fetch: FetchMetrics::default(),
         }
     }
 }
@@ -155,6 +226,7 @@ impl Page {
             "Conversations with tasks since the agent's start, by purpose",
             metrics.channels_opened.clone(),
         );
+        metrics.fetch.register(&mut registry);
         let shared = Arc::new(Shared { rounds, programs, snapshot: Mutex::new(None) });
         registry.register_collector(Box::new(Figures(shared.clone())));
         Self { registry, shared }

@@ -1,10 +1,12 @@
 //! What can be typed: nouns, verbs and flags.
 
 pub mod asked;
+mod fetch;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use muster_client::types::Fetch;
 
 use crate::units;
 
@@ -136,6 +138,9 @@ pub struct Run {
     /// Label for people and tools; may be repeated
     #[arg(long, value_parser = units::key_value, value_name = "NAME=VALUE", help_heading = "Task")]
     pub label: Vec<(String, String)>,
+    /// File to bring into the sandbox before it begins: sha256=DIGEST, unpack, executable, path=PATH; may be repeated
+    #[arg(long, value_parser = fetch::parse, value_name = "URL[,OPTION…]", help_heading = "Task")]
+    pub fetch: Vec<Fetch>,
     /// Signal that asks the task to end [default: TERM]
     #[arg(long, value_enum, ignore_case = true, value_name = "SIGNAL", help_heading = "Task")]
     pub kill_signal: Option<KillSignal>,

@@ -30,6 +30,7 @@ use crate::{
         ExecuteError, Executor, Outcome, chain,
         lanes::{Job, Lanes, OUTCOMES_MAX, THREADS},
     },
+    fetch,
     metrics::Metrics,
     session::{FromLeader, Greeting, SessionEvent, ToLeader},
     sys::{
@@ -195,6 +196,7 @@ struct Link {
 enum Watched {
     Readable { task_id: TaskId, process: Process },
     MaybeEmpty { task_id: TaskId, attempt: String, watch: Watch },
+    Fetched { task_id: TaskId, outcome: fetch::Outcome },
     Again(Action),
 }
 
@@ -328,10 +330,7 @@ impl Actor {
         match wake {
             Wake::Session(event) => self.session_event(event),
             Wake::Outcome(outcome) => self.outcome(outcome),
-            Wake::Watched(watched) => {
-                self.watched(watched);
-                Ok(())
-            }
+            Wake::Watched(watched) => self.watched(watched),
             Wake::OutOfMemory(event) => self.out_of_memory(&event),
             Wake::Request(request) => {
                 self.request(request);
@@ -545,6 +544,14 @@ impl Actor {
                 }
                 Ok(())
             }
+            Outcome::Fetching { task_id, done } => {
+                self.watchers.spawn(async move {
+                    // Its thread always answers, unless it panicked.
+                    let lost = || Err("the agent's thread that fetches is lost".to_owned());
+                    Watched::Fetched { task_id, outcome: done.await.unwrap_or_else(|_| lost()) }
+                });
+                Ok(())
+            }
             Outcome::Later(action) => {
                 self.watchers.spawn(async move {
                     sleep(LATER).await;
@@ -566,7 +573,7 @@ impl Actor {
                     self.metrics.task_launch.observe(took.as_secs_f64());
                 }
             }
-            Event::LaunchFailed { .. } | Event::ExecFailed { .. } => {
+            Event::LaunchFailed { .. } | Event::ExecFailed { .. } | Event::FetchFailed { .. } => {
                 self.metrics.launches_failed.inc();
             }
             Event::Emptied { task_id, usage } => {
@@ -578,6 +585,7 @@ impl Actor {
             | Event::KillOrdered { .. }
             | Event::Acknowledged { .. }
             | Event::Prepared { .. }
+            | Event::Fetched { .. }
             | Event::NeverBegun { .. }
             | Event::Exited { .. }
             | Event::OutOfMemory { .. }
@@ -588,10 +596,18 @@ impl Actor {
         }
     }
 
-    fn watched(&self, watched: Watched) {
+    fn watched(&mut self, watched: Watched) -> Result<(), ActorError> {
         match watched {
+            Watched::Fetched { task_id, outcome } => {
+                let event = match outcome {
+                    Ok(()) => Event::Fetched { task_id },
+                    Err(message) => Event::FetchFailed { task_id, message },
+                };
+                self.note(&event);
+                return self.decide(event);
+            }
             Watched::Readable { task_id, process } => {
-                let Some(row) = self.supervisor.row(&task_id) else { return };
+                let Some(row) = self.supervisor.row(&task_id) else { return Ok(()) };
                 let attempt = row.attempt.clone();
                 let lane = task_id.as_str().to_owned();
                 self.lanes.submit(&lane, Job::CollectExit { task_id, attempt, process });
@@ -602,6 +618,7 @@ impl Actor {
             }
             Watched::Again(action) => self.submit(vec![action]),
         }
+        Ok(())
     }
 
     fn out_of_memory(&mut self, event: &OomEvent) -> Result<(), ActorError> {
@@ -686,8 +703,18 @@ impl Actor {
         }
     }
 
+    /// Those that only wait for their files are left to the next start, which prepares them anew.
     fn has_launches(&self) -> bool {
-        self.supervisor.rows().any(|row| matches!(row.phase, Phase::Preparing | Phase::Releasing { .. }))
+        let fetcher = self.executor.fetcher();
+        self.supervisor.rows().any(|row| match row.phase {
+            Phase::Preparing => !fetcher.is_fetching(&row.attempt),
+            Phase::Releasing { .. } => true,
+            Phase::Running { .. }
+            | Phase::Ending { .. }
+            | Phase::Lingering { .. }
+            | Phase::Ended { .. }
+            | Phase::Removing => false,
+        })
     }
 
     fn is_heard_out(&self) -> bool {
@@ -706,6 +733,7 @@ impl Actor {
         // Threads that have an outcome to deliver must not wait for a reader that is gone.
         drop(self.outcomes);
         self.lanes.stop();
+        self.executor.fetcher().stop();
     }
 }
 

@@ -67,6 +67,9 @@ pub struct Config {
     pub pids_limit: u32,
     pub output_limit: Bytes,
     pub measures: Measures,
+    pub allow_fetch_from: Vec<PathBuf>,
+    pub fetch_cache_size: Bytes,
+    pub fetch_size_limit: Bytes,
     pub end_tasks_on_exit: bool,
     pub log_format: LogFormat,
     pub log_filter: String,
@@ -122,6 +125,12 @@ impl Default for Config {
             output_limit: Bytes(20 << 20),
             // What nobody measured can't be asked for afterwards, and all together cost less than a hundredth.
             measures: Measures::ALL,
+            // Files of the host are nobody's but the operator's to give.
+            allow_fetch_from: Vec::new(),
+            // Some versions of some programs; on most disks not worth a thought.
+            fetch_cache_size: Bytes(4 << 30),
+            // Larger than any program, smaller than most disks.
+            fetch_size_limit: Bytes(16 << 30),
             // An agent may be upgraded while its tasks run.
             end_tasks_on_exit: false,
             log_format: LogFormat::Human,
@@ -426,6 +435,34 @@ pub const SETTINGS: &[Setting] = &[
         help: "What is measured of tasks: all, none, or some of cpu, threads, oom, run-queue, network, connections, block, forks, reclaim, pressure",
         set: |config, text| text.parse().map(|value| config.measures = value),
         show: |config| config.measures.to_string(),
+    },
+    Setting {
+        key: "allow-fetch-from",
+        value_name: Some("DIR,…"),
+        help: "Directories of this host whose files a task may name in `file:` URLs, as far as its user may read them",
+        set: |config, text| {
+            let paths: Result<Vec<_>, _> = list(text).map(absolute_path).collect();
+            paths.map(|paths| config.allow_fetch_from = paths)
+        },
+        show: |config| {
+            let paths: Vec<_> =
+                config.allow_fetch_from.iter().map(|path| path.display().to_string()).collect();
+            paths.join(",")
+        },
+    },
+    Setting {
+        key: "fetch-cache-size",
+        value_name: Some("AMOUNT"),
+        help: "How much of what tasks fetched with a digest is kept for the next one",
+        set: |config, text| text.parse().map(|bytes| config.fetch_cache_size = bytes),
+        show: |config| config.fetch_cache_size.to_string(),
+    },
+    Setting {
+        key: "fetch-size-limit",
+        value_name: Some("AMOUNT"),
+        help: "What the files of a task may take that asked for no amount of disk",
+        set: |config, text| text.parse().map(|bytes| config.fetch_size_limit = bytes),
+        show: |config| config.fetch_size_limit.to_string(),
     },
     Setting {
         key: "end-tasks-on-exit",

@@ -10,9 +10,12 @@ use std::{
 
 use model::TaskSpec;
 
-use crate::sys::{
-    DeviceRule, Extras, Identity, LaunchRequest, Limits, Namespaces, PathMount, Secrets, capability,
-    seccomp::Seccomp,
+use crate::{
+    fetch,
+    sys::{
+        DeviceRule, Extras, Identity, LaunchRequest, Limits, Namespaces, PathMount, Secrets, capability,
+        seccomp::Seccomp,
+    },
 };
 
 use super::{
@@ -79,6 +82,19 @@ impl Executor {
         make(&directories.sandbox(attempt), 0o755, Some(&identity))?;
         self.take_gpus(attempt, spec)?;
         make(&directories.tmp(attempt), 0o1777, None)
+    }
+
+    /// All files that the spec wants.
+    pub(super) fn fetch_job(&self, attempt: &str, spec: &TaskSpec) -> Result<fetch::Job, ExecuteError> {
+        let disk_mib = spec.resources.disk_mib;
+        Ok(fetch::Job {
+            cgroup: name(attempt)?,
+            identity: self.identity(spec)?,
+            files: spec.fetches.clone(),
+            sandbox: self.directories.sandbox(attempt),
+            directory: self.directories.attempt(attempt),
+            disk_bytes: (disk_mib > 0).then(|| disk_mib.saturating_mul(1 << 20)),
+        })
     }
 
     pub(crate) fn identity(&self, spec: &TaskSpec) -> Result<Identity, ExecuteError> {

@@ -25,10 +25,13 @@ use std::{
 
 use model::{Exit, Reason, TaskId, Usage};
 use supervisor::{Action, Confidence, Event, ProcessId};
+use tokio::sync::oneshot;
 
 use crate::{
     checkpoint::{Change, Checkpoint, CheckpointError},
-    clock, meter,
+    clock,
+    fetch::{self, Fetcher},
+    meter,
     sys::{
         CgroupId, CgroupName, Ending, Held, IdentityError, Process, ReleaseError, Signal, SpawnError, Sys,
         SysError, UserPolicy, Watch,
@@ -38,6 +41,7 @@ use crate::{
 pub use directories::Directories;
 pub use enter::{EnterError, EnterWish, Entered, EnteredSession, Streams};
 pub use recorder::Recorder;
+pub use remove::remove_tree;
 pub use times::{Times, offset_since};
 
 use gpus::Gpus;
@@ -118,6 +122,7 @@ pub struct Executor {
     settings: Settings,
     profiles: Profiles,
     gpus: Gpus,
+    fetcher: Fetcher,
     state: Mutex<State>,
 }
 
@@ -150,6 +155,11 @@ pub enum Outcome {
         attempt: String,
         watch: Watch,
     },
+    /// Files are on their way.
+    Fetching {
+        task_id: TaskId,
+        done: oneshot::Receiver<fetch::Outcome>,
+    },
     /// To be done again in a while.
     Later(Action),
 }
@@ -177,6 +187,8 @@ pub enum ExecuteError {
     Release(#[source] ReleaseError),
     #[error("the task's process is not held any more")]
     NotHeld,
+    #[error("can't begin to fetch the task's files")]
+    Fetch(#[source] io::Error),
     #[error("can't reach the task's process")]
     Process(#[source] SysError),
 }
@@ -211,6 +223,7 @@ impl ExecuteError {
             | Self::Cgroup(_)
             | Self::Spawn(_)
             | Self::NotHeld
+            | Self::Fetch(_)
             | Self::Process(_) => Reason::LaunchFailed,
         }
     }
@@ -228,6 +241,7 @@ impl ExecuteError {
             | Self::Refused { .. }
             | Self::Spawn(_)
             | Self::NotHeld
+            | Self::Fetch(_)
             | Self::Process(_) => chain(self),
         }
     }
@@ -240,10 +254,25 @@ impl Executor {
         checkpoint: Arc<Checkpoint>,
         directories: Directories,
         settings: Settings,
+        fetcher: Fetcher,
     ) -> Self {
         let state = Mutex::new(State::default());
         let profiles = Profiles::new(&settings.rights.seccomp_dir);
-        Self { sys, recorder, checkpoint, directories, settings, profiles, gpus: Gpus::default(), state }
+        Self {
+            sys,
+            recorder,
+            checkpoint,
+            directories,
+            settings,
+            profiles,
+            fetcher,
+            gpus: Gpus::default(),
+            state,
+        }
+    }
+
+    pub fn fetcher(&self) -> &Fetcher {
+        &self.fetcher
     }
 
     pub fn directories(&self) -> &Directories {
@@ -301,6 +330,7 @@ impl Executor {
         match action {
             Action::MakeSandbox { task_id, .. }
             | Action::MakeCgroups { task_id, .. }
+            | Action::Fetch { task_id, .. }
             | Action::Spawn { task_id, .. } => launch_failed(task_id),
             Action::Release { task_id } => match error.reason() {
                 Reason::CommandNotExecutable => Some(Outcome::Event(Event::ExecFailed {
@@ -319,7 +349,8 @@ impl Executor {
             }
             // The supervisor kills again in a second.
             Action::KillAll { .. } | Action::Terminate { .. } => None,
-            Action::RemoveCgroups { .. }
+            Action::CancelFetch { .. }
+            | Action::RemoveCgroups { .. }
             | Action::RemoveStrayCgroups { .. }
             | Action::RemoveStraySandbox { .. }
             | Action::UnregisterMeter { .. }
@@ -337,7 +368,7 @@ impl Executor {
             Action::Forget { task_id } => self.store([Change::Forget(task_id)])?,
             Action::MakeSandbox { attempt, spec, .. } => self.make_sandbox(attempt, spec)?,
             Action::RemoveSandbox { task_id, attempt } => {
-                remove_tree(&self.directories.attempt(attempt))?;
+                remove_all(&self.directories.attempt(attempt))?;
                 return Ok(vec![Outcome::Event(Event::SandboxRemoved { task_id: task_id.clone() })]);
             }
             Action::MakeCgroups { task_id, attempt, spec } => {
@@ -362,6 +393,12 @@ impl Executor {
                     tracing::warn!(attempt, error = chain(&error), "a cgroup stays in the meter's table");
                 }
             })?,
+            Action::Fetch { task_id, attempt, spec } => {
+                let job = self.fetch_job(attempt, spec)?;
+                let done = self.fetcher.begin(job).map_err(ExecuteError::Fetch)?;
+                return Ok(vec![Outcome::Fetching { task_id: task_id.clone(), done }]);
+            }
+            Action::CancelFetch { attempt, .. } => self.fetcher.cancel(attempt),
             Action::Spawn { task_id, attempt, spec } => {
                 let request = self.launch_request(attempt, spec)?;
                 let held = self.sys.spawn(&request).map_err(ExecuteError::Spawn)?;
@@ -401,7 +438,7 @@ impl Executor {
                 self.remove_stray(attempt)?;
                 self.gpus.give_back(attempt);
             }
-            Action::RemoveStraySandbox { attempt } => remove_tree(&self.directories.attempt(attempt))?,
+            Action::RemoveStraySandbox { attempt } => remove_all(&self.directories.attempt(attempt))?,
             // The actor tells the leader; nothing of it is this host's.
             Action::Report(_) => {}
         }
@@ -637,9 +674,8 @@ fn is_worth_trimming(data: &fs::Metadata, settings: &Settings) -> bool {
     data.blocks().saturating_mul(512) > settings.output_bytes_max
 }
 
-fn remove_tree(path: &Path) -> Result<(), ExecuteError> {
-    remove::remove_tree(path)
-        .map_err(|source| ExecuteError::RemoveDirectory { path: path.to_owned(), source })
+fn remove_all(path: &Path) -> Result<(), ExecuteError> {
+    remove_tree(path).map_err(|source| ExecuteError::RemoveDirectory { path: path.to_owned(), source })
 }
 
 fn name(attempt: &str) -> Result<CgroupName, ExecuteError> {

@@ -27,8 +27,7 @@ pub fn refusal(spec: &TaskSpec, rights: &Rights, abilities: impl FnOnce() -> Abi
 
 /// What no agent does yet.
 fn missing(spec: &TaskSpec) -> Option<String> {
-    let asked =
-        [(!spec.fetches.is_empty(), "fetched files"), (spec.health_check.is_some(), "a health check")];
+    let asked = [(spec.health_check.is_some(), "a health check")];
     let missing: Vec<&str> = asked.iter().filter(|(is_asked, _)| *is_asked).map(|(_, what)| *what).collect();
     (!missing.is_empty()).then(|| format!("this agent can't give a task {}", missing.join(", ")))
 }

@@ -9,6 +9,7 @@ use model::{AgentId, Duration, FrameworkId, Resources, TaskSpec};
 use supervisor::{Assignment, Confidence, Supervisor};
 
 use super::*;
+use crate::metrics::FetchMetrics;
 use crate::sys::{
     Figures,
     fake::{Call, FakeSys},
@@ -33,6 +34,10 @@ fn settings() -> Settings {
     }
 }
 
+fn fetcher(sys: &FakeSys) -> Fetcher {
+    Fetcher::new(Arc::new(sys.clone()), None, fetch::Settings::default(), FetchMetrics::default())
+}
+
 /// `None` where sandboxes can't be given to another user; said aloud.
 fn world() -> Option<World> {
     if !rustix::process::geteuid().is_root() {
@@ -44,7 +49,8 @@ fn world() -> Option<World> {
     let checkpoint = Arc::new(Checkpoint::open(folder.path()).unwrap());
     let directories = Directories::new(folder.path());
     fs::create_dir(directories.tasks()).unwrap();
-    let executor = Executor::new(Arc::new(sys.clone()), None, checkpoint, directories, settings());
+    let executor =
+        Executor::new(Arc::new(sys.clone()), None, checkpoint, directories, settings(), fetcher(&sys));
     let supervisor = Supervisor::new(AgentId::new("a1").unwrap());
     Some(World { sys, executor, supervisor, folder })
 }

@@ -26,7 +26,8 @@ use crate::{
     checkpoint::{Checkpoint, Identity},
     clock,
     execute::{Directories, Executor, Settings},
-    metrics::Metrics,
+    fetch::{self, Fetcher},
+    metrics::{FetchMetrics, Metrics},
     sys::{Sys as _, UserPolicy, fake::FakeSys},
 };
 
@@ -198,6 +199,12 @@ impl World {
             checkpoint.clone(),
             Directories::new(self.folder.path()),
             settings,
+            Fetcher::new(
+                Arc::new(self.sys.clone()),
+                None,
+                fetch::Settings::default(),
+                FetchMetrics::default(),
+            ),
         ));
         let metrics = Arc::new(Metrics::default());
         let coordinator = format!("http://{}", self.address);

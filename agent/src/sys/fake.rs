@@ -14,9 +14,9 @@ use std::time::Duration;
 use model::Exit;
 
 use super::{
-    Abilities, BootId, CgroupId, CgroupName, Ending, EnterRequest, Figures, Held, Identity, IdentityError,
-    LaunchRequest, Layout, Limits, OutputSlice, Pressure, Process, ProcessId, ReleaseError, Signal,
-    SpawnError, Sys, SysError, UserPolicy, Watch,
+    Abilities, BootId, CgroupId, CgroupName, Ending, EnterRequest, Fetching, FetchingRequest, Figures, Held,
+    Identity, IdentityError, LaunchRequest, Layout, Limits, OutputSlice, Pressure, Process, ProcessId,
+    ReleaseError, Signal, SpawnError, Sys, SysError, UserPolicy, Watch,
 };
 
 /// A handle to the kernel in memory; clones share it, as two lives of an agent share a host.
@@ -399,6 +399,11 @@ impl Sys for FakeSys {
 
     fn is_frozen(&self, name: &CgroupName) -> Result<bool, SysError> {
         Ok(self.lock().groups.get(name).is_some_and(|group| group.is_frozen))
+    }
+
+    fn spawn_fetching(&self, _request: FetchingRequest) -> Result<Fetching, SpawnError> {
+        let source = io::ErrorKind::Unsupported.into();
+        Err(SpawnError::Prepare { what: "fetch in a kernel that exists in memory", source })
     }
 
     fn reopen(&self, id: ProcessId) -> Result<Option<Process>, SysError> {

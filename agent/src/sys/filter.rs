@@ -181,7 +181,12 @@ mod tests {
         for door in &doors {
             for number in 0..600 {
                 let expected = if door.refused.contains(&number) { refusal } else { libc::SECCOMP_RET_ALLOW };
-                assert_eq!(verdict(&doors, door.architecture, number), expected, "{:#x} {number}", door.architecture);
+                assert_eq!(
+                    verdict(&doors, door.architecture, number),
+                    expected,
+                    "{:#x} {number}",
+                    door.architecture
+                );
             }
         }
         assert_eq!(verdict(&doors, 0x1234, libc::SYS_reboot as u32), libc::SECCOMP_RET_ALLOW);
@@ -199,6 +204,9 @@ mod tests {
     #[test]
     fn the_x32_abi_is_no_way_around() {
         let refusal = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-        assert_eq!(verdict(&doors(CapabilitySet::empty()), 0xc000_003e, libc::SYS_reboot as u32 | 0x4000_0000), refusal);
+        assert_eq!(
+            verdict(&doors(CapabilitySet::empty()), 0xc000_003e, libc::SYS_reboot as u32 | 0x4000_0000),
+            refusal
+        );
     }
 }

@@ -9,9 +9,9 @@ use model::Exit;
 use super::cgroup::Cgroups;
 use super::launch::Launcher;
 use super::{
-    Abilities, BootId, CgroupId, CgroupName, Ending, EnterRequest, Figures, Held, Identity, IdentityError,
-    LaunchRequest, Layout, Limits, OutputSlice, Pressure, Process, ProcessId, Signal, SpawnError, Sys,
-    SysError, UserPolicy, Watch, identity, output, process, session,
+    Abilities, BootId, CgroupId, CgroupName, Ending, EnterRequest, Fetching, FetchingRequest, Figures, Held,
+    Identity, IdentityError, LaunchRequest, Layout, Limits, OutputSlice, Pressure, Process, ProcessId,
+    Signal, SpawnError, Sys, SysError, UserPolicy, Watch, fetching, identity, output, process, session,
 };
 
 /// What the operator sets.
@@ -149,6 +149,10 @@ impl Sys for Kernel {
 
     fn is_frozen(&self, name: &CgroupName) -> Result<bool, SysError> {
         self.cgroups.is_frozen(name)
+    }
+
+    fn spawn_fetching(&self, request: FetchingRequest) -> Result<Fetching, SpawnError> {
+        fetching::spawn(&self.cgroups, self.launcher.capability_last(), request)
     }
 
     fn reopen(&self, id: ProcessId) -> Result<Option<Process>, SysError> {

@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod disk;
 mod error;
 pub mod fake;
+mod fetching;
 pub mod filter;
 mod identity;
 mod kernel;
@@ -30,6 +31,7 @@ pub use cgroup::{
     CgroupId, CgroupName, DeviceRule, Figures, HugePageSize, Layout, Limits, Pressure, Stalled,
 };
 pub use error::SysError;
+pub use fetching::{FETCH_VERB, Fetching, FetchingRequest, Killer, confine_fetching};
 pub use identity::{Identity, IdentityError, UserPolicy};
 pub use kernel::{Kernel, KernelConfig};
 pub use launch::{
@@ -118,6 +120,9 @@ pub trait Sys: Send + Sync + 'static {
 
     /// Whether the group was told to stand still; false where it is gone or the kernel can't freeze.
     fn is_frozen(&self, name: &CgroupName) -> Result<bool, SysError>;
+
+    /// Starts the process that fetches a task's files, in the task's groups and with its user's rights alone.
+    fn spawn_fetching(&self, request: FetchingRequest) -> Result<Fetching, SpawnError>;
 
     /// Takes hold of a process that outlived its agent; `None` when it has ended, even if another
     /// has its number now.

@@ -70,6 +70,7 @@ fn spec(run: Run) -> Result<TaskSpec, Failure> {
         run_time_max_ms: run.run_time_max.map(milliseconds),
         kill_signal: run.kill_signal.map_or(types::KillSignal::Unspecified, kill_signal).into(),
         labels: run.label.into_iter().collect(),
+        fetches: run.fetch,
         ..TaskSpec::default()
     };
     run.limits.apply(&mut spec);

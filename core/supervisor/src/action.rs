@@ -45,6 +45,17 @@ pub enum Action {
         task_id: TaskId,
         attempt: String,
     },
+    /// Begins to bring the spec's files into the sandbox. Answered by `Fetched` or `FetchFailed`, in time.
+    Fetch {
+        task_id: TaskId,
+        attempt: String,
+        spec: Arc<TaskSpec>,
+    },
+    /// Ends the fetching that is under way, which is then answered by `FetchFailed`.
+    CancelFetch {
+        task_id: TaskId,
+        attempt: String,
+    },
     /// Starts the process inside the cgroup; it waits and does not begin. Answered by `Prepared`.
     Spawn {
         task_id: TaskId,
@@ -119,6 +130,9 @@ impl Action {
             Self::RegisterMeter { task_id, attempt } => {
                 Some(Self::UnregisterMeter { task_id: task_id.clone(), attempt: attempt.clone() })
             }
+            Self::Fetch { task_id, attempt, .. } => {
+                Some(Self::CancelFetch { task_id: task_id.clone(), attempt: attempt.clone() })
+            }
             Self::RegisterProcess { task_id, process } => {
                 Some(Self::UnregisterProcess { task_id: task_id.clone(), process: *process })
             }
@@ -132,6 +146,7 @@ impl Action {
             | Self::RemoveCgroups { .. }
             | Self::UnregisterMeter { .. }
             | Self::UnregisterProcess { .. }
+            | Self::CancelFetch { .. }
             | Self::Release { .. }
             | Self::Adopt { .. }
             | Self::Terminate { .. }
@@ -153,6 +168,8 @@ impl Action {
             | Self::RemoveCgroups { .. }
             | Self::RegisterMeter { .. }
             | Self::UnregisterMeter { .. }
+            | Self::Fetch { .. }
+            | Self::CancelFetch { .. }
             | Self::Spawn { .. }
             | Self::RegisterProcess { .. }
             | Self::UnregisterProcess { .. }
@@ -177,6 +194,8 @@ impl Action {
             | Self::RemoveCgroups { task_id, .. }
             | Self::RegisterMeter { task_id, .. }
             | Self::UnregisterMeter { task_id, .. }
+            | Self::Fetch { task_id, .. }
+            | Self::CancelFetch { task_id, .. }
             | Self::Spawn { task_id, .. }
             | Self::RegisterProcess { task_id, .. }
             | Self::UnregisterProcess { task_id, .. }
@@ -202,6 +221,10 @@ impl fmt::Display for Action {
             Self::RemoveCgroups { attempt, .. } => write!(formatter, "remove cgroups {attempt}"),
             Self::RegisterMeter { attempt, .. } => write!(formatter, "register meter {attempt}"),
             Self::UnregisterMeter { attempt, .. } => write!(formatter, "unregister meter {attempt}"),
+            Self::Fetch { attempt, spec, .. } => {
+                write!(formatter, "fetch {attempt}, files: {}", spec.fetches.len())
+            }
+            Self::CancelFetch { attempt, .. } => write!(formatter, "cancel fetch {attempt}"),
             Self::Spawn { attempt, spec, .. } => write!(formatter, "spawn {attempt} {:?}", spec.command),
             Self::RegisterProcess { task_id, process } => {
                 write!(formatter, "register process {process} of {task_id}")

@@ -32,6 +32,10 @@ pub enum Event {
     Prepared { task_id: TaskId, process: ProcessId },
     /// Something could not be prepared; what had been is undone.
     LaunchFailed { task_id: TaskId, reason: Reason, message: String },
+    /// Every file of the spec is in the sandbox.
+    Fetched { task_id: TaskId },
+    /// A file could not be fetched, or the fetching was ended; nothing of it is left but the cgroup.
+    FetchFailed { task_id: TaskId, message: String },
     /// The command runs (or was found running after a restart).
     Launched { task_id: TaskId },
     /// The process of an earlier start of the agent is gone, and has not run the command.

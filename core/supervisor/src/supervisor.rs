@@ -123,6 +123,10 @@ impl Supervisor {
             Event::LaunchFailed { task_id, reason, message } => {
                 self.launch_failed(&task_id, reason, message, now, &mut actions);
             }
+            Event::Fetched { task_id } => self.fetched(&task_id, now, &mut actions),
+            Event::FetchFailed { task_id, message } => {
+                self.fetch_failed(&task_id, message, now, &mut actions);
+            }
             Event::Launched { task_id } => self.launched(&task_id, now, &mut actions),
             Event::NeverBegun { task_id } => {
                 if let Some(Phase::Releasing { process }) = self.row(&task_id).map(|row| row.phase.clone()) {
@@ -317,7 +321,9 @@ impl Supervisor {
             self.end_at_once(&task_id, verdict, now, actions);
             return;
         }
-        let starting = Verdict::without_exit(TaskState::Starting, Reason::None, "");
+        let files = assignment.spec.fetches.len();
+        let message = if files > 0 { format!("fetching its files ({files})") } else { String::new() };
+        let starting = Verdict::without_exit(TaskState::Starting, Reason::None, message);
         self.tell(&task_id, starting, false, now, actions);
         self.prepare(&task_id, actions);
     }
@@ -329,8 +335,43 @@ impl Supervisor {
             Action::MakeSandbox { task_id: task_id.clone(), attempt: attempt.clone(), spec: spec.clone() },
             Action::MakeCgroups { task_id: task_id.clone(), attempt: attempt.clone(), spec: spec.clone() },
             Action::RegisterMeter { task_id: task_id.clone(), attempt: attempt.clone() },
-            Action::Spawn { task_id: task_id.clone(), attempt: attempt.clone(), spec: spec.clone() },
         ]);
+        let (task_id, attempt, spec) = (task_id.clone(), attempt.clone(), spec.clone());
+        actions.push(match spec.fetches.is_empty() {
+            true => Action::Spawn { task_id, attempt, spec },
+            // The process comes when the files are there; the kernel counts what they cost for the task.
+            false => Action::Fetch { task_id, attempt, spec },
+        });
+    }
+
+    fn fetched(&mut self, task_id: &TaskId, now: Now, actions: &mut Vec<Action>) {
+        let Some(Entry { row, .. }) = self.entries.get(task_id) else { return };
+        if row.phase != Phase::Preparing {
+            return;
+        }
+        match row.kill {
+            Some(kill) => {
+                let verdict = Verdict::killed(kill, &row.spec, None, None);
+                self.end(task_id, None, verdict, now, actions);
+            }
+            None => actions.push(Action::Spawn {
+                task_id: task_id.clone(),
+                attempt: row.attempt.clone(),
+                spec: row.spec.clone(),
+            }),
+        }
+    }
+
+    fn fetch_failed(&mut self, task_id: &TaskId, message: String, now: Now, actions: &mut Vec<Action>) {
+        let Some(Entry { row, .. }) = self.entries.get(task_id) else { return };
+        if row.phase != Phase::Preparing {
+            return;
+        }
+        let verdict = match row.kill {
+            Some(kill) => Verdict::killed(kill, &row.spec, None, None),
+            None => Verdict::without_exit(TaskState::Failed, Reason::FetchFailed, message),
+        };
+        self.end(task_id, None, verdict, now, actions);
     }
 
     /// Goes on with a task whose launch was under way when the agent stopped: nothing of it has begun.
@@ -399,7 +440,14 @@ impl Supervisor {
         match entry.row.phase {
             Phase::Running { process } => self.begin_kill(task_id, process, now, actions),
             // The launch is under way on another thread; its answer will find the order.
-            _ => actions.push(Action::WriteRecord(Box::new(entry.row.clone()))),
+            _ => {
+                let row = &entry.row;
+                actions.push(Action::WriteRecord(Box::new(row.clone())));
+                if row.phase == Phase::Preparing && !row.spec.fetches.is_empty() {
+                    let (task_id, attempt) = (task_id.clone(), row.attempt.clone());
+                    actions.push(Action::CancelFetch { task_id, attempt });
+                }
+            }
         }
     }
 

@@ -68,6 +68,11 @@ impl Launcher {
         Ok(Self { init, capability_last, has_shm, rlimits: rlimits(), profiles: Mutex::default() })
     }
 
+    /// The highest number of a capability that this kernel knows.
+    pub fn capability_last(&self) -> usize {
+        self.capability_last
+    }
+
     /// See [`crate::sys::Sys::spawn`].
     pub fn spawn(&self, cgroups: &Cgroups, request: &LaunchRequest) -> Result<Held, SpawnError> {
         let streams = [

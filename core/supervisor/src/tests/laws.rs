@@ -25,9 +25,10 @@ proptest! {
     #[test]
     fn a_plan_followed_by_its_undo_is_nothing(done in 0usize..16) {
         let mut supervisor = Supervisor::new(agent());
-        let mut plan = supervisor.handle(Event::Assigned { assignments: vec![assignment("t")] }, now());
+        let mut plan = supervisor.handle(Event::Assigned { assignments: vec![assignment("w")] }, now());
+        plan.extend(supervisor.handle(Event::Fetched { task_id: task("w") }, now()));
         let process = ProcessId { pid: 7, start_ticks: 1 };
-        plan.extend(supervisor.handle(Event::Prepared { task_id: task("t"), process }, now()));
+        plan.extend(supervisor.handle(Event::Prepared { task_id: task("w"), process }, now()));
         let done: Vec<Action> = plan.into_iter().take(done).collect();
         let mut there = BTreeSet::new();
         for action in &done {
@@ -57,6 +58,8 @@ fn apply(action: &Action, there: &mut BTreeSet<String>) {
         Action::UnregisterMeter { .. } => drop(there.remove("meter")),
         Action::RegisterProcess { .. } => drop(there.insert("registered".to_owned())),
         Action::UnregisterProcess { .. } => drop(there.remove("registered")),
+        Action::Fetch { .. } => drop(there.insert("fetching".to_owned())),
+        Action::CancelFetch { .. } => drop(there.remove("fetching")),
         Action::Spawn { .. } => drop(there.insert("process".to_owned())),
         Action::KillAll { .. } => drop(there.remove("process")),
         // The record stays on purpose; what was told or begun stays so.

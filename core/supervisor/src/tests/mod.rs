@@ -8,7 +8,7 @@ mod world;
 
 use std::sync::Arc;
 
-use model::{AgentId, FrameworkId, Resources, TaskId, TaskSpec, Timestamp};
+use model::{AgentId, Fetch, FrameworkId, Resources, TaskId, TaskSpec, Timestamp};
 
 use crate::{Assignment, Now, Uptime};
 
@@ -24,8 +24,17 @@ fn task(name: &str) -> TaskId {
     TaskId::new(name).unwrap()
 }
 
+/// The task `w` has a file to fetch, the others have none.
 fn assignment(name: &str) -> Assignment {
+    let file = Fetch {
+        url: "http://127.0.0.1/a".to_owned(),
+        path: None,
+        sha256: None,
+        is_unpacked: false,
+        is_executable: false,
+    };
     let spec = TaskSpec {
+        fetches: if name == "w" { vec![file] } else { Vec::new() },
         name: name.to_owned(),
         ..TaskSpec::new(
             task(name),

@@ -73,6 +73,11 @@ fn parse(words: &[&str]) -> Event {
         ["prepared", name] => {
             Event::Prepared { task_id: task(name), process: ProcessId { pid: 70, start_ticks: 9 } }
         }
+        ["fetched", name] => Event::Fetched { task_id: task(name) },
+        ["fetch-failed", name] => Event::FetchFailed {
+            task_id: task(name),
+            message: "can't fetch http://127.0.0.1/a: it is not there".to_owned(),
+        },
         ["never", "begun", name] => Event::NeverBegun { task_id: task(name) },
         ["launched", name] => Event::Launched { task_id: task(name) },
         ["launch-failed", name] => Event::LaunchFailed {

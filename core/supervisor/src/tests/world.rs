@@ -40,6 +40,8 @@ pub(super) struct World {
     cgroups: BTreeMap<String, bool>,
     meters: BTreeSet<String>,
     registered: BTreeSet<ProcessId>,
+    /// Attempts whose files are on their way.
+    fetching: BTreeMap<TaskId, String>,
     // The agent's memory.
     todo: VecDeque<Action>,
     lanes: BTreeMap<TaskId, VecDeque<Action>>,
@@ -67,6 +69,7 @@ impl World {
             cgroups: BTreeMap::new(),
             meters: BTreeSet::new(),
             registered: BTreeSet::new(),
+            fetching: BTreeMap::new(),
             todo: VecDeque::new(),
             lanes: BTreeMap::new(),
             events: VecDeque::new(),
@@ -200,8 +203,13 @@ impl World {
     fn do_lane(&mut self, name: &TaskId) {
         let Some(action) = self.lanes.get_mut(name).and_then(VecDeque::pop_front) else { return };
         let row = self.store.get(name).expect("(b) an effect without a record").clone();
-        let is_launch =
-            matches!(action, Action::MakeSandbox { .. } | Action::MakeCgroups { .. } | Action::Spawn { .. });
+        let is_launch = matches!(
+            action,
+            Action::MakeSandbox { .. }
+                | Action::MakeCgroups { .. }
+                | Action::Fetch { .. }
+                | Action::Spawn { .. }
+        );
         if is_launch && std::mem::take(&mut self.fail_next) {
             let attempt = row.attempt;
             self.sandboxes.remove(&attempt);
@@ -238,8 +246,15 @@ impl World {
             Action::RemoveCgroups { attempt, .. } => drop(self.cgroups.remove(&attempt)),
             Action::RegisterMeter { attempt, .. } => drop(self.meters.insert(attempt)),
             Action::UnregisterMeter { attempt, .. } => drop(self.meters.remove(&attempt)),
+            Action::Fetch { task_id, attempt, .. } => {
+                assert!(self.cgroups.contains_key(&attempt) && self.sandboxes.contains(&attempt));
+                assert!(!logged.has_run, "(a) {name} fetches after it ran");
+                self.fetching.insert(task_id, attempt);
+            }
+            Action::CancelFetch { task_id, .. } => self.fetch_ends(&task_id, false),
             Action::Spawn { task_id, attempt, .. } => {
                 assert!(self.cgroups.contains_key(&attempt));
+                assert!(!self.fetching.contains_key(&task_id), "{name} begins before its files are there");
                 assert!(!logged.has_run, "(a) {name} was spawned again after it ran");
                 logged.released = 0;
                 self.next_pid += 1;
@@ -321,7 +336,20 @@ impl World {
         self.look_whether_empty(name);
     }
 
+    fn fetch_ends(&mut self, name: &TaskId, is_there: bool) {
+        let Some(attempt) = self.fetching.remove(name) else { return };
+        let task_id = name.clone();
+        self.events.push_back(match is_there {
+            true => Event::Fetched { task_id },
+            false => {
+                self.sandboxes.remove(&attempt);
+                Event::FetchFailed { task_id, message: "it is not there".to_owned() }
+            }
+        });
+    }
+
     fn process_ends(&mut self, name: &TaskId, which: u8) {
+        self.fetch_ends(name, !which.is_multiple_of(3));
         let Some(logged) = self.tasks.get(name) else { return };
         if matches!(logged.process, Some((_, Process::Running))) {
             let exit = match which % 3 {
@@ -446,6 +474,7 @@ impl World {
         self.disconnect();
         self.todo.clear();
         self.lanes.clear();
+        self.fetching.clear();
         self.events.clear();
         self.watched.clear();
         self.awaiting_empty.clear();

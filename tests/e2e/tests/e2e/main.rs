@@ -15,6 +15,7 @@ mod bad_input;
 mod channel;
 mod containment;
 mod dev;
+mod fetch;
 mod frameworks;
 mod health;
 mod limits;
