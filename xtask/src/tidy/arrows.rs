@@ -47,6 +47,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("codec", &["model", "proto"]),
     ("cli", &["proto"]),
     ("sim", &["model", "cluster", "allocator", "apps", "jobs", "run", "routing", "leader", "supervisor"]),
+    ("attacker", &[]),
     ("harness", &["cli"]),
     ("e2e", &["cli", "harness"]),
     ("xtask", &[]),
