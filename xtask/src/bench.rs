@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::command::{cargo, run as run_command};
+use crate::command::{cargo, run as run_command, target_dir};
 use crate::{ebpf, setup};
 
 /// What to measure.
@@ -19,7 +19,12 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure(setup::Level::Test)?;
     ebpf::build()?;
+    // Some benchmarks start our daemons, built for speed as well.
+    let mut build = cargo();
+    build.args(["build", "--release", "--locked", "--package", "coordinator", "--package", "agent"]);
+    run_command(build.args(["--package", "cli", "--bins"]))?;
     let mut command = cargo();
+    command.env("MUSTER_BIN_DIR", target_dir().join("release"));
     command.args(["run", "--release", "--locked", "--package", "bench", "--"]);
     command.args(&args.name).args(&args.arguments);
     run_command(&mut command)

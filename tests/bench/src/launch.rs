@@ -1,9 +1,11 @@
-//! Launches a second on one agent.
+//! Launches a second on one agent, and how long each takes.
 //!
 //! A whole life of `/bin/true` (groups with limits, process, exit status, removal) by `sys::Kernel`, in turns with
 //! the floor: a bare C program that does no more than the kernel needs for the same groups. Once without and
-//! once with the same namespaces. The sketch: mkdir and rmdir of four groups 0.2 ms, fork and exec 0.5 ms, new
+//! once with the same namespaces; and by crun and runc where they are installed. The sketch: mkdir and rmdir of four groups 0.2 ms, fork and exec 0.5 ms, new
 //! namespaces 0.3 ms; the second exec and fork (the task's init) and six mounts are ours, 0.5 ms.
+
+mod peers;
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -37,6 +39,57 @@ pub struct Args {
     at_a_time: Vec<usize>,
 }
 
+pub use peers::{PeerArgs, run_peer};
+
+/// What came of one round.
+pub(crate) struct Round {
+    elapsed: Duration,
+    each: Vec<Duration>,
+}
+
+impl Round {
+    /// Reads nanoseconds, a line each: of everything, then of each launch.
+    fn parse(text: &str) -> Result<Self> {
+        let mut lines = text.lines().map(|line| line.trim().parse().map(Duration::from_nanos));
+        let elapsed = lines.next().context("no figures")??;
+        Ok(Self { elapsed, each: lines.collect::<Result<_, _>>()? })
+    }
+
+    fn per_second(&self) -> f64 {
+        self.each.len() as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// Who launches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ours,
+    Floor,
+    FloorWithNamespaces,
+    Peer(peers::Peer),
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "muster",
+            Self::Floor => "floor",
+            Self::FloorWithNamespaces => "floor with namespaces",
+            Self::Peer(peer) => peer.name(),
+        }
+    }
+
+    /// Peers are ten to fifty times slower: fewer of their launches tell as much.
+    fn launches(self, launches: usize, workers: usize) -> usize {
+        match self {
+            Self::Ours | Self::Floor | Self::FloorWithNamespaces => launches,
+            Self::Peer(_) => launches / 8,
+        }
+        .max(1)
+        .next_multiple_of(workers)
+    }
+}
+
 /// Measures and prints.
 pub fn run(args: &Args) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "control groups need root");
@@ -55,23 +108,41 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn measure(bench: &Bench, args: &Args, workers: usize) -> Result<()> {
     ensure!(workers > 0, "nobody to launch");
-    let launches = args.launches.next_multiple_of(workers);
-    // The first of each warms caches and is not counted.
-    bench.ours(workers, workers)?;
-    bench.floor(workers, workers, false)?;
-    let (mut ours, mut bare, mut spaces) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..args.rounds {
-        ours.push(launches as f64 / bench.ours(launches, workers)?.as_secs_f64());
-        bare.push(launches as f64 / bench.floor(launches, workers, false)?.as_secs_f64());
-        spaces.push(launches as f64 / bench.floor(launches, workers, true)?.as_secs_f64());
+    let peers = peers::Peer::ALL.iter().filter(|peer| peer.is_installed()).map(|peer| Kind::Peer(*peer));
+    let kinds: Vec<Kind> =
+        [Kind::Ours, Kind::Floor, Kind::FloorWithNamespaces].into_iter().chain(peers).collect();
+    for peer in peers::Peer::ALL.iter().filter(|peer| !peer.is_installed()) {
+        println!("skipped: {} is not installed", peer.name());
     }
-    let ratio = |of: &[f64]| ours.iter().zip(of).map(|(ours, of)| ours / of).collect::<Vec<_>>();
-    println!("{workers} at a time, {launches} launches a round, {} rounds", args.rounds);
-    println!("  muster                  {}", Spread::of(&ours).show(0, "/s"));
-    println!("  floor                   {}", Spread::of(&bare).show(0, "/s"));
-    println!("  floor with namespaces   {}", Spread::of(&spaces).show(0, "/s"));
-    println!("  muster / floor          {}", Spread::of(&ratio(&bare)).show(2, ""));
-    println!("  muster / with namesp.   {}", Spread::of(&ratio(&spaces)).show(2, ""));
+    let mut rounds: Vec<Vec<Round>> = kinds.iter().map(|_| Vec::new()).collect();
+    for turn in 0..=args.rounds {
+        for (kind, rounds) in kinds.iter().zip(&mut rounds) {
+            let round = bench.round(*kind, kind.launches(args.launches, workers), workers)?;
+            // The first of each warms caches and is not counted.
+            if turn > 0 {
+                rounds.push(round);
+            }
+        }
+    }
+    println!("{workers} at a time, {} launches a round, {} rounds", args.launches, args.rounds);
+    println!("  {:<24}{:>12}{:>24}{:>12}{:>12}", "", "a second", "muster : it", "p50 ms", "p99 ms");
+    let ours: Vec<f64> = rounds.first().into_iter().flatten().map(Round::per_second).collect();
+    for (kind, rounds) in kinds.iter().zip(&rounds) {
+        let rates: Vec<f64> = rounds.iter().map(Round::per_second).collect();
+        let ratios: Vec<f64> = ours.iter().zip(&rates).map(|(ours, its)| ours / its).collect();
+        let mut each: Vec<Duration> = rounds.iter().flat_map(|round| round.each.iter().copied()).collect();
+        each.sort();
+        let at = |hundredth: usize| each.get((each.len().saturating_sub(1)) * hundredth / 100);
+        let ms = |hundredth| at(hundredth).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3);
+        println!(
+            "  {:<24}{:>12.0}{:>24}{:>12.2}{:>12.2}",
+            kind.name(),
+            Spread::of(&rates).median,
+            Spread::of(&ratios).show(2),
+            ms(50),
+            ms(99),
+        );
+    }
     Ok(())
 }
 
@@ -98,24 +169,30 @@ impl Bench {
         Ok(Self { kernel: Kernel::open(&config)?, parent, directory, floor })
     }
 
-    fn ours(&self, launches: usize, workers: usize) -> Result<Duration> {
-        let requests = (0..workers).map(|worker| self.request(worker)).collect::<Result<Vec<_>>>()?;
-        let began = Instant::now();
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = requests
-                .into_iter()
-                .enumerate()
-                .map(|(worker, request)| scope.spawn(move || self.work(worker, request, launches / workers)))
-                .collect();
-            threads.into_iter().try_for_each(|thread| {
-                thread.join().map_err(|_| anyhow::anyhow!("a worker panicked")).and_then(|outcome| outcome)
-            })
-        })?;
-        Ok(began.elapsed())
+    fn round(&self, kind: Kind, launches: usize, workers: usize) -> Result<Round> {
+        match kind {
+            Kind::Ours => self.ours(launches, workers),
+            Kind::Floor => self.floor(launches, workers, false),
+            Kind::FloorWithNamespaces => self.floor(launches, workers, true),
+            Kind::Peer(peer) => peer.round(&self.directory, launches, workers),
+        }
     }
 
-    fn work(&self, worker: usize, mut request: LaunchRequest, launches: usize) -> Result<()> {
+    fn ours(&self, launches: usize, workers: usize) -> Result<Round> {
+        let requests = (0..workers).map(|worker| self.request(worker)).collect::<Result<Vec<_>>>()?;
+        let began = Instant::now();
+        let work = |worker: usize| {
+            let request = requests.get(worker).cloned().context("a request for each worker")?;
+            self.work(worker, request, launches / workers)
+        };
+        let each = in_parallel(workers, work)?;
+        Ok(Round { elapsed: began.elapsed(), each })
+    }
+
+    fn work(&self, worker: usize, mut request: LaunchRequest, launches: usize) -> Result<Vec<Duration>> {
+        let mut each = Vec::with_capacity(launches);
         for turn in 0..launches {
+            let began = Instant::now();
             request.cgroup = CgroupName::new(&format!("m{worker}.{turn}"))?;
             self.kernel.create_cgroup(&request.cgroup, &LIMITS)?;
             // Every attempt has fresh files; ext4 writes a truncated one back at once.
@@ -129,8 +206,9 @@ impl Bench {
             let ending = self.kernel.ending(&process, &request.exit_file)?;
             ensure!(ending == Ending::Ended(model::Exit::Code(0)), "the task ended with {ending:?}");
             self.kernel.remove_cgroup(&request.cgroup)?;
+            each.push(began.elapsed());
         }
-        Ok(())
+        Ok(each)
     }
 
     fn request(&self, worker: usize) -> Result<LaunchRequest> {
@@ -155,7 +233,7 @@ impl Bench {
         })
     }
 
-    fn floor(&self, launches: usize, workers: usize, namespaces: bool) -> Result<Duration> {
+    fn floor(&self, launches: usize, workers: usize, namespaces: bool) -> Result<Round> {
         let hierarchies = self.kernel.cgroups().hierarchies();
         let mut v2 = hierarchies.v2.join(&self.parent).into_os_string();
         let mut v1 = Vec::new();
@@ -190,27 +268,43 @@ impl Bench {
         command.args([launches.to_string(), workers.to_string(), u8::from(namespaces).to_string()]);
         let output = command.arg(v2).args(v1).output()?;
         ensure!(output.status.success(), "the floor failed: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(Duration::from_nanos(String::from_utf8(output.stdout)?.trim().parse()?))
+        Round::parse(&String::from_utf8(output.stdout)?)
     }
 }
 
+/// What each of several workers measured, on threads of their own.
+pub(crate) fn in_parallel(
+    workers: usize,
+    work: impl Fn(usize) -> Result<Vec<Duration>> + Sync,
+) -> Result<Vec<Duration>> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers).map(|worker| scope.spawn(move || work(worker))).collect();
+        let mut each = Vec::new();
+        for thread in threads {
+            each.extend(thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))??);
+        }
+        Ok(each)
+    })
+}
+
 /// Median and quartiles.
-struct Spread {
+pub(crate) struct Spread {
     low: f64,
-    median: f64,
+    pub(crate) median: f64,
     high: f64,
 }
 
 impl Spread {
-    fn of(values: &[f64]) -> Self {
+    pub(crate) fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let at = |quarter: usize| sorted.get((sorted.len() - 1) * quarter / 4).copied().unwrap_or(f64::NAN);
         Self { low: at(1), median: at(2), high: at(3) }
     }
 
-    fn show(&self, digits: usize, unit: &str) -> String {
+    pub(crate) fn show(&self, digits: usize) -> String {
         let Self { low, median, high } = self;
-        format!("{median:>8.digits$}{unit}   ({low:.digits$} to {high:.digits$})")
+        format!("{median:.digits$} ({low:.digits$} to {high:.digits$})")
     }
 }

@@ -4,6 +4,7 @@
 //! Absolute times on a shared machine prove nothing: look at ratios and their spread.
 #![allow(clippy::print_stdout, reason = "what benchmarks print is their result")]
 
+pub mod agent;
 pub mod launch;
 pub mod meter;
 pub mod usage;

@@ -7,8 +7,13 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "bench")]
 enum Bench {
+    /// One whole agent: at rest, in bulk, with much running already, and after a restart
+    Agent(bench::agent::Args),
     /// Launches a second on one agent, beside the least that a program could do
     Launch(bench::launch::Args),
+    /// One round of another runtime; `launch` starts it
+    #[command(hide = true)]
+    LaunchPeer(bench::launch::PeerArgs),
     /// What metering costs: time per event, on a pipe ping-pong and on a realistic load
     Meter(bench::meter::Args),
     /// What reports of usage cost the leader, beside sending full figures
@@ -17,7 +22,9 @@ enum Bench {
 
 fn main() -> Result<()> {
     match Bench::parse() {
+        Bench::Agent(args) => bench::agent::run(&args),
         Bench::Launch(args) => bench::launch::run(&args),
+        Bench::LaunchPeer(args) => bench::launch::run_peer(&args),
         Bench::Meter(args) => bench::meter::run(&args),
         Bench::Usage(args) => bench::usage::run(&args),
     }
