@@ -146,6 +146,7 @@ impl StartError {
                 CheckpointError::Open { .. }
                 | CheckpointError::Read { .. }
                 | CheckpointError::Write { .. }
+                | CheckpointError::Closed
                 | CheckpointError::Identity { .. },
             ) => FailureCode::DataDirDamaged,
             Self::Resources(_) => FailureCode::ConfigInvalid,
@@ -271,6 +272,10 @@ impl Daemon {
         ensure_data_dir(&config.data_dir).map_err(StartError::Checkpoint)?;
         let lock = Lock::take(&config.data_dir).map_err(StartError::Lock)?;
         let checkpoint = Arc::new(Checkpoint::open(&config.data_dir).map_err(StartError::Checkpoint)?);
+        let reserve = checkpoint.reserve();
+        if reserve.is_disk_short().unwrap_or(false) && reserve.give_up() {
+            tracing::warn!("the disk is short of room; gave up the space kept for records");
+        }
         step(began, "checkpoint");
 
         let directories = Directories::new(&config.data_dir);
@@ -574,19 +579,54 @@ fn identify(
 ) -> Result<(Identity, bool), StartError> {
     let boot_id = kernel.boot_id().map_err(StartError::Kernel)?.0;
     let found = checkpoint.identity().map_err(StartError::Checkpoint)?;
+    let name_file = NameFile::new(&config.data_dir);
     let is_same_boot = found.as_ref().is_some_and(|found| found.boot_id == boot_id);
     let identity = match found {
         Some(found) => Identity { boot_id, ..found },
         None => {
-            let name = config.hostname.clone().unwrap_or_else(host::hostname);
-            let agent_id = AgentId::new(&agent_name(&name)).map_err(StartError::Identity)?;
+            let agent_id = match name_file.read() {
+                Some(agent_id) => {
+                    tracing::warn!(%agent_id, "the checkpoint is new, and the agent is not: what ran here is lost");
+                    agent_id
+                }
+                None => {
+                    let name = config.hostname.clone().unwrap_or_else(host::hostname);
+                    AgentId::new(&agent_name(&name)).map_err(StartError::Identity)?
+                }
+            };
             Identity { agent_id, cluster_id: None, boot_id }
         }
     };
+    if let Err(error) = name_file.write(&identity.agent_id) {
+        tracing::warn!(error = chain(&error), "can't write the agent's name beside its checkpoint");
+    }
     if !is_same_boot {
         checkpoint.write_identity(&identity).map_err(StartError::Checkpoint)?;
     }
     Ok((identity, is_same_boot))
+}
+
+/// The agent's name once more, outside of the checkpoint: when that is lost the agent stays who it is, and the
+/// coordinator hears at once what became of its tasks, not after it has waited for an agent in vain.
+struct NameFile(PathBuf);
+
+impl NameFile {
+    fn new(data_dir: &Path) -> Self {
+        Self(data_dir.join("agent-id"))
+    }
+
+    fn read(&self) -> Option<AgentId> {
+        AgentId::new(std::fs::read_to_string(&self.0).ok()?.trim()).ok()
+    }
+
+    fn write(&self, agent_id: &AgentId) -> io::Result<()> {
+        if self.read().as_ref() == Some(agent_id) {
+            return Ok(());
+        }
+        let fresh = self.0.with_extension("new");
+        std::fs::write(&fresh, format!("{agent_id}\n"))?;
+        std::fs::rename(&fresh, &self.0)
+    }
 }
 
 /// The host's name, so that people know it, and eight random digits, so that it stays unique.

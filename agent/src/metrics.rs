@@ -46,6 +46,8 @@ pub struct Metrics {
     pub task_launch: Histogram,
     pub launches_failed: Counter<u64, AtomicU64>,
     pub sessions_welcomed: Counter<u64, AtomicU64>,
+    /// Looks at a disk that was short of room.
+    pub disk_short: Counter<u64, AtomicU64>,
     /// Sessions that were given up because the coordinator did not keep up.
     pub session_overruns: Counter<u64, AtomicU64>,
     /// Tasks of an earlier agent that this one looked for.
@@ -139,6 +141,7 @@ impl Default for Metrics {
             task_launch: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             launches_failed: Counter::default(),
             sessions_welcomed: Counter::default(),
+            disk_short: Counter::default(),
             session_overruns: Counter::default(),
             adopted_tasks: Gauge::default(),
             adoption_seconds: Gauge::default(),
@@ -199,6 +202,11 @@ impl Page {
             "agent_sessions_welcomed",
             "How often a coordinator welcomed this agent; alarm when it grows often",
             metrics.sessions_welcomed.clone(),
+        );
+        registry.register(
+            "agent_disk_short_looks",
+            "How often, once a second, the data directory's disk had less than 16 MiB left; alarm when it grows",
+            metrics.disk_short.clone(),
         );
         registry.register(
             "agent_session_overruns",

@@ -395,6 +395,7 @@ fn capabilities_reach_the_command_and_nothing_more_does() {
     request.extras.capabilities = CapabilitySet::NET_RAW;
     (request.identity.uid, request.identity.gid) = (0, 0);
     assert_eq!(host.run(&request).1, "CapEff:\t00000000000424fb\nCapBnd:\t00000000000424fb\n");
+}
 
 /// On a thread of its own, as a filter is for good.
 #[test]

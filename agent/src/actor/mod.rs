@@ -50,6 +50,8 @@ pub const SESSION_EVENTS_MAX: usize = 256;
 const STATUSES_PER_MESSAGE: usize = 256;
 /// How often the leader hears of usage, unless it wants to hear more rarely.
 const USAGE_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the room on the disk is looked at, and as often one ended task goes while it is short.
+const DISK_INTERVAL: Duration = Duration::from_secs(1);
 /// Whatever it wants.
 const USAGE_INTERVAL_MAX: Duration = Duration::from_secs(300);
 /// Readings of output under way at once.
@@ -209,6 +211,7 @@ enum Wake {
     Request(Request),
     Timer,
     UsageDue,
+    DiskDue,
     Stop,
 }
 
@@ -267,11 +270,12 @@ impl Actor {
         let first = std::mem::take(&mut self.first);
         self.perform(first)?;
         let mut usage_due = Instant::now();
+        let mut disk_due = Instant::now();
         let mut stop = Stop::No;
         let mut deadline = None;
         loop {
             let wake = tokio::select! {
-                wake = self.next(usage_due) => wake,
+                wake = self.next(usage_due, disk_due) => wake,
                 () = until(deadline) => break,
             };
             match wake {
@@ -285,6 +289,9 @@ impl Actor {
                 other => {
                     if matches!(other, Wake::UsageDue) {
                         usage_due = Instant::now() + self.usage_interval;
+                    }
+                    if matches!(other, Wake::DiskDue) {
+                        disk_due = Instant::now() + DISK_INTERVAL;
                     }
                     self.handle(other)?;
                 }
@@ -306,7 +313,7 @@ impl Actor {
         Ok(())
     }
 
-    async fn next(&mut self, usage_due: Instant) -> Wake {
+    async fn next(&mut self, usage_due: Instant, disk_due: Instant) -> Wake {
         let timer = self.supervisor.next_wake(clock::moment()).map(|span| Instant::now() + span);
         // What is lost when another arm is taken: nothing. Channels, sets and intervals keep what they
         // have, and the OOM stream says so of itself.
@@ -320,6 +327,7 @@ impl Actor {
             Some(request) = self.requests.recv() => Wake::Request(request),
             () = until(timer) => Wake::Timer,
             () = sleep_until(usage_due) => Wake::UsageDue,
+            () = sleep_until(disk_due) => Wake::DiskDue,
             Ok(()) = self.stop.changed() => Wake::Stop,
             Some(_) = self.reads.join_next(), if !self.reads.is_empty() => Wake::Timer,
             Some(_) = self.talks.join_next(), if !self.talks.is_empty() => Wake::Timer,
@@ -342,9 +350,28 @@ impl Actor {
                 self.report_frozen();
                 Ok(())
             }
+            Wake::DiskDue => self.look_at_disk(),
             // `run` sees to it.
             Wake::Stop => Ok(()),
         }
+    }
+
+    /// Keeps room for records: lets go of ended tasks while the disk is short, and takes the reserve back
+    /// when it isn't.
+    fn look_at_disk(&mut self) -> Result<(), ActorError> {
+        let reserve = self.checkpoint.reserve();
+        match reserve.is_disk_short() {
+            Ok(true) => {
+                self.metrics.disk_short.inc();
+                return self.decide(Event::DiskShort);
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error = chain(&error), "can't see how full the disk is"),
+        }
+        if let Err(error) = reserve.ensure() {
+            tracing::warn!(error = chain(&error), "can't keep room for records");
+        }
+        Ok(())
     }
 
     fn decide(&mut self, event: Event) -> Result<(), ActorError> {
@@ -591,6 +618,7 @@ impl Actor {
             | Event::OutOfMemory { .. }
             | Event::DiskOutgrown { .. }
             | Event::SandboxRemoved { .. }
+            | Event::DiskShort
             | Event::EndAll
             | Event::Tick => {}
         }

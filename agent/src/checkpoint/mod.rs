@@ -3,14 +3,17 @@
 //! Every commit reaches the operating system before it returns, so it survives a SIGKILL of the agent;
 //! it is not synced, because after a crash of the host no process is left that a row could be about.
 //! Never decides what a row means: that is `supervisor`'s. Start at [`Checkpoint::open`].
+//! On a full disk it gives up its [`Reserve`] and goes on, so that tasks can still be ended.
 
 mod lock;
+mod reserve;
 
 use std::{
     collections::BTreeSet,
     fs, io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::{PoisonError, RwLock},
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
@@ -22,6 +25,7 @@ use supervisor::Row;
 use crate::convert;
 
 pub use lock::{Lock, LockError};
+pub use reserve::Reserve;
 
 /// Why the checkpoint can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +38,8 @@ pub enum CheckpointError {
     Read { source: fjall::Error },
     #[error("can't write the checkpoint")]
     Write { source: fjall::Error },
+    #[error("the checkpoint could not be opened again after a failed write")]
+    Closed,
     #[error("the agent's identity in {} can't be read", path.display())]
     Identity { path: PathBuf, source: IdentityError },
 }
@@ -89,10 +95,16 @@ pub enum Change<'a> {
 
 /// The store. Calls take tens of microseconds, and may wait for the disk when it is far behind.
 pub struct Checkpoint {
+    /// Absent only when it could not be opened again.
+    store: RwLock<Option<Store>>,
+    path: PathBuf,
+    reserve: Reserve,
+}
+
+struct Store {
     database: Database,
     identity: Keyspace,
     tasks: Keyspace,
-    path: PathBuf,
 }
 
 const IDENTITY: &str = "identity";
@@ -106,21 +118,24 @@ impl Checkpoint {
     pub fn open(data_dir: &Path) -> Result<Self, CheckpointError> {
         let path = data_dir.join("checkpoint");
         make_private(&path)?;
-        let failed = |source| CheckpointError::Open { path: path.clone(), source };
-        let database = Database::builder(&path)
-            .cache_size(CACHE_BYTES)
-            .worker_threads(1)
-            .manual_journal_persist(true)
-            .open()
-            .map_err(failed)?;
-        let identity = database.keyspace(IDENTITY, KeyspaceCreateOptions::default).map_err(failed)?;
-        let tasks = database.keyspace(TASKS, KeyspaceCreateOptions::default).map_err(failed)?;
-        Ok(Self { database, identity, tasks, path })
+        let reserve = Reserve::new(data_dir);
+        let store = match open_store(&path) {
+            // Whatever it is, more room can't hurt.
+            Err(_) if reserve.give_up() => open_store(&path)?,
+            opened => opened?,
+        };
+        Ok(Self { store: RwLock::new(Some(store)), path, reserve })
+    }
+
+    /// The space that is kept for records.
+    pub fn reserve(&self) -> &Reserve {
+        &self.reserve
     }
 
     /// Who the agent is; `None` before its first start.
     pub fn identity(&self) -> Result<Option<Identity>, CheckpointError> {
-        let bytes = self.identity.get(IDENTITY).map_err(|source| CheckpointError::Read { source })?;
+        let bytes = self
+            .with(|store| store.identity.get(IDENTITY).map_err(|source| CheckpointError::Read { source }))?;
         let Some(bytes) = bytes else { return Ok(None) };
         let identity = identity_from_bytes(&bytes);
         identity.map(Some).map_err(|source| CheckpointError::Identity { path: self.path.clone(), source })
@@ -134,50 +149,94 @@ impl Checkpoint {
             cluster_id: cluster_id.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default(),
             boot_id: boot_id.clone(),
         };
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
-        batch.insert(&self.identity, IDENTITY, message.encode_to_vec());
-        batch.commit().map_err(|source| CheckpointError::Write { source })
+        self.write(|store| {
+            let mut batch = store.database.batch().durability(Some(PersistMode::SyncAll));
+            batch.insert(&store.identity, IDENTITY, message.encode_to_vec());
+            batch.commit()
+        })
     }
 
     /// Reads all rows at once.
     pub fn load(&self) -> Result<Loaded, CheckpointError> {
-        let mut loaded = Loaded::default();
-        for guard in self.tasks.iter() {
-            let (key, value) = guard.into_inner().map_err(|source| CheckpointError::Read { source })?;
-            let shown = String::from_utf8_lossy(&key).escape_debug().to_string();
-            let task_id = match TaskId::new(&String::from_utf8_lossy(&key)) {
-                Ok(task_id) => task_id,
-                Err(error) => {
-                    loaded.errors.push((shown, RowError::Key(error)));
-                    // Nobody can ask for it by that name.
-                    self.tasks.remove(key).map_err(|source| CheckpointError::Write { source })?;
-                    continue;
-                }
-            };
-            match row_from_bytes(&task_id, &value) {
-                Ok(row) => loaded.rows.push(row),
-                Err(error) => {
-                    loaded.errors.push((shown, error));
-                    loaded.damaged.insert(task_id);
+        self.with(|store| {
+            let mut loaded = Loaded::default();
+            for guard in store.tasks.iter() {
+                let (key, value) = guard.into_inner().map_err(|source| CheckpointError::Read { source })?;
+                let shown = String::from_utf8_lossy(&key).escape_debug().to_string();
+                let task_id = match TaskId::new(&String::from_utf8_lossy(&key)) {
+                    Ok(task_id) => task_id,
+                    Err(error) => {
+                        loaded.errors.push((shown, RowError::Key(error)));
+                        // Nobody can ask for it by that name.
+                        store.tasks.remove(key).map_err(|source| CheckpointError::Write { source })?;
+                        continue;
+                    }
+                };
+                match row_from_bytes(&task_id, &value) {
+                    Ok(row) => loaded.rows.push(row),
+                    Err(error) => {
+                        loaded.errors.push((shown, error));
+                        loaded.damaged.insert(task_id);
+                    }
                 }
             }
-        }
-        Ok(loaded)
+            Ok(loaded)
+        })
     }
 
     /// Makes all changes or none; they are with the operating system when this returns.
     pub fn commit<'a>(&self, changes: impl IntoIterator<Item = Change<'a>>) -> Result<(), CheckpointError> {
-        let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
-        for change in changes {
-            match change {
-                Change::Write(row) => {
-                    batch.insert(&self.tasks, row.task_id.as_str(), convert::to_row(row).encode_to_vec())
+        let changes: Vec<_> = changes
+            .into_iter()
+            .map(|change| match change {
+                Change::Write(row) => (row.task_id.as_str(), Some(convert::to_row(row).encode_to_vec())),
+                Change::Forget(task_id) => (task_id.as_str(), None),
+            })
+            .collect();
+        self.write(|store| {
+            let mut batch = store.database.batch().durability(Some(PersistMode::Buffer));
+            for (key, value) in &changes {
+                match value {
+                    Some(value) => batch.insert(&store.tasks, *key, value.as_slice()),
+                    None => batch.remove(&store.tasks, *key),
                 }
-                Change::Forget(task_id) => batch.remove(&self.tasks, task_id.as_str()),
             }
-        }
-        batch.commit().map_err(|source| CheckpointError::Write { source })
+            batch.commit()
+        })
     }
+
+    fn with<T>(&self, act: impl FnOnce(&Store) -> Result<T, CheckpointError>) -> Result<T, CheckpointError> {
+        let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
+        act(store.as_ref().ok_or(CheckpointError::Closed)?)
+    }
+
+    /// Writes; when that fails and there is a reserve, once more with the space of it.
+    fn write(&self, act: impl Fn(&Store) -> fjall::Result<()>) -> Result<(), CheckpointError> {
+        let failed = |source| CheckpointError::Write { source };
+        let first = self.with(|store| act(store).map_err(failed));
+        if first.is_ok() || !self.reserve.give_up() {
+            return first;
+        }
+        tracing::warn!(path = %self.path.display(), "the disk took no record; gave up the space kept for them");
+        let mut store = self.store.write().unwrap_or_else(PoisonError::into_inner);
+        // After a failed write the store takes no other until it is opened again.
+        drop(store.take());
+        let opened = store.insert(open_store(&self.path)?);
+        act(opened).map_err(failed)
+    }
+}
+
+fn open_store(path: &Path) -> Result<Store, CheckpointError> {
+    let failed = |source| CheckpointError::Open { path: path.to_owned(), source };
+    let database = Database::builder(path)
+        .cache_size(CACHE_BYTES)
+        .worker_threads(1)
+        .manual_journal_persist(true)
+        .open()
+        .map_err(failed)?;
+    let identity = database.keyspace(IDENTITY, KeyspaceCreateOptions::default).map_err(failed)?;
+    let tasks = database.keyspace(TASKS, KeyspaceCreateOptions::default).map_err(failed)?;
+    Ok(Store { database, identity, tasks })
 }
 
 /// Makes the data directory. Tasks pass through it to their sandbox, and can't list it.

@@ -114,10 +114,11 @@ fn a_damaged_row_is_named_and_the_others_are_read() {
     let good = row("good", Phase::Preparing);
     let other = convert::to_row(&row("other", Phase::Preparing)).encode_to_vec();
     checkpoint.commit([Change::Write(&good)]).unwrap();
-    checkpoint.tasks.insert("torn", &other[..other.len() / 2]).unwrap();
-    checkpoint.tasks.insert("empty", b"").unwrap();
-    checkpoint.tasks.insert("swapped", other.as_slice()).unwrap();
-    checkpoint.tasks.insert("../bad", other.as_slice()).unwrap();
+    let torn = &other[..other.len() / 2];
+    for (key, value) in [("torn", torn), ("empty", b""), ("swapped", &other), ("../bad", &other)] {
+        let store = checkpoint.store.read().unwrap();
+        store.as_ref().unwrap().tasks.insert(key, value).unwrap();
+    }
     let loaded = checkpoint.load().unwrap();
     assert_eq!(loaded.rows, [good]);
     let damaged: Vec<&str> = loaded.damaged.iter().map(TaskId::as_str).collect();
@@ -222,4 +223,56 @@ fn no_secret_is_on_the_disk() {
         }
     }
     assert!(files > 0);
+}
+
+/// A file system of its own, in memory, that is soon full.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(bytes: u64) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = std::ffi::CString::new(format!("size={bytes}")).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        match rustix::mount::mount("none", folder.path(), "tmpfs", flags, options.as_c_str()) {
+            Ok(()) => Some(Self(folder)),
+            Err(error) => {
+                eprintln!("skipped: needs root to mount a small disk ({error})");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
+#[test]
+fn on_a_full_disk_records_are_taken_for_a_while_longer() {
+    let Some(disk) = SmallDisk::new(64 << 20) else { return };
+    let checkpoint = Checkpoint::open(disk.0.path()).unwrap();
+    checkpoint.reserve().ensure().unwrap();
+    assert!(!checkpoint.reserve().is_disk_short().unwrap());
+    let before: Vec<Row> = (0..10).map(|number| row(&format!("a{number}"), Phase::Preparing)).collect();
+    checkpoint.commit(before.iter().map(Change::Write)).unwrap();
+    // What a task does.
+    let mut filler = std::fs::File::create(disk.0.path().join("filler")).unwrap();
+    while std::io::Write::write(&mut filler, &[0; 65536]).is_ok_and(|written| written > 0) {}
+    assert!(checkpoint.reserve().is_disk_short().unwrap());
+    let after: Vec<Row> = (0..500).map(|number| row(&format!("b{number:03}"), Phase::Preparing)).collect();
+    for row in &after {
+        checkpoint.commit([Change::Write(row)]).unwrap();
+    }
+    drop(checkpoint);
+    // It can be opened on the full disk, and everything is there.
+    let checkpoint = Checkpoint::open(disk.0.path()).unwrap();
+    assert_eq!(checkpoint.load().unwrap().rows, [before, after].concat());
+    // It takes no space away while there is none, and takes it back when there is.
+    checkpoint.reserve().ensure().unwrap();
+    assert!(!disk.0.path().join("reserve").exists());
+    std::fs::remove_file(disk.0.path().join("filler")).unwrap();
+    checkpoint.reserve().ensure().unwrap();
+    assert!(disk.0.path().join("reserve").exists());
 }

@@ -52,6 +52,8 @@ pub enum Event {
     Emptied { task_id: TaskId, usage: Option<Usage> },
     /// The sandbox of an ended task is gone.
     SandboxRemoved { task_id: TaskId },
+    /// The disk has little room left: what is kept of the oldest ended task goes.
+    DiskShort,
     /// The agent ends and takes its tasks along.
     EndAll,
     /// Time has passed; due at [`crate::Supervisor::next_wake`].

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::{AgentId, Reason, TaskId, TaskState};
 
-use crate::{Action, Confidence, Now, Phase, Row, Supervisor, Verdict, supervisor::Entry};
+use crate::{
+    Action, Confidence, Now, Phase, Row, Supervisor, Verdict,
+    supervisor::{Entry, task_of_attempt},
+};
 
 /// What the agent found when it started.
 #[derive(Debug, Clone, Default)]
@@ -44,7 +47,15 @@ impl Supervisor {
                 actions.push(Action::RemoveStraySandbox { attempt: attempt.clone() });
             }
         }
+        // What lies here without a record may have begun, and was ended just now: it is never begun again.
+        let strays =
+            found.cgroups.iter().chain(&found.sandboxes).filter(|attempt| !named.contains_key(*attempt));
+        let lost: BTreeSet<TaskId> = strays
+            .filter_map(|attempt| task_of_attempt(attempt))
+            .filter(|task_id| !supervisor.entries.contains_key(task_id))
+            .collect();
         supervisor.damaged = found.damaged;
+        supervisor.damaged.extend(lost);
         (supervisor, actions)
     }
 

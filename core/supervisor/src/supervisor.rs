@@ -156,6 +156,7 @@ impl Supervisor {
                     actions.push(Action::Forget { task_id });
                 }
             }
+            Event::DiskShort => self.collect_oldest(&mut actions),
             Event::EndAll => {
                 self.is_ending = true;
                 for task_id in self.live() {
@@ -676,16 +677,22 @@ impl Supervisor {
 
     /// Lets go of the oldest ended tasks: too many, or too old.
     fn collect_ended(&mut self, now: Now, actions: &mut Vec<Action>) {
-        while let Some((at, task_id)) = self.ended.first().cloned() {
-            if self.ended.len() <= limits::ENDED_KEPT_MAX && at + limits::ENDED_KEPT_FOR > now.wall {
+        while let Some((at, _)) = self.ended.first() {
+            if self.ended.len() <= limits::ENDED_KEPT_MAX && *at + limits::ENDED_KEPT_FOR > now.wall {
                 return;
             }
-            let Some(entry) = self.entries.get_mut(&task_id) else { return };
-            entry.row.phase = Phase::Removing;
-            let attempt = entry.row.attempt.clone();
-            actions.push(Action::RemoveSandbox { task_id: task_id.clone(), attempt });
-            self.settle(&task_id);
+            self.collect_oldest(actions);
         }
+    }
+
+    /// Lets go of the task that ended first.
+    fn collect_oldest(&mut self, actions: &mut Vec<Action>) {
+        let Some((_, task_id)) = self.ended.first().cloned() else { return };
+        let Some(entry) = self.entries.get_mut(&task_id) else { return };
+        entry.row.phase = Phase::Removing;
+        let attempt = entry.row.attempt.clone();
+        actions.push(Action::RemoveSandbox { task_id: task_id.clone(), attempt });
+        self.settle(&task_id);
     }
 
     /// Adds a status to the row, stores it and reports it.
@@ -807,6 +814,12 @@ fn with_last_counts(at_end: Option<Usage>, last: Option<Usage>) -> Option<Usage>
 /// Names cgroups and sandbox. The first word keeps a task called `cpu` apart from the kernel's own files.
 fn attempt_name(task_id: &TaskId, now: Timestamp) -> String {
     format!("task-{task_id}.{}", Base36(now.0.unsigned_abs()))
+}
+
+/// The task that [`attempt_name`] named it after.
+pub(crate) fn task_of_attempt(attempt: &str) -> Option<TaskId> {
+    let (task_id, _) = attempt.strip_prefix("task-")?.rsplit_once('.')?;
+    TaskId::new(task_id).ok()
 }
 
 /// Short, and fit for a file name.

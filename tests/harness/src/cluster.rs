@@ -17,7 +17,7 @@ use muster_client::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::{Daemon, Residue, page, wait_until};
+use crate::{Daemon, Residue, disk::SmallDisk, page, wait_until};
 
 /// What differs between clusters.
 #[derive(Debug, Clone)]
@@ -27,11 +27,13 @@ pub struct ClusterOptions {
     pub agent_flags: Vec<String>,
     /// More flags for the coordinator.
     pub coordinator_flags: Vec<String>,
+    /// Gives the first agent's data directory a file system of its own of so many MiB.
+    pub agent_disk_mib: Option<u64>,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { agents: 1, agent_flags: Vec::new(), coordinator_flags: Vec::new() }
+        Self { agents: 1, agent_flags: Vec::new(), coordinator_flags: Vec::new(), agent_disk_mib: None }
     }
 }
 
@@ -70,6 +72,7 @@ pub struct Cluster {
     pub coordinator: Daemon,
     pub agents: Vec<Daemon>,
     agent_addresses: Vec<String>,
+    disk: Option<SmallDisk>,
     is_finished: bool,
 }
 
@@ -99,8 +102,10 @@ impl Cluster {
             coordinator,
             agents: Vec::new(),
             options,
+            disk: None,
             is_finished: false,
         };
+        cluster.disk = cluster.options.agent_disk_mib.map(|mib| SmallDisk::mount(&cluster.agent_dir(0), mib));
         cluster.until_coordinator().await;
         for number in 0..cluster.options.agents {
             let agent = cluster.spawn_agent(number);
@@ -253,11 +258,17 @@ impl Cluster {
             let status = agent.end(Signal::SIGINT).await;
             assert!(status.success(), "the agent ended with {status}:\n{}", agent.log_tail());
         }
+        drop(self.disk.take());
         let status = self.coordinator.end(Signal::SIGTERM).await;
         assert!(status.success(), "the coordinator ended with {status}:\n{}", self.coordinator.log_tail());
         let left = self.residue().find();
         assert!(left.is_empty(), "the cluster left behind:\n{}", left.join("\n"));
         self.is_finished = true;
+    }
+
+    /// The first agent's own file system, where it was given one.
+    pub fn disk(&self) -> &SmallDisk {
+        self.disk.as_ref().expect("the options give the agent a disk")
     }
 
     pub fn residue(&self) -> Residue {

@@ -7,12 +7,14 @@
 
 mod cluster;
 mod daemon;
+mod disk;
 pub mod page;
 mod residue;
 mod wait;
 
 pub use cluster::{Cluster, ClusterOptions, little_cpu, program, run_spec};
 pub use daemon::Daemon;
+pub use disk::SmallDisk;
 pub use residue::Residue;
 pub use wait::{patience, wait_until};
 

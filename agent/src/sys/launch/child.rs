@@ -274,6 +274,11 @@ impl Child<'_> {
         let sandbox = self.hold(&mounts.sandbox);
         let tmp = mounts.tmp.as_ref().map(|tmp| self.hold(tmp));
 
+        if self.plan.uid == 0 {
+            // What a root without capabilities could change would be the host's: programs, configuration.
+            // What is attached below is its own, and keeps its own mode.
+            self.make_read_only(c"/");
+        }
         let plain = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
         if mounts.has_own_proc {
             let answer = mount(Some(c"proc"), c"/proc", Some(c"proc"), plain, None);
@@ -305,7 +310,9 @@ impl Child<'_> {
         self.make_read_only(c"/sys");
         if self.plan.uid == 0 {
             // A root without capabilities still owns these files.
-            self.make_read_only(c"/proc/sys");
+            for path in [c"/proc/sys", c"/proc/irq", c"/proc/bus", c"/proc/fs", c"/proc/sysrq-trigger"] {
+                self.make_read_only(path);
+            }
         }
     }
 

@@ -499,3 +499,26 @@ fn a_task_with_secrets_waits_for_them_after_a_restart() {
         "#]],
     );
 }
+
+/// A checkpoint that was deleted while tasks ran: their processes are ended, and nobody takes them for new.
+#[test]
+fn what_lies_here_without_a_record_is_never_begun_again() {
+    let mut first = Supervisor::new(agent());
+    first.handle(Event::Assigned { assignments: vec![assignment("t.1"), assignment("u")] }, now());
+    let attempts: Vec<String> = first.rows().map(|row| row.attempt.clone()).collect();
+    let found = Found {
+        is_same_boot: true,
+        cgroups: [attempts[0].clone(), "task-.x".to_owned(), "other".to_owned()].into(),
+        sandboxes: [attempts[1].clone()].into(),
+        ..Found::default()
+    };
+    let (mut supervisor, _) = Supervisor::restore(agent(), Vec::new(), found, now());
+    // The log knows of no status yet: the agent may have lost them with the record.
+    let assignments = vec![assignment("t.1"), assignment("u"), assignment("v")];
+    supervisor.handle(Event::Welcomed { assignments }, now());
+    let states: Vec<String> = supervisor
+        .rows()
+        .map(|row| format!("{} {}", row.task_id, row.statuses.last().unwrap().state.as_str()))
+        .collect();
+    assert_eq!(states, ["t.1 gone", "u gone", "v starting"]);
+}

@@ -16,6 +16,7 @@ mod bad_input;
 mod channel;
 mod containment;
 mod dev;
+mod faults;
 mod fetch;
 mod frameworks;
 mod health;
