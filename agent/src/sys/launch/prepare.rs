@@ -520,7 +520,11 @@ fn move_up(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() >= child::DESCRIPTOR_MIN {
         return Ok(fd);
     }
-    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, child::DESCRIPTOR_MIN)?)
+    rustix::io::fcntl_dupfd_cloexec(&fd, child::DESCRIPTOR_MIN).map_err(|error| match error {
+        // As F_DUPFD says of a number beyond RLIMIT_NOFILE (fcntl(2)).
+        rustix::io::Errno::INVAL => rustix::io::Errno::MFILE.into(),
+        other => other.into(),
+    })
 }
 
 type Pointers = Vec<usize>;
