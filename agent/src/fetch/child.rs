@@ -28,6 +28,8 @@ pub fn run() -> io::Result<()> {
     let Some((ToChild::Begin { allowed }, Some(sandbox))) = first else {
         return Err(io::Error::other("this verb is the agent's own; it is not for people"));
     };
+    // Other tasks of the same user can't look into it.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     crate::sys::confine_fetching()?;
     let mut work = Work::new(allowed, sandbox);
     while let Some((message, along)) = messages::receive(socket)? {

@@ -266,6 +266,21 @@ async fn a_kill_ends_the_fetching_and_others_go_on() {
     let task = cluster.task(&id).await;
     assert_eq!(task.state(), TaskState::Starting);
     assert_eq!(task.status.unwrap().message, "fetching its files (1)");
+    // Who reads what the server sends has no rights.
+    let process = processes_that_fetch(&cluster).remove(0);
+    let pid = process.split(' ').nth(1).unwrap();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {name} in {status}")).split_whitespace().next().unwrap().to_owned()
+    };
+    for set in ["CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(
+        (field("Uid").as_str(), field("NoNewPrivs").as_str(), field("Seccomp").as_str()),
+        ("65534", "1", "2")
+    );
     // A slow server keeps nobody from being launched.
     let quick = cluster.run(script("echo quick"), 12).await;
     for id in &quick {
