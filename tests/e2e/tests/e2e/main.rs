@@ -11,6 +11,7 @@
 )]
 
 mod access;
+mod asking;
 mod attacks;
 mod bad_input;
 mod channel;
