@@ -272,6 +272,7 @@ fn on_a_full_disk_records_are_taken_for_a_while_longer() {
     // It takes no space away while there is none, and takes it back when there is.
     checkpoint.reserve().ensure().unwrap();
     assert!(!disk.0.path().join("reserve").exists());
+    drop(filler);
     std::fs::remove_file(disk.0.path().join("filler")).unwrap();
     checkpoint.reserve().ensure().unwrap();
     assert!(disk.0.path().join("reserve").exists());
