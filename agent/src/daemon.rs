@@ -10,12 +10,12 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle as Thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use model::{AgentId, IdError};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use supervisor::{Found, Row, Supervisor};
+use supervisor::{Found, KillBudget, Row, Supervisor};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -296,6 +296,8 @@ impl Daemon {
         let count = loaded.rows.len();
         let (supervisor, actions) =
             Supervisor::restore(identity.agent_id.clone(), loaded.rows, found, clock::moment());
+        let supervisor = supervisor
+            .with_kill_budget(KillBudget::new(config.unhealthy_kills_per_minute, Duration::from_secs(60)));
         tracing::info!(
             agent_id = %identity.agent_id,
             tasks = count,

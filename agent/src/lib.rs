@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod execute;
 pub mod fetch;
+pub mod health;
 pub mod history;
 pub mod host;
 pub mod http;

@@ -55,8 +55,17 @@ pub struct Metrics {
     /// From the agent's start until the last of them was in hand.
     pub adoption_seconds: Gauge<f64, AtomicU64>,
     pub fetch: FetchMetrics,
+    pub health_probes: Family<OutcomeLabel, Counter<u64, AtomicU64>>,
+    /// Unhealthy tasks that were not killed, because too many were.
+    pub health_kills_withheld: Counter<u64, AtomicU64>,
     pub channels_open: Gauge,
     pub channels_opened: Family<PurposeLabel, Counter<u64, AtomicU64>>,
+}
+
+/// What came of a question.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    pub outcome: &'static str,
 }
 
 /// What a channel is for.
@@ -145,6 +154,8 @@ impl Default for Metrics {
             session_overruns: Counter::default(),
             adopted_tasks: Gauge::default(),
             adoption_seconds: Gauge::default(),
+            health_probes: Family::default(),
+            health_kills_withheld: Counter::default(),
             channels_open: Gauge::default(),
             channels_opened: Family::default(),
             fetch: FetchMetrics::default(),
@@ -235,6 +246,16 @@ impl Page {
             metrics.channels_opened.clone(),
         );
         metrics.fetch.register(&mut registry);
+        registry.register(
+            "agent_health_probes",
+            "Questions that health checks asked, by their outcome",
+            metrics.health_probes.clone(),
+        );
+        registry.register(
+            "agent_health_kills_withheld",
+            "Unhealthy tasks that were not killed because too many had been; alarm when it grows",
+            metrics.health_kills_withheld.clone(),
+        );
         let shared = Arc::new(Shared { rounds, programs, snapshot: Mutex::new(None) });
         registry.register_collector(Box::new(Figures(shared.clone())));
         Self { registry, shared }
@@ -298,6 +319,11 @@ struct TaskLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HealthLabel {
+    health: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -859,6 +885,16 @@ fn encode_snapshot(page: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> Res
     for state in TaskState::ALL {
         let count = snapshot.states.get(state).copied().unwrap_or(0);
         ConstGauge::new(count).encode(family.encode_family(&StateLabel { state: state.as_str() })?)?;
+    }
+    let mut family = page.encode_descriptor(
+        "agent_tasks_checked",
+        "Running tasks with a health check, by their health; alarm when many are unhealthy",
+        None,
+        MetricType::Gauge,
+    )?;
+    for health in model::Health::ALL {
+        let count = snapshot.healths.get(health).copied().unwrap_or(0);
+        ConstGauge::new(count).encode(family.encode_family(&HealthLabel { health: health.as_str() })?)?;
     }
     gauge(
         page,

@@ -1,6 +1,7 @@
 //! What can be typed: nouns, verbs and flags.
 
 pub mod asked;
+pub mod checked;
 mod fetch;
 
 use std::{path::PathBuf, time::Duration};
@@ -100,6 +101,7 @@ pub enum Command {
 #[command(after_help = "Examples:
   muster run --cpus 0.5 --mem 64MiB --name hello -- sh -c 'echo hi; sleep 2; exit 3'
   muster run --count 20 --name batch --env STEP=1 -- ./work
+  muster run --detach --health http:8080/health --health-kill -- ./server
   muster run --mem 256MiB --mem-limit 1GiB --cpuset 0-1 --secret key=@/etc/app.key -- ./serve
 
 Ends with the exit code of the command (128 + the signal's number when a signal ended it),
@@ -160,6 +162,8 @@ pub struct Run {
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
     // Last, because their heading would be that of what comes after.
+    #[command(flatten)]
+    pub health: checked::Health,
     #[command(flatten)]
     pub limits: asked::Limits,
     #[command(flatten)]

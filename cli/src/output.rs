@@ -7,7 +7,7 @@ use std::{
 
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
-use muster_client::types::{Exit, Reason, Resources, TaskState, TaskStatus, Usage, exit};
+use muster_client::types::{Exit, Health, Reason, Resources, TaskState, TaskStatus, Usage, exit};
 use serde_json::{Map, Value, json};
 
 use crate::{arguments::Format, report::Failure, units};
@@ -284,6 +284,16 @@ pub fn json_usage(usage: Option<&Usage>) -> Value {
     Value::Object(object)
 }
 
+/// `None` for a task without a check, and for one that doesn't run.
+pub fn health_name(health: Health) -> Option<&'static str> {
+    match health {
+        Health::Unspecified => None,
+        Health::Unknown => Some("unknown"),
+        Health::Healthy => Some("healthy"),
+        Health::Unhealthy => Some("unhealthy"),
+    }
+}
+
 pub fn json_status(status: Option<&TaskStatus>) -> Value {
     let Some(status) = status else { return Value::Null };
     let exit = match status.exit.and_then(|exit| exit.how) {
@@ -296,6 +306,7 @@ pub fn json_status(status: Option<&TaskStatus>) -> Value {
         "reason": reason_name(status.reason()),
         "message": status.message,
         "exit": exit,
+        "health": health_name(status.health()),
         "at": json_time(status.at_us),
         "sequence": status.sequence,
         "usage": json_usage(status.usage.as_ref()),

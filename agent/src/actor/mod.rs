@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use model::{ClusterId, Figure, Reporter, TaskId, TaskState, Usage};
+use model::{ClusterId, Figure, Health, Reporter, TaskId, TaskState, Usage};
 use supervisor::{Action, Event, Phase, Row, Supervisor};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -31,7 +31,8 @@ use crate::{
         lanes::{Job, Lanes, OUTCOMES_MAX, THREADS},
     },
     fetch,
-    metrics::Metrics,
+    health::{Answer, Checks},
+    metrics::{Metrics, OutcomeLabel},
     session::{FromLeader, Greeting, SessionEvent, ToLeader},
     sys::{
         Process, Watch,
@@ -115,6 +116,8 @@ pub(crate) enum Request {
 pub struct Snapshot {
     /// Rows by state, ended ones while they are kept.
     pub states: BTreeMap<TaskState, u64>,
+    /// Those with a health check that run.
+    pub healths: BTreeMap<Health, u64>,
     pub statuses_unacknowledged: u64,
     pub is_connected: bool,
     /// One line for each row.
@@ -166,6 +169,8 @@ pub struct Actor {
     metrics: Arc<Metrics>,
     rounds: Arc<Rounds>,
     channels: Arc<Channels>,
+    checks: Checks,
+    answers: mpsc::Receiver<Answer>,
     oom: Option<OomStream>,
     session: mpsc::Receiver<SessionEvent>,
     stop: watch::Receiver<Stop>,
@@ -207,6 +212,7 @@ enum Wake {
     Session(SessionEvent),
     Outcome(Outcome),
     Watched(Watched),
+    Answered(Answer),
     OutOfMemory(OomEvent),
     Request(Request),
     Timer,
@@ -238,6 +244,7 @@ impl Actor {
         let directories = executor.directories().clone();
         rounds.measure_disks(directories, done.clone()).map_err(ActorError::Threads)?;
         let handle = Handle { requests: sender };
+        let (checks, answers) = Checks::new(executor.clone());
         let actor = Self {
             supervisor,
             adoption: Adoption::new(began, &actions),
@@ -249,6 +256,8 @@ impl Actor {
             metrics,
             rounds,
             channels,
+            checks,
+            answers,
             oom,
             session,
             stop,
@@ -309,6 +318,7 @@ impl Actor {
                 }
             }
         }
+        self.checks.stop().await;
         self.finish(stop);
         Ok(())
     }
@@ -324,6 +334,7 @@ impl Actor {
             Some(outcome) = self.outcomes.recv() => Wake::Outcome(outcome),
             Some(Ok(watched)) = self.watchers.join_next() => Wake::Watched(watched),
             Some(event) = self.session.recv() => Wake::Session(event),
+            Some(answer) = self.answers.recv() => Wake::Answered(answer),
             Some(request) = self.requests.recv() => Wake::Request(request),
             () = until(timer) => Wake::Timer,
             () = sleep_until(usage_due) => Wake::UsageDue,
@@ -339,6 +350,7 @@ impl Actor {
             Wake::Session(event) => self.session_event(event),
             Wake::Outcome(outcome) => self.outcome(outcome),
             Wake::Watched(watched) => self.watched(watched),
+            Wake::Answered(answer) => self.answered(answer),
             Wake::OutOfMemory(event) => self.out_of_memory(&event),
             Wake::Request(request) => {
                 self.request(request);
@@ -405,6 +417,7 @@ impl Actor {
                     state = status.state.as_str(),
                     sequence = status.sequence,
                     reason = ?status.reason,
+                    health = status.health.map(Health::as_str),
                     is_released = status.is_released,
                     "task"
                 );
@@ -413,6 +426,7 @@ impl Actor {
             }
             if action.is_immediate() {
                 tracing::debug!(%action, "action");
+                self.see_to_checks(&action);
                 continue;
             }
             // What follows for the same task is one plan, which fails and is undone as one.
@@ -427,6 +441,33 @@ impl Actor {
             self.say(ToLeader::Statuses(statuses.by_ref().take(STATUSES_PER_MESSAGE).collect()));
         }
         Ok(())
+    }
+
+    /// What is immediate and neither stored nor told.
+    fn see_to_checks(&mut self, action: &Action) {
+        match action {
+            Action::BeginChecks { task_id } => {
+                if let Some(row) = self.supervisor.row(task_id) {
+                    self.checks.begin(row);
+                }
+            }
+            Action::EndChecks { task_id } => self.checks.end(task_id),
+            Action::Spare { task_id } => {
+                self.metrics.health_kills_withheld.inc();
+                tracing::warn!(
+                    %task_id,
+                    "an unhealthy task goes on: too many were killed in the last minute"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn answered(&mut self, answer: Answer) -> Result<(), ActorError> {
+        let Answer { task_id, failure } = answer;
+        let outcome = if failure.is_none() { "passed" } else { "failed" };
+        self.metrics.health_probes.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.decide(Event::Probed { task_id, failure })
     }
 
     fn submit(&self, plan: Vec<Action>) {
@@ -617,6 +658,7 @@ impl Actor {
             | Event::Exited { .. }
             | Event::OutOfMemory { .. }
             | Event::DiskOutgrown { .. }
+            | Event::Probed { .. }
             | Event::SandboxRemoved { .. }
             | Event::DiskShort
             | Event::EndAll
@@ -696,6 +738,9 @@ impl Actor {
         };
         for row in self.supervisor.rows() {
             *snapshot.states.entry(row.state()).or_default() += 1;
+            if let Some(health) = row.health() {
+                *snapshot.healths.entry(health).or_default() += 1;
+            }
             snapshot.statuses_unacknowledged += row.unacknowledged().count() as u64;
             snapshot.rows.push(format!("{} {} {row}", row.task_id, row.attempt));
         }

@@ -65,6 +65,7 @@ pub struct Config {
     pub gpu_common_devices: Vec<PathBuf>,
     pub hidden_paths: Vec<PathBuf>,
     pub pids_limit: u32,
+    pub unhealthy_kills_per_minute: u32,
     pub output_limit: Bytes,
     pub measures: Measures,
     pub allow_fetch_from: Vec<PathBuf>,
@@ -121,6 +122,9 @@ impl Default for Config {
             hidden_paths: vec![PathBuf::from("/var/lib/muster"), PathBuf::from("/run/muster")],
             // Enough for a large JVM, and the host survives a fork bomb.
             pids_limit: 4096,
+            // One bad release is replaced in minutes; a fault of the host, which makes every task look
+            // unhealthy, takes few of them.
+            unhealthy_kills_per_minute: 5,
             // Hours of an ordinary log; a disk of 100 GB holds those of 2500 tasks.
             output_limit: Bytes(20 << 20),
             // What nobody measured can't be asked for afterwards, and all together cost less than a hundredth.
@@ -414,6 +418,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "Most processes and threads of a task whose spec says nothing",
         set: |config, text| number(text, 1, limits::PIDS_MAX).map(|value| config.pids_limit = value),
         show: |config| config.pids_limit.to_string(),
+    },
+    Setting {
+        key: "unhealthy-kills-per-minute",
+        value_name: Some("NUMBER"),
+        help: "Most tasks of this agent that are killed in a minute because they are unhealthy",
+        set: |config, text| number(text, 0, 100_000).map(|value| config.unhealthy_kills_per_minute = value),
+        show: |config| config.unhealthy_kills_per_minute.to_string(),
     },
     Setting {
         key: "output-limit",
@@ -775,6 +786,7 @@ mod tests {
             ("allow-mounts", "srv:rw"),
             ("cgroup-parent", "../x"),
             ("pids-limit", "0"),
+            ("unhealthy-kills-per-minute", "few"),
             ("output-limit", "1KiB"),
             ("end-tasks-on-exit", "yes"),
         ] {
@@ -803,6 +815,7 @@ mod tests {
             setting `allow-mounts` (from flag) is not valid: `srv` is no absolute path
             setting `cgroup-parent` (from flag) is not valid: `../x` is no relative path of plain names, such as `muster`
             setting `pids-limit` (from flag) is not valid: `0` is no whole number from 1 to 4194304
+            setting `unhealthy-kills-per-minute` (from flag) is not valid: `few` is no whole number from 0 to 100000
             setting `output-limit` (from flag) is not valid: `1KiB` is below 64KiB
             setting `end-tasks-on-exit` (from flag) is not valid: `yes` is neither `true` nor `false`
         "#]].assert_eq(&shown);

@@ -169,6 +169,7 @@ fn to_cause(cause: KillCause) -> stored::KillCause {
         KillCause::AgentEnds => stored::KillCause::AgentEnds,
         KillCause::RunTimeLimit => stored::KillCause::RunTimeLimit,
         KillCause::DiskLimit => stored::KillCause::DiskLimit,
+        KillCause::Unhealthy => stored::KillCause::Unhealthy,
     }
 }
 
@@ -181,6 +182,7 @@ fn kill_of(message: stored::Kill) -> Result<Kill, Invalid> {
         Ok(stored::KillCause::AgentEnds) => KillCause::AgentEnds,
         Ok(stored::KillCause::RunTimeLimit) => KillCause::RunTimeLimit,
         Ok(stored::KillCause::DiskLimit) => KillCause::DiskLimit,
+        Ok(stored::KillCause::Unhealthy) => KillCause::Unhealthy,
         Ok(stored::KillCause::Unspecified) | Err(_) => return Err(unknown),
     };
     Ok(Kill { cause, deadline: deadline_uptime_us.map_or(Uptime(Duration::MAX), uptime) })

@@ -204,6 +204,16 @@ impl Executor {
         Ok(())
     }
 
+    /// The main process of a task that runs.
+    pub fn process(&self, task_id: &TaskId) -> Option<Process> {
+        self.lock().processes.get(task_id).cloned()
+    }
+
+    /// Whether a task stands still.
+    pub fn is_frozen(&self, task_id: &TaskId) -> bool {
+        self.lock().frozen.contains_key(task_id)
+    }
+
     /// Tasks that stand still.
     pub fn frozen(&self) -> BTreeSet<TaskId> {
         self.lock().frozen.keys().cloned().collect()

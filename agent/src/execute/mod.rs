@@ -357,6 +357,9 @@ impl Executor {
             | Action::UnregisterProcess { .. }
             | Action::WriteRecord(_)
             | Action::Forget { .. }
+            | Action::BeginChecks { .. }
+            | Action::EndChecks { .. }
+            | Action::Spare { .. }
             | Action::Report(_) => None,
         }
     }
@@ -439,8 +442,11 @@ impl Executor {
                 self.gpus.give_back(attempt);
             }
             Action::RemoveStraySandbox { attempt } => remove_all(&self.directories.attempt(attempt))?,
-            // The actor tells the leader; nothing of it is this host's.
-            Action::Report(_) => {}
+            // The actor tells the leader and asks the task; nothing of it is a thread's of the pool.
+            Action::Report(_)
+            | Action::BeginChecks { .. }
+            | Action::EndChecks { .. }
+            | Action::Spare { .. } => {}
         }
         Ok(Vec::new())
     }

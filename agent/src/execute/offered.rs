@@ -14,7 +14,7 @@ use super::Rights;
 ///
 /// `abilities` asks the host, and only for a spec that needs the answer.
 pub fn refusal(spec: &TaskSpec, rights: &Rights, abilities: impl FnOnce() -> Abilities) -> Option<String> {
-    if let Some(why) = missing(spec).or_else(|| forbidden(spec, rights)) {
+    if let Some(why) = forbidden(spec, rights) {
         return Some(why);
     }
     let needs_host = !spec.cpuset.is_empty() || !spec.io.is_empty() || names_huge_pages(spec);
@@ -23,13 +23,6 @@ pub fn refusal(spec: &TaskSpec, rights: &Rights, abilities: impl FnOnce() -> Abi
     }
     let host = abilities();
     refuse_cores(spec, &host).or_else(|| refuse_io(spec, &host)).or_else(|| huge_pages(spec, &host).err())
-}
-
-/// What no agent does yet.
-fn missing(spec: &TaskSpec) -> Option<String> {
-    let asked = [(spec.health_check.is_some(), "a health check")];
-    let missing: Vec<&str> = asked.iter().filter(|(is_asked, _)| *is_asked).map(|(_, what)| *what).collect();
-    (!missing.is_empty()).then(|| format!("this agent can't give a task {}", missing.join(", ")))
 }
 
 /// What the operator has not allowed.

@@ -16,6 +16,7 @@ pub mod filter;
 mod identity;
 mod kernel;
 mod launch;
+pub mod network;
 mod output;
 mod process;
 mod raw;

@@ -71,6 +71,7 @@ fn spec(run: Run) -> Result<TaskSpec, Failure> {
         kill_signal: run.kill_signal.map_or(types::KillSignal::Unspecified, kill_signal).into(),
         labels: run.label.into_iter().collect(),
         fetches: run.fetch,
+        health_check: run.health.message(),
         ..TaskSpec::default()
     };
     run.limits.apply(&mut spec);

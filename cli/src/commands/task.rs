@@ -18,8 +18,8 @@ use super::{
 use crate::{
     arguments::Format,
     output::{
-        json_resources, json_status, json_time, json_usage, print_facts, print_rows, print_text, reason_name,
-        show_exit, show_resources, show_time, state_name, with_progress, write_all,
+        health_name, json_resources, json_status, json_time, json_usage, print_facts, print_rows, print_text,
+        reason_name, show_exit, show_resources, show_time, state_name, with_progress, write_all,
     },
     report::{Attempted, Failure},
     units::show_bytes,
@@ -56,7 +56,7 @@ pub async fn list(
         let spec = task.spec.clone().unwrap_or_default();
         vec![
             spec.task_id,
-            state_name(task.state()).to_owned(),
+            show_state(task),
             show_exit(task.status.as_ref().and_then(|status| status.exit.as_ref())),
             show_resources(&spec.resources.unwrap_or_default()),
             task.framework_id.clone(),
@@ -82,6 +82,7 @@ pub async fn show(context: &Context, id: String) -> Result<(), Failure> {
         ("task", spec.task_id.clone()),
         ("name", spec.name.clone()),
         ("state", state_name(task.state()).to_owned()),
+        ("health", health(&task).unwrap_or_default().to_owned()),
         ("why", why(&task)),
         ("exit", show_exit(status.exit.as_ref())),
         ("framework", task.framework_id.clone()),
@@ -242,6 +243,16 @@ pub async fn all_usage(context: &Context, ids: &[String]) -> Result<Vec<TaskUsag
 
 fn show_seconds(ns: u64) -> String {
     format!("{}.{:03}s", ns / 1_000_000_000, ns / 1_000_000 % 1000)
+}
+
+fn health(task: &TaskView) -> Option<&'static str> {
+    task.status.as_ref().and_then(|status| health_name(status.health()))
+}
+
+/// With its health, if it is asked for it.
+fn show_state(task: &TaskView) -> String {
+    let state = state_name(task.state());
+    health(task).map_or_else(|| state.to_owned(), |health| format!("{state}, {health}"))
 }
 
 /// Why the task is in its state, in one line.

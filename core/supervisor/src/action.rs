@@ -83,6 +83,18 @@ pub enum Action {
         process: ProcessId,
         confidence: Confidence,
     },
+    /// Asks the task again and again how it is, as its spec says. Answered by `Probed`, each time.
+    BeginChecks {
+        task_id: TaskId,
+    },
+    /// Asks no more.
+    EndChecks {
+        task_id: TaskId,
+    },
+    /// Tells that an unhealthy task was not killed, because too many were.
+    Spare {
+        task_id: TaskId,
+    },
     /// Asks the main process to end.
     Terminate {
         task_id: TaskId,
@@ -139,6 +151,7 @@ impl Action {
             Self::Spawn { task_id, attempt, .. } => {
                 Some(Self::KillAll { task_id: task_id.clone(), attempt: attempt.clone() })
             }
+            Self::BeginChecks { task_id } => Some(Self::EndChecks { task_id: task_id.clone() }),
             // The record outlives a failed launch: it is what remembers that there was one.
             Self::WriteRecord(_) | Self::Forget { .. } => None,
             // What is gone, told, signalled or begun stays so.
@@ -149,6 +162,8 @@ impl Action {
             | Self::CancelFetch { .. }
             | Self::Release { .. }
             | Self::Adopt { .. }
+            | Self::EndChecks { .. }
+            | Self::Spare { .. }
             | Self::Terminate { .. }
             | Self::KillAll { .. }
             | Self::RemoveStrayCgroups { .. }
@@ -161,7 +176,12 @@ impl Action {
     /// anything that comes after it in the same answer. The others wait for their turn in the task's lane.
     pub fn is_immediate(&self) -> bool {
         match self {
-            Self::WriteRecord(_) | Self::Forget { .. } | Self::Report(_) => true,
+            Self::WriteRecord(_)
+            | Self::Forget { .. }
+            | Self::BeginChecks { .. }
+            | Self::EndChecks { .. }
+            | Self::Spare { .. }
+            | Self::Report(_) => true,
             Self::MakeSandbox { .. }
             | Self::RemoveSandbox { .. }
             | Self::MakeCgroups { .. }
@@ -201,6 +221,9 @@ impl Action {
             | Self::UnregisterProcess { task_id, .. }
             | Self::Release { task_id }
             | Self::Adopt { task_id, .. }
+            | Self::BeginChecks { task_id }
+            | Self::EndChecks { task_id }
+            | Self::Spare { task_id }
             | Self::Terminate { task_id, .. }
             | Self::KillAll { task_id, .. } => Some(task_id),
             Self::RemoveStrayCgroups { .. } | Self::RemoveStraySandbox { .. } => None,
@@ -234,6 +257,9 @@ impl fmt::Display for Action {
             }
             Self::Release { task_id } => write!(formatter, "release {task_id}"),
             Self::Adopt { task_id, process, .. } => write!(formatter, "adopt {process} of {task_id}"),
+            Self::BeginChecks { task_id } => write!(formatter, "begin checks of {task_id}"),
+            Self::EndChecks { task_id } => write!(formatter, "end checks of {task_id}"),
+            Self::Spare { task_id } => write!(formatter, "spare {task_id}"),
             Self::Terminate { task_id, process, signal } => {
                 write!(formatter, "terminate {process} of {task_id} by {}", signal.as_str())
             }
@@ -248,6 +274,9 @@ impl fmt::Display for Action {
                     status.sequence,
                     status.state.as_str()
                 )?;
+                if let Some(health) = status.health {
+                    write!(formatter, " {}", health.as_str())?;
+                }
                 match status.exit {
                     Some(Exit::Code(code)) => write!(formatter, " code {code}")?,
                     Some(Exit::Signal(signal)) => write!(formatter, " signal {signal}")?,

@@ -48,6 +48,8 @@ pub enum Event {
     OutOfMemory { task_id: TaskId, usage: Usage },
     /// Its files take more than the disk that it asked for.
     DiskOutgrown { task_id: TaskId },
+    /// The task's health check was answered, or wasn't: why not, in a few words.
+    Probed { task_id: TaskId, failure: Option<String> },
     /// No process is left in the task's cgroup; its last figures.
     Emptied { task_id: TaskId, usage: Option<Usage> },
     /// The sandbox of an ended task is gone.

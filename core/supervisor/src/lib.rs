@@ -17,12 +17,14 @@
 //! - **(d) nothing left:** when a released task's last actions are done, only its sandbox remains.
 //! - **(e) undone:** a launch plan followed by its undo leaves only the record.
 //! - **(f) truthful:** an exit status that nobody saw is never FINISHED.
+//! - **(g) quiet:** health is told when it changes, and of a running command alone.
 //!
 //! The price of (a): after the leader has forgotten a task, the same id may come again while the
 //! agent still keeps the ended one for its output. It is refused here as DROPPED, with words that say so.
 
 mod action;
 mod event;
+mod health;
 pub mod limits;
 mod now;
 mod restore;
@@ -32,6 +34,7 @@ mod verdict;
 
 pub use action::{Action, Confidence};
 pub use event::{Assignment, Event};
+pub use health::{Judge, KillBudget};
 pub use now::{Now, Uptime};
 pub use restore::Found;
 pub use row::{Kill, KillCause, KnownTask, Phase, ProcessId, Row};

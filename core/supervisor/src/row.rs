@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use model::{Duration, FrameworkId, Reason, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp};
+use model::{Duration, FrameworkId, Health, Reason, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp};
 
 use crate::{Uptime, Verdict, limits};
 
@@ -59,6 +59,8 @@ pub enum KillCause {
     RunTimeLimit,
     /// Its files take more than the disk that it asked for.
     DiskLimit,
+    /// Its health check failed too often.
+    Unhealthy,
 }
 
 impl KillCause {
@@ -68,6 +70,7 @@ impl KillCause {
             Self::Ordered | Self::NotAssigned | Self::AgentEnds => Reason::KillRequested,
             Self::RunTimeLimit => Reason::RunTimeLimit,
             Self::DiskLimit => Reason::DiskLimit,
+            Self::Unhealthy => Reason::Unhealthy,
         }
     }
 
@@ -78,6 +81,7 @@ impl KillCause {
             Self::AgentEnds => "agent ends",
             Self::RunTimeLimit => "run time limit",
             Self::DiskLimit => "disk limit",
+            Self::Unhealthy => "unhealthy",
         }
     }
 }
@@ -156,6 +160,11 @@ impl Row {
         self.unacknowledged().next().is_none()
     }
 
+    /// What was told last of its health; absent while it doesn't run, and without a check.
+    pub fn health(&self) -> Option<Health> {
+        self.statuses.last().and_then(|status| status.health)
+    }
+
     /// Drops what the leader has, but for the latest.
     pub(crate) fn trim_statuses(&mut self) {
         let Some(latest) = self.statuses.last().map(|status| status.sequence) else { return };
@@ -190,8 +199,13 @@ impl fmt::Display for Row {
             write!(formatter, ", kill {}", kill.cause.as_str())?;
         }
         for status in self.unacknowledged() {
-            let released = if status.is_released { " released" } else { "" };
-            write!(formatter, ", #{} {}{released}", status.sequence, status.state.as_str())?;
+            write!(formatter, ", #{} {}", status.sequence, status.state.as_str())?;
+            if let Some(health) = status.health {
+                write!(formatter, " {}", health.as_str())?;
+            }
+            if status.is_released {
+                write!(formatter, " released")?;
+            }
         }
         Ok(())
     }

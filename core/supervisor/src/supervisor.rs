@@ -6,12 +6,12 @@ use std::{
 };
 
 use model::{
-    AgentId, Duration, Exit, Kind, Reason, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, Usage,
+    AgentId, Duration, Exit, Health, Kind, Reason, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, Usage,
 };
 
 use crate::{
-    Action, Assignment, Event, Kill, KillCause, KnownTask, Now, Phase, ProcessId, Row, Uptime, Verdict,
-    limits,
+    Action, Assignment, Event, Judge, Kill, KillBudget, KillCause, KnownTask, Now, Phase, ProcessId, Row,
+    Uptime, Verdict, limits,
 };
 
 /// The tasks of one agent and what is to be done about them.
@@ -26,6 +26,7 @@ pub struct Supervisor {
     /// Index over `entries`: ended and acknowledged, by the time of the end.
     ended: BTreeSet<(Timestamp, TaskId)>,
     is_ending: bool,
+    kill_budget: KillBudget,
 }
 
 /// A row and what needs not survive the agent.
@@ -36,6 +37,8 @@ pub(crate) struct Entry {
     pub(crate) killed_at: Option<Uptime>,
     /// Figures of the moment in which the kernel ran out of memory for it.
     oom: Option<Usage>,
+    /// Present: its spec has a health check.
+    judge: Option<Judge>,
     /// Whether this start of the agent holds its process, or is still to hear of it.
     pub(crate) is_in_hand: bool,
     /// Its launch goes on when the leader assigns it again: its secrets are in no record.
@@ -48,15 +51,24 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(crate) fn new(row: Row) -> Self {
+        let has_check = row.spec.health_check.is_some();
+        let judge = has_check.then(|| Judge::new(row.health().unwrap_or(Health::Unknown)));
         Self {
             row,
             killed_at: None,
             oom: None,
+            judge,
             is_in_hand: true,
             awaits_secrets: false,
             timer: None,
             ended: None,
         }
+    }
+
+    /// Whether it is to be asked how it is.
+    fn is_checked(&self) -> bool {
+        let is_running = matches!(self.row.phase, Phase::Running { .. });
+        is_running && self.row.kill.is_none() && self.judge.is_some()
     }
 
     /// When time alone asks for an action.
@@ -100,7 +112,13 @@ impl Supervisor {
             timers: BTreeSet::new(),
             ended: BTreeSet::new(),
             is_ending: false,
+            kill_budget: KillBudget::default(),
         }
+    }
+
+    /// How many unhealthy tasks may be killed.
+    pub fn with_kill_budget(self, kill_budget: KillBudget) -> Self {
+        Self { kill_budget, ..self }
     }
 
     /// Changes the table as the event asks, and says what has to be done now, in order.
@@ -148,6 +166,9 @@ impl Supervisor {
             Event::DiskOutgrown { task_id } => {
                 // At once, as for memory: in its grace it could fill the host's disk.
                 self.order_kill(&task_id, KillCause::DiskLimit, Some(Duration::ZERO), now, &mut actions);
+            }
+            Event::Probed { task_id, failure } => {
+                self.probed(&task_id, failure.as_deref(), now, &mut actions);
             }
             Event::Emptied { task_id, usage } => self.emptied(&task_id, usage, now, &mut actions),
             Event::SandboxRemoved { task_id } => {
@@ -254,7 +275,7 @@ impl Supervisor {
                     exit: latest.exit,
                     usage: latest.usage,
                 };
-                push_status(row, &agent_id, verdict, latest.is_released, now);
+                push_status(row, &agent_id, verdict, latest.health, latest.is_released, now);
                 actions.push(Action::WriteRecord(Box::new(row.clone())));
             }
         } else {
@@ -454,9 +475,21 @@ impl Supervisor {
 
     /// Tells that the task is being ended, and sends the first signal.
     fn begin_kill(&mut self, task_id: &TaskId, process: ProcessId, now: Now, actions: &mut Vec<Action>) {
-        let Some(Row { kill: Some(kill), spec, .. }) = self.row(task_id) else { return };
+        let Some(Entry { row: Row { kill: Some(kill), spec, statuses, .. }, judge, .. }) =
+            self.entries.get(task_id)
+        else {
+            return;
+        };
         let (kill, signal) = (*kill, spec.kill_signal);
-        self.tell(task_id, Verdict::killing(kill.cause), false, now, actions);
+        let message = match (kill.cause, statuses.last()) {
+            // What made it unhealthy.
+            (KillCause::Unhealthy, Some(last)) => last.message.clone(),
+            _ => String::new(),
+        };
+        if judge.is_some() {
+            actions.push(Action::EndChecks { task_id: task_id.clone() });
+        }
+        self.tell(task_id, Verdict::killing(kill.cause, message), false, now, actions);
         if kill.deadline > now.uptime {
             actions.push(Action::Terminate { task_id: task_id.clone(), process, signal });
         } else {
@@ -511,6 +544,9 @@ impl Supervisor {
         let was_in_hand = std::mem::replace(&mut entry.is_in_hand, true);
         let Phase::Releasing { process } = entry.row.phase else {
             // It was adopted: its timers count from here on.
+            if entry.is_checked() {
+                actions.push(Action::BeginChecks { task_id: task_id.clone() });
+            }
             self.settle(task_id);
             return;
         };
@@ -518,9 +554,12 @@ impl Supervisor {
         // Nobody saw the command of an adopted one begin, and its process began a moment before.
         entry.row.began = Some(if was_in_hand { now.uptime } else { process.began() });
         let is_to_end = entry.row.kill.is_some();
-        self.tell(task_id, Verdict::without_exit(TaskState::Running, Reason::None, ""), false, now, actions);
+        let is_checked = entry.is_checked();
+        self.tell(task_id, Verdict::running(""), false, now, actions);
         if is_to_end {
             self.begin_kill(task_id, process, now, actions);
+        } else if is_checked {
+            actions.push(Action::BeginChecks { task_id: task_id.clone() });
         }
     }
 
@@ -595,6 +634,9 @@ impl Supervisor {
         actions: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
+        if entry.is_checked() {
+            actions.push(Action::EndChecks { task_id: task_id.clone() });
+        }
         entry.row.phase = Phase::Ending { process, verdict, since: now.uptime };
         actions.push(Action::WriteRecord(Box::new(entry.row.clone())));
         self.kill_all(task_id, now, actions);
@@ -612,6 +654,38 @@ impl Supervisor {
         entry.row.phase = Phase::Ended { at: now.wall };
         entry.row.spec = slim(&entry.row.spec);
         self.tell(task_id, verdict, true, now, actions);
+    }
+
+    /// The health check was answered: only a change is told.
+    fn probed(&mut self, task_id: &TaskId, failure: Option<&str>, now: Now, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        if !entry.is_checked() {
+            return; // It came late.
+        }
+        let Entry { row, judge: Some(judge), .. } = entry else { return };
+        let Some(check) = &row.spec.health_check else { return };
+        let age = now.uptime.since(row.began.unwrap_or(now.uptime));
+        let change = judge.hear(check, age, failure.is_none());
+        let is_to_end = check.is_killed_when_unhealthy && judge.health() == Health::Unhealthy;
+        if change.is_some() {
+            let times = check.failures_max;
+            let because = |why| format!("its health check failed {times} times in a row: {why}");
+            let message = failure.map(because).unwrap_or_default();
+            self.tell(task_id, Verdict::running(message), false, now, actions);
+        }
+        // One that is about to recover is left alone.
+        if !is_to_end || failure.is_none() {
+            return;
+        }
+        if self.kill_budget.take(now.uptime) {
+            self.order_kill(task_id, KillCause::Unhealthy, None, now, actions);
+            return;
+        }
+        let judge = self.entries.get_mut(task_id).and_then(|entry| entry.judge.as_mut());
+        // Told once for each time that it became unhealthy.
+        if judge.is_some_and(|judge| !std::mem::replace(&mut judge.is_spared, true)) {
+            actions.push(Action::Spare { task_id: task_id.clone() });
+        }
     }
 
     fn emptied(&mut self, task_id: &TaskId, last: Option<Usage>, now: Now, actions: &mut Vec<Action>) {
@@ -705,7 +779,9 @@ impl Supervisor {
         actions: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
-        let status = push_status(&mut entry.row, &self.agent_id, verdict, is_released, now);
+        let is_running = verdict.state == TaskState::Running;
+        let health = entry.judge.as_ref().filter(|_| is_running).map(Judge::health);
+        let status = push_status(&mut entry.row, &self.agent_id, verdict, health, is_released, now);
         actions.push(Action::WriteRecord(Box::new(entry.row.clone())));
         actions.push(Action::Report(Box::new(status)));
         self.settle(task_id);
@@ -748,6 +824,7 @@ fn push_status(
     row: &mut Row,
     agent_id: &AgentId,
     verdict: Verdict,
+    health: Option<Health>,
     is_released: bool,
     now: Now,
 ) -> TaskStatus {
@@ -765,8 +842,14 @@ fn push_status(
         sequence: row.sequence,
         is_released,
         usage,
-        health: None,
+        health,
     };
+    // Of many changes of health that nobody has heard of, the latest is enough.
+    if let [.., before, last] = row.statuses.as_slice()
+        && [before.state, last.state, status.state] == [TaskState::Running; 3]
+    {
+        row.statuses.pop();
+    }
     row.statuses.push(status.clone());
     row.trim_statuses();
     status

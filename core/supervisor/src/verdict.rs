@@ -21,8 +21,8 @@ impl Verdict {
     }
 
     /// The task was asked to end and has not yet.
-    pub fn killing(cause: KillCause) -> Self {
-        Self::without_exit(TaskState::Killing, cause.reason(), "")
+    pub fn killing(cause: KillCause, message: impl Into<String>) -> Self {
+        Self::without_exit(TaskState::Killing, cause.reason(), message)
     }
 
     /// A kill was under way: whatever happened then, that is why.
@@ -30,7 +30,7 @@ impl Verdict {
         let state = match kill.cause {
             KillCause::Ordered | KillCause::NotAssigned | KillCause::AgentEnds => TaskState::Killed,
             // Nobody asked for it: the task has not kept to its spec.
-            KillCause::RunTimeLimit | KillCause::DiskLimit => TaskState::Failed,
+            KillCause::RunTimeLimit | KillCause::DiskLimit | KillCause::Unhealthy => TaskState::Failed,
         };
         let message = match kill.cause {
             KillCause::Ordered => "ended because somebody asked for it".to_owned(),
@@ -44,8 +44,17 @@ impl Verdict {
                 let longest = spec.run_time_max.unwrap_or_default().as_secs_f64();
                 format!("ended because it ran for {longest} s, the longest that its spec allows")
             }
+            KillCause::Unhealthy => {
+                let failures = spec.health_check.as_ref().map_or(0, |check| check.failures_max);
+                format!("ended because its health check failed {failures} times in a row")
+            }
         };
         Self { state, reason: kill.cause.reason(), message, exit, usage }
+    }
+
+    /// It runs, and how.
+    pub fn running(message: impl Into<String>) -> Self {
+        Self::without_exit(TaskState::Running, Reason::None, message)
     }
 
     /// The main process is over and nobody had asked for it.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use model::{
-    AgentId, Duration, FrameworkEvent, FrameworkId, KillOrder, Reason, Refusal, RefusalCode, RequestId,
-    Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, limits,
+    AgentId, Duration, FrameworkEvent, FrameworkId, Health, KillOrder, Reason, Refusal, RefusalCode,
+    RequestId, Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, limits,
 };
 
 use super::{Step, invalid, shortened};
@@ -295,7 +295,8 @@ impl Step<'_> {
             return recorded;
         }
         Arc::make_mut(task).recorded_sequence = status.sequence;
-        let Some(state) = next_state(task.state, status.state) else {
+        let health = task.status.as_ref().and_then(|status| status.health);
+        let Some(state) = next_state(task.state, health, status) else {
             if status.is_released {
                 self.release(id);
             }
@@ -382,12 +383,15 @@ impl Step<'_> {
 /// What a status of an agent makes of a task, or `None` when it tells nothing new.
 ///
 /// An end is always believed: a DROPPED after it ran can't be, so it is FAILED.
-fn next_state(now: TaskState, reported: TaskState) -> Option<TaskState> {
+fn next_state(now: TaskState, health: Option<Health>, status: &TaskStatus) -> Option<TaskState> {
+    let reported = status.state;
     if matches!(reported, TaskState::Staging | TaskState::Unreachable) {
         // Not for an agent to say.
         return None;
     }
-    if now.can_become(reported) {
+    // A task that runs on may feel better or worse.
+    let is_health_news = reported == TaskState::Running && status.health.is_some() && status.health != health;
+    if now.can_become(reported) || now == reported && is_health_news {
         return Some(reported);
     }
     (reported.is_final() && !now.is_final()).then_some(TaskState::Failed)

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use expect_test::{Expect, expect};
 use model::{
-    AgentId, ClusterId, Cursor, Duration, Exit, FrameworkEvent, FrameworkId, PortRange, PortRanges, Reason,
-    RequestId, Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, limits,
+    AgentId, ClusterId, Cursor, Duration, Exit, FrameworkEvent, FrameworkId, Health, PortRange, PortRanges,
+    Reason, RequestId, Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, limits,
 };
 
 use crate::*;
@@ -155,7 +155,7 @@ fn command(state: &ClusterState, line: &Line<'_>) -> Command {
                 sequence: line.number("sequence", 1),
                 is_released: line.things.contains(&"released"),
                 usage: None,
-                health: None,
+                health: line.pairs.get("health").map(|name| health_named(name)),
             }],
         },
         "run" => Command::SubmitRun { request, tasks: line.specs(0) },
@@ -188,6 +188,10 @@ fn check(story: &str, expected: Expect) {
     expected.assert_eq(&told);
 }
 
+fn health_named(name: &str) -> Health {
+    *Health::ALL.iter().find(|health| health.as_str() == name).unwrap()
+}
+
 fn tell(state: &ClusterState, text: &str, outcome: &Outcome, told: &mut String) {
     let verb = text.split_whitespace().next().unwrap();
     match &outcome.answer {
@@ -209,9 +213,10 @@ fn tell(state: &ClusterState, text: &str, outcome: &Outcome, told: &mut String) 
         match state.framework(framework).unwrap().events[cursor].as_ref() {
             FrameworkEvent::Status(status) => writeln!(
                 told,
-                "{} {} #{} {:?}{}",
+                "{} {}{} #{} {:?}{}",
                 status.task_id,
                 status.state.as_str(),
+                status.health.map(|health| format!(" {}", health.as_str())).unwrap_or_default(),
                 status.sequence,
                 status.reason,
                 if status.is_released { " released" } else { "" }
@@ -281,6 +286,49 @@ fn nothing_is_done_before_the_cluster_is_initialised() {
         "The request was not carried out: the cluster is not initialised yet. Try again when it has a leader."
     ]
     .assert_eq(&refusal.message);
+}
+
+#[test]
+fn a_running_task_changes_its_health_and_nothing_else() {
+    check(
+        "framework f
+         agent a
+         launch f a t1
+         status a t1 running sequence=2 health=unknown
+         status a t1 running sequence=4 health=healthy
+         status a t1 running sequence=5 health=healthy
+         status a t1 running sequence=6
+         status a t1 running sequence=5 health=unhealthy
+         status a t1 running sequence=7 health=unhealthy
+         status a t1 killing sequence=8
+         status a t1 running sequence=9 health=healthy
+         status a t1 failed sequence=10
+         status a t1 running sequence=11 health=healthy
+         status a t1 failed sequence=12 health=healthy
+         show",
+        expect![[r#"
+            framework: FrameworkRegistered { framework: FrameworkId(f) }
+            agent: AgentRegistered { epoch: 1 }
+            launch: t1
+            status: cluster-version-too-old: The request was not carried out: it needs cluster version 2, and the cluster is at 1. Upgrade every member and raise the version.
+            status: cluster-version-too-old: The request was not carried out: it needs cluster version 2, and the cluster is at 1. Upgrade every member and raise the version.
+            status: cluster-version-too-old: The request was not carried out: it needs cluster version 2, and the cluster is at 1. Upgrade every member and raise the version.
+            status: Recorded([(TaskId(t1), 6)])
+              f hears 8.0: t1 running #1 None
+            status: cluster-version-too-old: The request was not carried out: it needs cluster version 2, and the cluster is at 1. Upgrade every member and raise the version.
+            status: cluster-version-too-old: The request was not carried out: it needs cluster version 2, and the cluster is at 1. Upgrade every member and raise the version.
+            status: Recorded([(TaskId(t1), 8)])
+              f hears 11.0: t1 killing #2 None
+            status: cluster-version-too-old: The request was not carried out: it needs cluster version 2, and the cluster is at 1. Upgrade every member and raise the version.
+            status: Recorded([(TaskId(t1), 10)])
+              f hears 13.0: t1 failed #3 None
+            status: cluster-version-too-old: The request was not carried out: it needs cluster version 2, and the cluster is at 1. Upgrade every member and raise the version.
+            status: cluster-version-too-old: The request was not carried out: it needs cluster version 2, and the cluster is at 1. Upgrade every member and raise the version.
+              framework f role=default Connected events=3
+              agent a epoch=1 allocated: cpus=1 mem=64MiB
+              task t1 of f failed recorded=10
+        "#]],
+    );
 }
 
 #[test]

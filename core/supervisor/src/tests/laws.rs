@@ -67,6 +67,9 @@ fn apply(action: &Action, there: &mut BTreeSet<String>) {
         | Action::Forget { .. }
         | Action::Release { .. }
         | Action::Adopt { .. }
+        | Action::BeginChecks { .. }
+        | Action::EndChecks { .. }
+        | Action::Spare { .. }
         | Action::Terminate { .. }
         | Action::RemoveStrayCgroups { .. }
         | Action::RemoveStraySandbox { .. }

@@ -1,5 +1,6 @@
 //! Stories about single tasks, and laws over every interleaving.
 
+mod health;
 mod laws;
 mod returns;
 mod stories;
@@ -8,7 +9,9 @@ mod world;
 
 use std::sync::Arc;
 
-use model::{AgentId, Fetch, FrameworkId, Resources, TaskId, TaskSpec, Timestamp};
+use model::{
+    AgentId, Duration, Fetch, FrameworkId, HealthCheck, Probe, Resources, TaskId, TaskSpec, Timestamp,
+};
 
 use crate::{Assignment, Now, Uptime};
 
@@ -18,6 +21,19 @@ fn agent() -> AgentId {
 
 fn now() -> Now {
     Now { wall: Timestamp(1_000_000), uptime: Uptime::default() }
+}
+
+/// Three failures make unhealthy, two passes healthy; failures in the first 10 s don't count.
+fn check() -> HealthCheck {
+    HealthCheck {
+        probe: Probe::Tcp { port: Some(80) },
+        start_period: Duration::from_secs(10),
+        interval: Duration::from_secs(10),
+        timeout: Duration::from_secs(5),
+        failures_max: 3,
+        successes_min: 2,
+        is_killed_when_unhealthy: true,
+    }
 }
 
 fn task(name: &str) -> TaskId {

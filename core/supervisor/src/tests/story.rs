@@ -3,8 +3,8 @@
 use expect_test::Expect;
 use model::{Duration, Exit, Figure, KillOrder, Reason, StopSignal, TaskId, Timestamp, Usage};
 
-use super::{agent, assignment, task};
-use crate::{Assignment, Event, Found, Now, ProcessId, Row, Supervisor, Uptime};
+use super::{agent, assignment, check as health_check, task};
+use crate::{Assignment, Event, Found, KillBudget, Now, ProcessId, Row, Supervisor, Uptime};
 
 /// Plays a story; every line is an event, `+ SECONDS`, `clock SECONDS` (a step), or `restart`/`reboot`.
 pub(super) fn check(story: &str, expected: Expect) {
@@ -14,7 +14,8 @@ pub(super) fn check(story: &str, expected: Expect) {
 pub(super) fn play(story: &str) -> String {
     let mut out = String::new();
     let mut now = Now { wall: Timestamp(1_000_000), uptime: Uptime(Duration::from_millis(90)) };
-    let mut supervisor = Supervisor::new(agent());
+    let budget = || KillBudget::new(1, Duration::from_secs(60));
+    let mut supervisor = Supervisor::new(agent()).with_kill_budget(budget());
     let mut stored: std::collections::BTreeMap<TaskId, Row> = std::collections::BTreeMap::new();
     for line in story.lines().map(str::trim).filter(|line| !line.is_empty()) {
         out += &format!("> {line}\n");
@@ -42,7 +43,7 @@ pub(super) fn play(story: &str) -> String {
                 };
                 let rows = stored.values().cloned().collect();
                 let (next, actions) = Supervisor::restore(agent(), rows, found, now);
-                supervisor = next;
+                supervisor = next.with_kill_budget(budget());
                 actions
             }
             _ => supervisor.handle(parse(&words), now),
@@ -106,6 +107,10 @@ fn parse(words: &[&str]) -> Event {
             usage: Usage::default().with(Figure::MemoryBytes, (63 << 20) + (1 << 19)),
         },
         ["disk-outgrown", name] => Event::DiskOutgrown { task_id: task(name) },
+        ["passed", name] => Event::Probed { task_id: task(name), failure: None },
+        ["failed", name] => {
+            Event::Probed { task_id: task(name), failure: Some("connection refused".to_owned()) }
+        }
         ["emptied", name] => Event::Emptied { task_id: task(name), usage: None },
         ["sandbox-removed", name] => Event::SandboxRemoved { task_id: task(name) },
         ["never-begun", name] => Event::NeverBegun { task_id: task(name) },
@@ -114,11 +119,12 @@ fn parse(words: &[&str]) -> Event {
     }
 }
 
-/// `name`, `name$` with a secret, `name#3` with a recorded sequence, `name!` with a kill order, `name~5` that may run for 5 s and is
-/// asked to end by SIGINT.
+/// `name`, `name#3` with a recorded sequence, `name!` with a kill order, `name~5` that may run for 5 s and is
+/// asked to end by SIGINT, `name?` with a health check, `name$` with a secret.
 fn assignments(names: &[&str]) -> Vec<Assignment> {
     let one = |text: &&str| {
         let (text, is_killed) = text.strip_suffix('!').map_or((*text, false), |text| (text, true));
+        let (text, is_checked) = text.strip_suffix('?').map_or((text, false), |text| (text, true));
         let (text, longest) =
             text.split_once('~').map_or((text, None), |(text, longest)| (text, Some(longest)));
         let (name, sequence) = text.split_once('#').unwrap_or((text, "0"));
@@ -133,6 +139,7 @@ fn assignments(names: &[&str]) -> Vec<Assignment> {
             let value = model::SecretValue(b"hush".to_vec());
             spec.secrets = vec![model::Secret { name: "key".to_owned(), value }];
         }
+        spec.health_check = is_checked.then(health_check);
         Assignment {
             kill: is_killed.then_some(KillOrder { grace: Duration::from_secs(3) }),
             recorded_sequence: sequence.parse().unwrap(),

@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use model::{Duration, Exit, Reason, TaskId, TaskState, TaskStatus, Timestamp};
+use model::{Duration, Exit, Health, HealthCheck, Reason, TaskId, TaskState, TaskStatus, Timestamp};
 
-use super::{agent, assignment, task};
-use crate::{Action, Assignment, Event, Found, Now, ProcessId, Row, Supervisor, Uptime};
+use super::{agent, assignment, check, task};
+use crate::{Action, Assignment, Event, Found, KillBudget, Now, ProcessId, Row, Supervisor, Uptime};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Process {
@@ -27,6 +27,16 @@ struct Logged {
     released: usize,
     has_run: bool,
     is_unknown_exit: bool,
+    health: Option<Health>,
+}
+
+fn budget() -> KillBudget {
+    KillBudget::new(1, Duration::from_secs(5))
+}
+
+/// Tasks of two names have a health check.
+fn is_checked(name: &TaskId) -> bool {
+    ["v", "w"].contains(&name.as_str())
 }
 
 pub(super) struct World {
@@ -48,6 +58,7 @@ pub(super) struct World {
     events: VecDeque<Event>,
     watched: BTreeSet<TaskId>,
     awaiting_empty: BTreeSet<TaskId>,
+    checked: BTreeSet<TaskId>,
     fail_next: bool,
     // The leader and the stream.
     tasks: BTreeMap<TaskId, Logged>,
@@ -61,7 +72,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new() -> Self {
         Self {
-            supervisor: Supervisor::new(agent()),
+            supervisor: Supervisor::new(agent()).with_kill_budget(budget()),
             now: Now { wall: Timestamp(1_000_000), uptime: Uptime(Duration::from_secs(1)) },
             next_pid: 100,
             store: BTreeMap::new(),
@@ -75,6 +86,7 @@ impl World {
             events: VecDeque::new(),
             watched: BTreeSet::new(),
             awaiting_empty: BTreeSet::new(),
+            checked: BTreeSet::new(),
             fail_next: false,
             tasks: BTreeMap::new(),
             is_connected: false,
@@ -88,7 +100,7 @@ impl World {
     pub(super) fn step(&mut self, what: u8, which: u8) {
         self.now = self.now + Duration::from_millis(1);
         let name = task(["t", "u", "v", "w"][usize::from(which % 4)]);
-        match what % 24 {
+        match what % 26 {
             0..=4 => self.do_one(),
             5..=8 => self.do_lane(&name),
             9..=11 => self.hear(),
@@ -103,6 +115,7 @@ impl World {
             21 if which < 144 => self.restart(false),
             21 => self.fail_next = true,
             22 => self.pass(Duration::from_millis(u64::from(which) * 50)),
+            24 | 25 => self.answer_check(&name, which),
             _ => self.be_stubborn(&name, !which.is_multiple_of(3)),
         }
         assert!(self.supervisor.indices_are_right());
@@ -186,6 +199,11 @@ impl World {
                 self.meters.remove(&attempt);
             }
             Action::RemoveStraySandbox { attempt } => drop(self.sandboxes.remove(&attempt)),
+            Action::BeginChecks { task_id } => {
+                assert!(self.checked.insert(task_id), "(g) checks were begun twice");
+            }
+            Action::EndChecks { task_id } => drop(self.checked.remove(&task_id)),
+            Action::Spare { .. } => {}
             other => {
                 // What follows for the same task is one plan.
                 let task_id = other.task_id().unwrap().clone();
@@ -317,6 +335,9 @@ impl World {
             | Action::Forget { .. }
             | Action::RemoveStrayCgroups { .. }
             | Action::RemoveStraySandbox { .. }
+            | Action::BeginChecks { .. }
+            | Action::EndChecks { .. }
+            | Action::Spare { .. }
             | Action::Report(_) => unreachable!("the actor does these itself"),
         }
     }
@@ -346,6 +367,14 @@ impl World {
                 Event::FetchFailed { task_id, message: "it is not there".to_owned() }
             }
         });
+    }
+
+    /// Also one that comes late, after the checks were ended.
+    fn answer_check(&mut self, name: &TaskId, which: u8) {
+        if self.tasks.get(name).is_some_and(|logged| logged.has_run) {
+            let failure = (which % 8 < 5).then(|| "connection refused".to_owned());
+            self.events.push_back(Event::Probed { task_id: name.clone(), failure });
+        }
     }
 
     fn process_ends(&mut self, name: &TaskId, which: u8) {
@@ -407,6 +436,10 @@ impl World {
         if name.as_str() == "w" {
             spec.run_time_max = Some(Duration::from_secs(3));
         }
+        if is_checked(name) {
+            spec.health_check =
+                Some(HealthCheck { is_killed_when_unhealthy: name.as_str() == "v", ..check() });
+        }
         Assignment {
             spec: spec.into(),
             kill: logged.is_killed.then_some(model::KillOrder { grace: Duration::from_secs(1) }),
@@ -420,7 +453,16 @@ impl World {
         let name = status.task_id.clone();
         let logged = self.tasks.get_mut(&name).unwrap();
         if status.sequence > logged.recorded {
-            assert_eq!(status.sequence, logged.recorded + 1, "(c) a status of {name} is missing");
+            let is_next = status.sequence == logged.recorded + 1;
+            // Of changes of health the latest is enough.
+            assert!(is_next || is_checked(&name), "(c) a status of {name} is missing");
+            assert!(status.health.is_none() || status.state == TaskState::Running, "(g) {status:?}");
+            assert_eq!(
+                status.health.is_some(),
+                is_checked(&name) && status.state == TaskState::Running,
+                "(g) {status:?}"
+            );
+            let health_before = std::mem::replace(&mut logged.health, status.health);
             logged.recorded = status.sequence;
             let is_over = logged.state.is_some_and(TaskState::is_final);
             if is_over {
@@ -430,7 +472,9 @@ impl World {
                 }
             } else {
                 let from = logged.state.unwrap_or(TaskState::Staging);
-                assert!(from.can_become(status.state), "{name}: {from:?} became {:?}", status.state);
+                let is_change = from == status.state && health_before != status.health;
+                let is_known = from.can_become(status.state) || is_change;
+                assert!(is_known, "{name}: {from:?} became {:?}", status.state);
                 logged.state = Some(status.state);
                 logged.finals += usize::from(status.state.is_final());
             }
@@ -478,6 +522,7 @@ impl World {
         self.events.clear();
         self.watched.clear();
         self.awaiting_empty.clear();
+        self.checked.clear();
         for logged in self.tasks.values_mut() {
             let Some((_, process)) = &mut logged.process else { continue };
             match process {
@@ -515,7 +560,7 @@ impl World {
         let processes: BTreeSet<ProcessId> = rows.iter().filter_map(Row::process).collect();
         self.registered.retain(|process| processes.contains(process));
         let (supervisor, actions) = Supervisor::restore(agent(), rows, found, self.now);
-        self.supervisor = supervisor;
+        self.supervisor = supervisor.with_kill_budget(budget());
         self.todo.extend(actions);
     }
 }
