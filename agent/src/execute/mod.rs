@@ -710,4 +710,4 @@ pub fn chain(error: &dyn Error) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -34,7 +34,7 @@ fn settings() -> Settings {
     }
 }
 
-fn fetcher(sys: &FakeSys) -> Fetcher {
+pub(crate) fn fetcher(sys: &FakeSys) -> Fetcher {
     Fetcher::new(Arc::new(sys.clone()), None, fetch::Settings::default(), FetchMetrics::default())
 }
 

@@ -85,7 +85,9 @@ fn executor(folder: &Path) -> Arc<Executor> {
         rights: Default::default(),
     };
     let checkpoint = Arc::new(Checkpoint::open(folder).unwrap());
-    Arc::new(Executor::new(Arc::new(FakeSys::new()), None, checkpoint, Directories::new(folder), settings))
+    let sys = FakeSys::new();
+    let fetcher = crate::execute::tests::fetcher(&sys);
+    Arc::new(Executor::new(Arc::new(sys), None, checkpoint, Directories::new(folder), settings, fetcher))
 }
 
 fn row() -> Row {
