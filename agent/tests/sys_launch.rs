@@ -14,7 +14,7 @@ use agent::sys::{
 };
 use model::{Exit, StopSignal};
 use rustix::thread::CapabilitySet;
-use support_sys::{LIMITS, UID, host, stdout, until};
+use support_sys::{LIMITS, UID, has_perl, host, stdout, until};
 
 #[test]
 fn an_exit_code_comes_back() {
@@ -335,14 +335,14 @@ fn the_default_profile_refuses_what_reaches_beyond_the_task() {
         request.namespaces.pid = pid;
         let (exit, out, err) = host.run(&request);
         assert_eq!((exit, out.as_str()), (Exit::Code(0), "Seccomp:\t2\nend\n"), "{err}");
-        assert_eq!(err, "unshare: unshare failed: Operation not permitted\n");
+        assert!(err.starts_with("unshare: ") && err.ends_with("Operation not permitted\n"), "{err}");
     }
     let mut request = host.script("b", "grep Seccomp: /proc/self/status");
     request.extras.seccomp = Seccomp::Unconfined;
     assert_eq!(host.run(&request).1, "Seccomp:\t0\n");
 
     // mount and its kin are refused before the kernel looks for a capability, keyctl always.
-    if cfg!(target_arch = "x86_64") {
+    if has_perl() && cfg!(target_arch = "x86_64") {
         let calls = "for my $call (250, 321, 298, 425, 435, 165, 1000) { \
             $! = 0; syscall($call, 0, 0, 0, 0, 0, 0); print $! + 0, ' ' }";
         let request = host.request("c", &["perl", "-e", calls], &LIMITS);
@@ -355,18 +355,23 @@ fn a_profile_of_the_operator_holds() {
     let Some(host) = host("profile") else { return };
     let line = |code: u32, jt, jf, k| seccomp::Instruction { code: code as u16, jt, jf, k };
     let (load, jump, answer) = (libc::BPF_LD | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ, libc::BPF_RET);
-    // The number; is it setdomainname? then EXDEV, which nothing else would answer.
+    // The number; is it one of mkdir's? then EXDEV, which nothing else would answer.
+    #[cfg(target_arch = "x86_64")]
+    let old = libc::SYS_mkdir as u32;
+    #[cfg(not(target_arch = "x86_64"))]
+    let old = libc::SYS_mkdirat as u32;
     let program = [
         line(load, 0, 0, 0),
-        line(jump, 0, 1, libc::SYS_setdomainname as u32),
+        line(jump, 1, 0, old),
+        line(jump, 0, 1, libc::SYS_mkdirat as u32),
         line(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EXDEV as u32),
         line(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let script = "$! = 0; syscall($ARGV[0] + 0, 0, 1); print $! + 0";
-    let number = libc::SYS_setdomainname.to_string();
-    let mut request = host.request("a", &["perl", "-e", script, &number], &LIMITS);
+    let mut request = host.script("a", "mkdir x || ls");
     request.extras.seccomp = Seccomp::Custom(std::sync::Arc::from(program));
-    assert_eq!(host.run(&request).1, libc::EXDEV.to_string());
+    let (_, out, err) = host.run(&request);
+    assert!(err.contains("ross-device link"), "{err}");
+    assert!(!out.lines().any(|line| line == "x"), "{out}");
 
     // What the kernel does not take is told as such.
     let mut request = host.script("b", "true");
@@ -425,7 +430,13 @@ fn a_filtered_thread_can_not_end_the_host_and_lives_on() {
 #[test]
 fn a_network_of_its_own_has_loopback_alone() {
     let Some(host) = host("network") else { return };
-    let script = "tail -n +3 /proc/net/dev | cut -d: -f1; perl -e 'use Socket; \
+    let mut request = host.script("names", "tail -n +3 /proc/net/dev | cut -d: -f1");
+    request.namespaces.network = true;
+    assert_eq!(host.run(&request).1.trim(), "lo");
+    if !has_perl() {
+        return;
+    }
+    let script = "perl -e 'use Socket; \
         socket(S, PF_INET, SOCK_STREAM, 0) and bind(S, sockaddr_in(7, INADDR_LOOPBACK)) and listen(S, 1) or die $!; \
         socket(C, PF_INET, SOCK_STREAM, 0) and connect(C, sockaddr_in(7, INADDR_LOOPBACK)) or die $!; print \"up\\n\"'";
     let mut request = host.script("a", script);
@@ -433,8 +444,7 @@ fn a_network_of_its_own_has_loopback_alone() {
     // Whose network it is, its user may not decide: a low port takes the capability.
     request.extras.capabilities = CapabilitySet::NET_BIND_SERVICE;
     let (_, out, err) = host.run(&request);
-    let lines: Vec<&str> = out.lines().map(str::trim).collect();
-    assert_eq!(lines, ["lo", "up"], "{err}");
+    assert_eq!(out, "up\n", "{err}");
 }
 
 #[test]

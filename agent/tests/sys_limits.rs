@@ -15,7 +15,7 @@ use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use model::{Exit, IoLimits, Rlimit, RlimitKind};
-use support_sys::{Host, LIMITS, PATIENCE, host, stdout, until};
+use support_sys::{Host, LIMITS, PATIENCE, has_perl, host, stdout, until};
 
 #[test]
 fn limits_are_what_another_reader_finds() {
@@ -339,7 +339,7 @@ fn huge_pages_are_those_that_were_asked_for() {
         println!("skipped: this host has set no huge pages of 2 MiB aside, or can't hold tasks to them");
         return;
     }
-    if cfg!(not(target_arch = "x86_64")) {
+    if !has_perl() || cfg!(not(target_arch = "x86_64")) {
         println!("skipped: the script knows the system calls of x86-64 only");
         return;
     }
