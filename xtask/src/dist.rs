@@ -100,15 +100,29 @@ pub fn run(args: &Args) -> Result<()> {
     println!("dist: building muster, muster-coordinator and muster-agent");
     let artifacts = artifacts::build_programs(!args.debug)?;
     let into = args.into.clone().unwrap_or_else(|| target_dir().join("dist"));
-    for package in pack(&artifacts, &args.version_suffix, &into)? {
+    for package in pack(&artifacts, &args.version_suffix, Compression::Small, &into)? {
         let size = package.metadata().context("a package that is gone")?.len();
         println!("dist: {} ({} KiB)", package.display(), size / 1024);
     }
     Ok(())
 }
 
+/// How packages are compressed.
+#[derive(Debug, Clone, Copy)]
+pub enum Compression {
+    /// For those who download them.
+    Small,
+    /// For an emulated machine, which unpacks slower than it reads.
+    Absent,
+}
+
 /// Packs programs that were built; answers the packages' files.
-pub fn pack(artifacts: &Artifacts, version_suffix: &str, into: &Path) -> Result<Vec<PathBuf>> {
+pub fn pack(
+    artifacts: &Artifacts,
+    version_suffix: &str,
+    compression: Compression,
+    into: &Path,
+) -> Result<Vec<PathBuf>> {
     let version = format!("{}{version_suffix}", env!("CARGO_PKG_VERSION"));
     let architecture = capture(program("dpkg").arg("--print-architecture"))?.trim().to_owned();
     let epoch = commit_time();
@@ -122,7 +136,11 @@ pub fn pack(artifacts: &Artifacts, version_suffix: &str, into: &Path) -> Result<
         tree.write_control(&control(package, &version, &architecture, &tree)?)?;
         let file = into.join(format!("{}_{version}_{architecture}.deb", package.name));
         let mut command = program("dpkg-deb");
-        command.args(["--root-owner-group", "--uniform-compression", "-Zxz", "-z1", "--build"]);
+        command.args(["--root-owner-group", "--uniform-compression"]).args(match compression {
+            Compression::Small => ["-Zxz", "-z6"],
+            Compression::Absent => ["-Znone", "-z0"],
+        });
+        command.arg("--build");
         command.arg(tree.folder()).arg(&file).env("SOURCE_DATE_EPOCH", &epoch);
         command.stdout(std::process::Stdio::null());
         run_command(&mut command)?;

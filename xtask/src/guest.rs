@@ -13,6 +13,7 @@ mod archive;
 mod boot;
 mod initramfs;
 mod kernel;
+mod packages;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,6 +49,9 @@ pub struct Args {
     /// Boot this kernel (6.12 or 6.1) in a virtual machine instead of testing here.
     #[arg(long)]
     kernel: Option<String>,
+    /// Install, upgrade and remove our packages on a clean Debian in a virtual machine, instead of tests.
+    #[arg(long, conflicts_with_all = ["name", "command", "kernel"])]
+    packages: bool,
     /// Only tests whose name contains this.
     name: Option<String>,
     /// Run this shell command in the virtual machine instead of the tests.
@@ -65,6 +69,12 @@ pub fn run(args: &Args) -> Result<()> {
         return run_command(kernel, command, &args.with);
     }
     ebpf::build()?;
+    if args.packages {
+        let tally = run_packages(&artifacts::build_programs(false)?)?;
+        println!("{} passed, {} failed", tally.passed, tally.failed);
+        anyhow::ensure!(tally.failed == 0, "not all steps of the packages' life went well");
+        return Ok(());
+    }
     let artifacts = artifacts::build_all()?;
     let filter = args.name.as_deref();
     let tally = match &args.kernel {
@@ -86,6 +96,11 @@ pub fn run(args: &Args) -> Result<()> {
     }
     anyhow::ensure!(tally.failed == 0, "not all tests passed");
     Ok(())
+}
+
+/// Makes packages of these programs and has them live through everything on a clean Debian.
+pub fn run_packages(artifacts: &Artifacts) -> Result<Tally> {
+    packages::run(&kernel::fetch(DEFAULT_KERNEL)?, artifacts)
 }
 
 /// What is worth another kernel: what touches the kernel.
@@ -153,7 +168,11 @@ fn run_machine(
     }
     initramfs::write(&image, tree, &files, &plan)?;
     let log = log_folder()?.join(format!("guest-{kernel}-{machine}.log"));
-    boot::run(&boot::Machine { name: machine, kernel: tree, image: &image, log: &log }, &plan, DEADLINE)
+    boot::run(
+        &boot::Machine { name: machine, kernel: tree, image: &image, disks: &[], append: "", log: &log },
+        &plan,
+        DEADLINE,
+    )
 }
 
 /// Where a test program lies in the virtual machine.
@@ -173,7 +192,8 @@ fn run_command(kernel: &str, line: &str, with: &[PathBuf]) -> Result<()> {
     }
     initramfs::write(&image, &tree, &files, &plan)?;
     let log = log_folder()?.join(format!("guest-{kernel}-command.log"));
-    let machine = boot::Machine { name: "command", kernel: &tree, image: &image, log: &log };
+    let machine =
+        boot::Machine { name: "command", kernel: &tree, image: &image, disks: &[], append: "", log: &log };
     let tally = boot::run(&machine, &plan, DEADLINE)?;
     print!("{}", std::fs::read_to_string(&log)?);
     anyhow::ensure!(tally.failed == 0, "the command failed: {}", tally.failures.join(", "));

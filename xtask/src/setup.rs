@@ -62,6 +62,8 @@ const PACKAGES: &[Package] = &[
         why: "unpacks the kernel modules of that virtual machine",
         level: Level::Test,
     },
+    Package { name: "mmdebstrap", why: "the clean Debian on which packages are tried", level: Level::Test },
+    Package { name: "e2fsprogs", why: "the disk of that Debian", level: Level::Test },
     Package { name: "python3", why: "the Python framework example", level: Level::Test },
     Package {
         name: "python3-venv",

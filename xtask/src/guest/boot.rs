@@ -31,15 +31,19 @@ pub struct Machine<'a> {
     pub name: &'a str,
     pub kernel: &'a KernelTree,
     pub image: &'a Path,
+    /// Raw images, in the order in which the machine finds them; what it writes there is forgotten.
+    pub disks: &'a [&'a Path],
+    /// Appended to the kernel's command line.
+    pub append: &'a str,
     /// Where everything that it says is kept.
     pub log: &'a Path,
 }
 
 /// Boots, runs the plan, and counts.
 pub fn run(machine: &Machine, plan: &[Command], deadline: Duration) -> Result<Tally> {
-    let Machine { name, kernel, image, log } = *machine;
+    let Machine { name, log, .. } = *machine;
     let started = Instant::now();
-    let mut machine = start(kernel, image)?;
+    let mut machine = start(machine)?;
     let lines = lines_of(&mut machine)?;
     let mut file = File::create(log).with_context(|| format!("can't write {}", log.display()))?;
     let mut hearing = Hearing::new(plan);
@@ -75,7 +79,7 @@ pub fn run(machine: &Machine, plan: &[Command], deadline: Duration) -> Result<Ta
     Ok(tally)
 }
 
-fn start(kernel: &KernelTree, image: &Path) -> Result<Child> {
+fn start(machine: &Machine) -> Result<Child> {
     // The machine ends with the thread that started it, so that none is left behind when we are killed.
     let mut command = program("setpriv");
     command
@@ -86,13 +90,19 @@ fn start(kernel: &KernelTree, image: &Path) -> Result<Child> {
         .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2048"])
         .args(["-serial", "stdio"])
         .arg("-kernel")
-        .arg(&kernel.image)
+        .arg(&machine.kernel.image)
         .arg("-initrd")
-        .arg(image)
+        .arg(machine.image)
         // Quiet: a message of the kernel in the middle of a line would spoil it. `dmesg` has them all.
-        .args(["-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off"])
+        .arg("-append")
+        .arg(format!("console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off {}", machine.append))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
+    for disk in machine.disks {
+        let mut drive = std::ffi::OsString::from("if=virtio,format=raw,snapshot=on,file=");
+        drive.push(disk);
+        command.arg("-drive").arg(drive);
+    }
     command.spawn().with_context(|| format!("can't start `{}`", spelled(&command)))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufWriter, Read};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -51,14 +51,7 @@ pub fn write(image: &Path, kernel: &KernelTree, files: &[(String, &Path)], plan:
     archive.bytes("/etc/hosts", 0o644, b"127.0.0.1 localhost\n")?;
     archive.bytes("/etc/nsswitch.conf", 0o644, b"passwd: files\ngroup: files\nhosts: files\n")?;
 
-    let mut modules = String::new();
-    for module in &kernel.modules {
-        let name = module.file_name().and_then(|name| name.to_str()).context("a module without a name")?;
-        archive.file(&format!("/lib/modules/{name}"), 0o644, module)?;
-        modules.push_str(name);
-        modules.push('\n');
-    }
-    archive.bytes("/lib/modules/list", 0o644, modules.as_bytes())?;
+    add_modules(&mut archive, &kernel.modules)?;
 
     let mut libraries = BTreeSet::new();
     let mut programs = package_programs(PACKAGE)?;
@@ -77,6 +70,29 @@ pub fn write(image: &Path, kernel: &KernelTree, files: &[(String, &Path)], plan:
         archive.file(path, 0o755, library)?;
     }
     archive.finish()
+}
+
+/// Writes a user space that does nothing but reach a Debian on a disk.
+pub fn write_stage(image: &Path, kernel: &KernelTree, init: &str) -> Result<()> {
+    let file = File::create(image).with_context(|| format!("can't write {}", image.display()))?;
+    let mut archive = Archive::new(BufWriter::new(file));
+    let busybox = find("busybox").context("busybox is not here")?;
+    archive.file("/bin/busybox", 0o755, &busybox)?;
+    archive.bytes("/init", 0o755, init.as_bytes())?;
+    add_modules(&mut archive, &kernel.disk_modules)?;
+    archive.finish()
+}
+
+/// With a list of their names in the order in which they are loaded.
+fn add_modules<W: Write>(archive: &mut Archive<W>, modules: &[PathBuf]) -> Result<()> {
+    let mut list = String::new();
+    for module in modules {
+        let name = module.file_name().and_then(|name| name.to_str()).context("a module without a name")?;
+        archive.file(&format!("/lib/modules/{name}"), 0o644, module)?;
+        list.push_str(name);
+        list.push('\n');
+    }
+    archive.bytes("/lib/modules/list", 0o644, list.as_bytes())
 }
 
 /// The programs that a Debian package installed here.

@@ -10,12 +10,17 @@ use crate::setup::download_package;
 /// Modules that the tests need and that the cloud kernel doesn't have built in.
 const MODULES: &[&str] = &["overlay", "veth"];
 
+/// What a machine with disks needs first.
+const DISK_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "ext4"];
+
 /// An unpacked kernel package.
 #[derive(Debug)]
 pub struct KernelTree {
     pub image: PathBuf,
     /// Unpacked modules, in the order in which they are loaded.
     pub modules: Vec<PathBuf>,
+    /// Likewise, for disks.
+    pub disk_modules: Vec<PathBuf>,
 }
 
 /// The package that always depends on the newest kernel of a series.
@@ -40,32 +45,35 @@ pub fn fetch(series: &str) -> Result<KernelTree> {
     let release = package.trim_start_matches("linux-image-").to_owned();
 
     let folder = target_dir().join("guest").join(&release);
-    let stamp = folder.join("complete");
+    let stamp = folder.join("complete-with-disks");
     if !stamp.exists() {
         println!("  fetching {package}");
         let _ = std::fs::remove_dir_all(&folder); // absent the first time
         let unpacked = download_package(package)?;
         std::fs::create_dir_all(target_dir().join("guest"))?;
         std::fs::rename(&unpacked, &folder).context("can't move the unpacked kernel into its place")?;
-        prepare_modules(&folder, &release)?;
+        run(program("depmod").arg("-b").arg(&folder).arg(&release))?;
+        prepare_modules(&folder, &release, MODULES, "modules.list")?;
+        prepare_modules(&folder, &release, DISK_MODULES, "disk-modules.list")?;
         std::fs::write(&stamp, "")?;
     }
     let image = folder.join("boot").join(format!("vmlinuz-{release}"));
     if !image.exists() {
         bail!("{package} has no kernel at {}", image.display());
     }
-    let list = std::fs::read_to_string(folder.join("modules.list"))?;
-    let modules = list.lines().map(|name| folder.join("modules").join(name)).collect();
-    Ok(KernelTree { image, modules })
+    let listed = |list: &str| -> Result<Vec<PathBuf>> {
+        let names = std::fs::read_to_string(folder.join(list))?;
+        Ok(names.lines().map(|name| folder.join("modules").join(name)).collect())
+    };
+    Ok(KernelTree { image, modules: listed("modules.list")?, disk_modules: listed("disk-modules.list")? })
 }
 
 /// Finds the wanted modules with what they depend on, unpacks them, and notes their order.
-fn prepare_modules(folder: &Path, release: &str) -> Result<()> {
-    run(program("depmod").arg("-b").arg(folder).arg(release))?;
+fn prepare_modules(folder: &Path, release: &str, wanted: &[&str], list: &str) -> Result<()> {
     let into = folder.join("modules");
     std::fs::create_dir_all(&into)?;
     let mut names: Vec<String> = Vec::new();
-    for module in MODULES {
+    for module in wanted {
         let mut command = program("modprobe");
         command.arg("-d").arg(folder).args(["-S", release, "--show-depends", module]);
         for path in capture(&mut command)?.lines().filter_map(|line| line.strip_prefix("insmod ")) {
@@ -84,6 +92,6 @@ fn prepare_modules(folder: &Path, release: &str) -> Result<()> {
             names.push(name);
         }
     }
-    std::fs::write(folder.join("modules.list"), names.join("\n"))?;
+    std::fs::write(folder.join(list), names.join("\n"))?;
     Ok(())
 }
