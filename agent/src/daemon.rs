@@ -95,6 +95,7 @@ pub enum FailureCode {
     DataDirInUse,
     DataDirUnusable,
     DataDirDamaged,
+    DataDirTooNew,
     ClusterForeign,
     AgentRefused,
     StartFailed,
@@ -109,6 +110,7 @@ impl FailureCode {
         Self::DataDirInUse,
         Self::DataDirUnusable,
         Self::DataDirDamaged,
+        Self::DataDirTooNew,
         Self::ClusterForeign,
         Self::AgentRefused,
         Self::StartFailed,
@@ -123,6 +125,7 @@ impl FailureCode {
             Self::DataDirInUse => "data-dir-in-use",
             Self::DataDirUnusable => "data-dir-unusable",
             Self::DataDirDamaged => "data-dir-damaged",
+            Self::DataDirTooNew => "data-dir-too-new",
             Self::ClusterForeign => "cluster-foreign",
             Self::AgentRefused => "agent-refused",
             Self::StartFailed => "start-failed",
@@ -141,7 +144,10 @@ impl StartError {
             | Self::MakeDirectory { .. }
             | Self::ReadDirectory { .. }
             | Self::Cache(_)
-            | Self::Checkpoint(CheckpointError::MakeDirectory { .. }) => FailureCode::DataDirUnusable,
+            | Self::Checkpoint(CheckpointError::MakeDirectory { .. } | CheckpointError::Format { .. }) => {
+                FailureCode::DataDirUnusable
+            }
+            Self::Checkpoint(CheckpointError::TooNew { .. }) => FailureCode::DataDirTooNew,
             Self::Checkpoint(
                 CheckpointError::Open { .. }
                 | CheckpointError::Read { .. }
@@ -169,6 +175,9 @@ impl StartError {
             }
             Self::Lock(_) | Self::MakeDirectory { .. } | Self::ReadDirectory { .. } | Self::Cache(_) => {
                 "check who owns the data directory and what mode it has".to_owned()
+            }
+            Self::Checkpoint(CheckpointError::TooNew { .. }) => {
+                "install the release that wrote it, or a newer one; its tasks go on, and are taken up again".to_owned()
             }
             Self::Checkpoint(_) => {
                 "check the disk; if the data is lost, move the directory away: tasks of it are then reported GONE"

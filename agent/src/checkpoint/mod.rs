@@ -32,6 +32,10 @@ pub use reserve::Reserve;
 pub enum CheckpointError {
     #[error("can't make the data directory {}", path.display())]
     MakeDirectory { path: PathBuf, source: io::Error },
+    #[error("can't read or write {}, which says how the checkpoint is written", path.display())]
+    Format { path: PathBuf, source: io::Error },
+    #[error("the checkpoint in {} has format {found:?}, and this release knows up to {FORMAT}", path.display())]
+    TooNew { path: PathBuf, found: String },
     #[error("can't open the checkpoint in {}", path.display())]
     Open { path: PathBuf, source: fjall::Error },
     #[error("can't read the checkpoint")]
@@ -107,6 +111,11 @@ struct Store {
     tasks: Keyspace,
 }
 
+/// Raised by a change that an older release would misunderstand; such a release then refuses to start. A field
+/// that may be missed in silence needs no new number.
+const FORMAT: u32 = 1;
+const FORMAT_FILE: &str = "format";
+
 const IDENTITY: &str = "identity";
 const TASKS: &str = "tasks";
 
@@ -117,11 +126,21 @@ impl Checkpoint {
     /// Opens the checkpoint below the data directory, or makes an empty one. The caller holds the [`Lock`].
     pub fn open(data_dir: &Path) -> Result<Self, CheckpointError> {
         let path = data_dir.join("checkpoint");
+        // Before anything is made or opened: what isn't understood isn't touched.
+        let is_told = check_format(&path)?;
         make_private(&path)?;
         let reserve = Reserve::new(data_dir);
-        let store = match open_store(&path) {
+        let open = || {
+            if !is_told {
+                let file = path.join(FORMAT_FILE);
+                fs::write(&file, format!("{FORMAT}\n"))
+                    .map_err(|source| CheckpointError::Format { path: file, source })?;
+            }
+            open_store(&path)
+        };
+        let store = match open() {
             // Whatever it is, more room can't hurt.
-            Err(_) if reserve.give_up() => open_store(&path)?,
+            Err(_) if reserve.give_up() => open()?,
             opened => opened?,
         };
         Ok(Self { store: RwLock::new(Some(store)), path, reserve })
@@ -237,6 +256,24 @@ fn open_store(path: &Path) -> Result<Store, CheckpointError> {
     let identity = database.keyspace(IDENTITY, KeyspaceCreateOptions::default).map_err(failed)?;
     let tasks = database.keyspace(TASKS, KeyspaceCreateOptions::default).map_err(failed)?;
     Ok(Store { database, identity, tasks })
+}
+
+/// Whether the checkpoint says how it is written. One that doesn't is new, or older than the file, and then as
+/// format 1 has it.
+fn check_format(path: &Path) -> Result<bool, CheckpointError> {
+    let file = path.join(FORMAT_FILE);
+    let text = match fs::read_to_string(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        text => text.map_err(|source| CheckpointError::Format { path: file, source })?,
+    };
+    match text.trim().parse::<u32>() {
+        Ok(found) if found <= FORMAT => Ok(true),
+        // A crash between making and writing it leaves it empty.
+        Err(_) if text.trim().is_empty() => Ok(false),
+        Ok(_) | Err(_) => {
+            Err(CheckpointError::TooNew { path: path.to_owned(), found: text.trim().to_owned() })
+        }
+    }
 }
 
 /// Makes the data directory. Tasks pass through it to their sandbox, and can't list it.

@@ -235,3 +235,38 @@ async fn the_coordinator_dies_and_tasks_do_not_notice() {
     assert_eq!(after, before, "the witness is another process");
     cluster.finish().await;
 }
+
+/// A downgrade below what an older release understands stops before it changes anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_checkpoint_is_refused_and_its_tasks_go_on() {
+    let mut cluster = cluster!();
+    let id = cluster.run(script("echo begin; sleep 1000"), 1).await.remove(0);
+    cluster.until_state(&id, TaskState::Running).await;
+    wait_until("all of its processes are there", async || pids(&cluster).len() == 3).await;
+    let before = pids(&cluster);
+    cluster.agents[0].end(nix::sys::signal::Signal::SIGTERM).await;
+    let checkpoint = cluster.agent_dir(0).join("checkpoint");
+    let format = checkpoint.join("format");
+    let known = std::fs::read_to_string(&format).unwrap();
+    std::fs::write(&format, "999\n").unwrap();
+    let look = || {
+        let entries = std::fs::read_dir(&checkpoint).unwrap().flatten();
+        let mut facts: Vec<_> =
+            entries.map(|entry| (entry.file_name(), entry.metadata().unwrap().modified().unwrap())).collect();
+        facts.sort();
+        facts
+    };
+    let untouched = look();
+    cluster.restart_agent(0);
+    wait_until("the agent refuses to start", async || !cluster.agents[0].is_alive()).await;
+    let log = cluster.agents[0].log();
+    assert!(log.contains("data-dir-too-new") && log.contains("999"), "{log}");
+    assert_eq!(look(), untouched);
+    assert_eq!(pids(&cluster), before);
+    std::fs::write(&format, known).unwrap();
+    cluster.restart_agent(0);
+    cluster.until_agents().await;
+    assert_eq!(pids(&cluster), before);
+    cluster.until_state(&id, TaskState::Running).await;
+    cluster.finish().await;
+}
