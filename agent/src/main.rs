@@ -51,6 +51,7 @@ fn main() -> ExitCode {
     let config = loaded.config;
     start_logging(&config);
     match verb.as_str() {
+        DOCTOR if inner.get_flag(FIX) => fix(&config, inner.get_flag(YES)),
         DOCTOR => {
             let (report, can_run) = doctor::examine(&config);
             print(&report, can_run)
@@ -58,6 +59,18 @@ fn main() -> ExitCode {
         INSPECT => print(&inspect::report(&config), true),
         _ if inner.get_flag(DRY_RUN) => show_plan(&config),
         _ => start(&config),
+    }
+}
+
+fn fix(config: &Config, is_agreed: bool) -> ExitCode {
+    let fixed = doctor::fix(config, is_agreed, &mut std::io::stdin().lock(), &mut std::io::stdout());
+    match fixed {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: can't ask: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -143,6 +156,8 @@ const CONFIG: &str = "config";
 const PRINT_CONFIG: &str = "print-config";
 const DRY_RUN: &str = "dry-run";
 const DOCTOR: &str = "doctor";
+const FIX: &str = "fix";
+const YES: &str = "yes";
 const INSPECT: &str = "inspect";
 /// Hidden: packagers alone need it.
 const PAPER: &str = "paper";
@@ -172,8 +187,24 @@ fn command() -> Command {
             .arg(Arg::new(INTO).required(true).value_parser(clap::value_parser!(PathBuf))),
     );
     verbs.into_iter().fold(command, |command, (verb, about)| {
-        command.subcommand(with_settings(Command::new(verb)).about(about))
+        let about = with_settings(Command::new(verb)).about(about);
+        command.subcommand(if verb == DOCTOR { with_fixes(about) } else { about })
     })
+}
+
+fn with_fixes(doctor: Command) -> Command {
+    doctor
+        .arg(
+            Arg::new(FIX)
+                .long(FIX)
+                .action(ArgAction::SetTrue)
+                .help("Offer to mend what can be mended, one by one, with what, why and how to undo it"),
+        )
+        .arg(Arg::new(YES).long(YES).action(ArgAction::SetTrue).requires(FIX).help("Mend all of it unasked"))
+        .after_help(
+            "Ends with 0 when an agent can run here (or nothing is left to mend), and else with 1.\n\nExamples:\n  \
+             muster-agent doctor --config /etc/muster/agent.toml\n  muster-agent doctor --fix",
+        )
 }
 
 fn with_settings(command: Command) -> Command {

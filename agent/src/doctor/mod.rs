@@ -1,8 +1,15 @@
 //! What this host offers to an agent, and what is lost where it does not.
 //!
-//! Asks the kernel as the agent would, and leaves nothing behind.
+//! Asks the kernel as the agent would, and leaves nothing behind. What can be mended is `mend`'s; it is changed
+//! only by [`fix`], and only what somebody agreed to.
 
-use std::fmt::Write as _;
+mod mend;
+
+use std::{
+    fmt::Write as _,
+    io::{self, BufRead, Write},
+    path::{Path, PathBuf},
+};
 
 use crate::{
     config::Config,
@@ -12,8 +19,10 @@ use crate::{
     sys::{
         Kernel, KernelConfig, Sys,
         bpf::{self, Availability, Program, Programs},
+        cgroup::is_delegated,
     },
 };
+use mend::Places;
 
 /// The whole report, and whether an agent could run here at all.
 pub fn examine(config: &Config) -> (String, bool) {
@@ -33,7 +42,7 @@ pub fn examine(config: &Config) -> (String, bool) {
     let is_made = std::fs::create_dir_all(&scratch).is_ok();
     let mut can_run = true;
     let kernel_config = KernelConfig {
-        cgroup_parent: format!("muster-doctor-{}", std::process::id()).into(),
+        cgroup_parent: scratch_group(config),
         own_cgroup2: scratch.join("cgroup2"),
         output_dir: scratch.clone(),
     };
@@ -42,6 +51,14 @@ pub fn examine(config: &Config) -> (String, bool) {
             line(&format!("yes cgroups: {}", kernel.layout().as_str()));
             for limitation in kernel.limitations() {
                 line(&format!("no  {limitation}"));
+            }
+            if is_taken_back(&kernel, config) {
+                line(&format!(
+                    "no  cgroup-parent: systemd has not handed over {}",
+                    config.cgroup_parent.display()
+                ));
+                line("    lost: limits of running tasks, when systemd arranges its groups anew");
+                line("    next: set `cgroup-parent` to a group below a unit with Delegate=");
             }
             Some(kernel)
         }
@@ -90,7 +107,74 @@ pub fn examine(config: &Config) -> (String, bool) {
     if is_made && let Err(error) = std::fs::remove_dir_all(&scratch) {
         line(&format!("    {} remains: {error}", scratch.display()));
     }
+    let places = Places::default();
+    let mends = mend::wanted(&places, &config.ports);
+    for mend in &mends {
+        line(&format!("no  {}", mend.describe(&places).trim_end()));
+    }
+    if !mends.is_empty() {
+        line("`muster-agent doctor --fix` offers to mend these settings.");
+    }
     (report, can_run)
+}
+
+/// Offers each change, makes those that are agreed to (all of them where `is_agreed`), and says whether
+/// nothing is left to mend.
+pub fn fix(
+    config: &Config,
+    is_agreed: bool,
+    answers: &mut dyn BufRead,
+    out: &mut dyn Write,
+) -> io::Result<bool> {
+    fix_at(&Places::default(), config, is_agreed, answers, out)
+}
+
+fn fix_at(
+    places: &Places,
+    config: &Config,
+    is_agreed: bool,
+    answers: &mut dyn BufRead,
+    out: &mut dyn Write,
+) -> io::Result<bool> {
+    let mends = mend::wanted(places, &config.ports);
+    if mends.is_empty() {
+        writeln!(out, "Nothing is there to mend.")?;
+    }
+    for mend in &mends {
+        write!(out, "{}", mend.describe(places))?;
+        if !is_agreed && !is_yes(answers, out)? {
+            writeln!(out, "    left as it is")?;
+            continue;
+        }
+        match mend.execute(places) {
+            Ok(()) => writeln!(out, "    mended")?,
+            Err(error) => writeln!(out, "    not mended: {error}")?,
+        }
+    }
+    Ok(mend::wanted(places, &config.ports).is_empty())
+}
+
+/// Who says nothing agrees to nothing.
+fn is_yes(answers: &mut dyn BufRead, out: &mut dyn Write) -> io::Result<bool> {
+    write!(out, "    mend it? [y/N] ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    answers.read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Beside the agent's own group, so that it is where this host lets the agent work.
+fn scratch_group(config: &Config) -> PathBuf {
+    config.cgroup_parent.with_file_name(format!("muster-doctor-{}", std::process::id()))
+}
+
+/// Whether the agent's group is one that systemd thinks is its own: it alone may write there
+/// (https://systemd.io/CGROUP_DELEGATION).
+fn is_taken_back(kernel: &Kernel, config: &Config) -> bool {
+    let is_systemds = Path::new("/run/systemd/system").is_dir();
+    let root = &kernel.cgroups().hierarchies().v2;
+    let is_ours = config.cgroup_parent.ancestors().any(|group| is_delegated(&root.join(group)));
+    is_systemds && !is_ours
 }
 
 fn lost(program: Program) -> &'static str {
@@ -112,5 +196,28 @@ fn lost(program: Program) -> &'static str {
         Program::DirectIn | Program::DirectOut | Program::MemcgIn | Program::MemcgOut => {
             "stalls in which tasks freed memory before they got any"
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_agreed_to_is_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places { running: dir.path().to_owned(), written: dir.path().join("written.conf") };
+        let path = dir.path().join("kernel/unprivileged_bpf_disabled");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "0\n").unwrap();
+        let mut said = Vec::new();
+        for (answer, is_agreed, is_mended) in
+            [("\n", false, false), ("", false, false), ("y\n", false, true), ("", true, true)]
+        {
+            let done =
+                fix_at(&places, &Config::default(), is_agreed, &mut answer.as_bytes(), &mut said).unwrap();
+            assert_eq!(done, is_mended, "{answer:?}: {}", String::from_utf8_lossy(&said));
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "2");
     }
 }
