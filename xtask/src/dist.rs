@@ -71,8 +71,8 @@ const PACKAGES: &[Package] = &[
             changed: &[(
                 "#cgroup-parent = \"muster\"",
                 "# systemd owns every group but those that it was told to leave alone; this one is held by\n\
-                 # muster-tasks.service (`/usr/lib/muster/hold-tasks`).\n\
-                 cgroup-parent = \"muster.slice/muster-tasks.slice/muster-tasks.service/tasks\"",
+                 # muster-tasks.scope (`/usr/lib/muster/hold-tasks`).\n\
+                 cgroup-parent = \"muster.slice/muster-tasks.slice/muster-tasks.scope/tasks\"",
             )],
         }),
     },

@@ -5,7 +5,7 @@
 exec 2>&1
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 HOME=/root
 packages=/packages
-group=/sys/fs/cgroup/muster.slice/muster-tasks.slice/muster-tasks.service/tasks
+group=/sys/fs/cgroup/muster.slice/muster-tasks.slice/muster-tasks.scope/tasks
 failed=0
 
 # Shows a command and does it.
@@ -36,7 +36,7 @@ step() {
     if [ "$code" != 0 ]; then
         failed=1
         journalctl --no-pager --lines 80 --output cat
-        systemctl --no-pager status muster-agent muster-coordinator muster-tasks.service
+        systemctl --no-pager status muster-agent muster-coordinator muster-tasks.scope
     fi
     echo "@muster end $1 $code"
 }
@@ -93,7 +93,7 @@ install() {
 
 start() {
     show systemctl start muster-coordinator muster-agent
-    show systemctl --no-pager --lines 0 status muster-coordinator muster-agent muster-tasks.service
+    show systemctl --no-pager --lines 0 status muster-coordinator muster-agent muster-tasks.scope
     [ "$(stat -c '%U %a' /var/lib/muster/coordinator/token)" = "muster 600" ] || refuse "the token is open"
     await agent_is_there
     show muster status
@@ -103,7 +103,11 @@ start() {
     pid=$(systemctl show --property MainPID --value muster-agent)
     [ "$(cat "/proc/$pid/oom_score_adj")" = -900 ] || refuse "the agent isn't the last to go"
     grep Cap "/proc/$pid/status"
-    show muster-agent doctor --config /etc/muster/agent.toml
+    show systemctl show --property Delegate,ControlGroup,Slice muster-tasks.scope
+    [ "$(systemctl show --property Delegate --value muster-tasks.scope)" = yes ] || refuse "nothing is delegated"
+    muster-agent doctor --config /etc/muster/agent.toml > /run/doctor
+    cat /run/doctor
+    ! grep 'has not handed over' /run/doctor || refuse "systemd thinks that the tasks' group is its own"
 }
 
 run() {
@@ -114,7 +118,7 @@ run() {
     await has_ticked
     remember
     while read -r pid start; do
-        grep -q '^0::/muster.slice/muster-tasks.slice/muster-tasks.service/tasks/' "/proc/$pid/cgroup" ||
+        grep -q '^0::/muster.slice/muster-tasks.slice/muster-tasks.scope/tasks/' "/proc/$pid/cgroup" ||
             refuse "process $pid is in $(cat "/proc/$pid/cgroup")"
         # Tasks go before the agent.
         [ "$(cat "/proc/$pid/oom_score_adj")" -gt 0 ] || refuse "process $pid has the agent's OOM score"
@@ -164,7 +168,7 @@ remove() {
     is_not_active muster-agent || refuse "the agent runs"
     [ ! -e /usr/bin/muster-agent ] || refuse "the agent's program is there"
     show systemctl daemon-reload
-    is_active muster-tasks.service || refuse "the unit that holds the tasks is gone"
+    is_active muster-tasks.scope || refuse "the unit that holds the tasks is gone"
     is_undisturbed
 }
 
@@ -183,7 +187,10 @@ purge_with_a_task() {
 }
 
 end_tasks() {
-    show systemctl stop muster-tasks.service
+    # Whoever ends the process that holds the unit ends no task.
+    show kill -KILL "$(cat "${group%/tasks}/holder/cgroup.procs")"
+    is_undisturbed
+    show systemctl stop muster-tasks.scope
     while read -r pid start; do
         [ ! -e "/proc/$pid" ] || refuse "process $pid is still there"
     done < /run/task-processes
@@ -192,12 +199,12 @@ end_tasks() {
 purge() {
     show apt-get install --quiet --yes "$packages"/2/muster-agent_*.deb
     show systemctl start muster-agent
-    is_active muster-tasks.service
+    is_active muster-tasks.scope
     show apt-get purge --quiet --yes muster-agent muster-coordinator muster
     for path in /var/lib/muster /etc/muster /usr/lib/muster; do
         [ ! -e "$path" ] || refuse "$path is still there: $(find "$path")"
     done
-    is_not_active muster-tasks.service || refuse "the unit that held the tasks is still there"
+    is_not_active muster-tasks.scope || refuse "the unit that held the tasks is still there"
 }
 
 echo "@muster up $(uname -r) with $(cat /etc/debian_version) after $(cut -d' ' -f1 /proc/uptime) s"
