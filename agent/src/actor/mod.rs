@@ -7,6 +7,7 @@
 mod adoption;
 mod output;
 mod rounds;
+mod strays;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,6 +43,7 @@ use crate::{
 
 use adoption::Adoption;
 pub use rounds::{Live, Rounds, Sample, Samples, Totals};
+use strays::Strays;
 
 /// Requests that wait for the actor.
 const REQUESTS_MAX: usize = 256;
@@ -162,6 +164,7 @@ pub struct Actor {
     supervisor: Supervisor,
     first: Vec<Action>,
     adoption: Adoption,
+    strays: Strays,
     executor: Arc<Executor>,
     lanes: Lanes,
     checkpoint: Arc<Checkpoint>,
@@ -218,6 +221,7 @@ enum Wake {
     Timer,
     UsageDue,
     DiskDue,
+    StraysDue,
     Stop,
 }
 
@@ -248,6 +252,7 @@ impl Actor {
         let actor = Self {
             supervisor,
             adoption: Adoption::new(began, &actions),
+            strays: Strays::new(&actions),
             first: actions,
             executor,
             lanes,
@@ -337,6 +342,7 @@ impl Actor {
             Some(answer) = self.answers.recv() => Wake::Answered(answer),
             Some(request) = self.requests.recv() => Wake::Request(request),
             () = until(timer) => Wake::Timer,
+            () = until(self.strays.next_wake()) => Wake::StraysDue,
             () = sleep_until(usage_due) => Wake::UsageDue,
             () = sleep_until(disk_due) => Wake::DiskDue,
             Ok(()) = self.stop.changed() => Wake::Stop,
@@ -363,6 +369,10 @@ impl Actor {
                 Ok(())
             }
             Wake::DiskDue => self.look_at_disk(),
+            Wake::StraysDue => {
+                self.greet();
+                Ok(())
+            }
             // `run` sees to it.
             Wake::Stop => Ok(()),
         }
@@ -496,9 +506,8 @@ impl Actor {
                     reporter: Reporter::default(),
                     frozen: BTreeSet::new(),
                 });
-                let cluster_id = self.identity.cluster_id.clone();
-                // The session may have ended while it waited.
-                let _ = greeting.send(Greeting { cluster_id, tasks: self.supervisor.known() });
+                self.strays.ask(greeting);
+                self.greet();
                 Ok(())
             }
             SessionEvent::Closed { generation } => {
@@ -510,6 +519,15 @@ impl Actor {
             SessionEvent::Said { generation, message } if self.is_current(generation) => self.said(message),
             // Of a session that is over: a newer one brings all of it again.
             SessionEvent::Said { .. } => Ok(()),
+        }
+    }
+
+    /// Answers the session that wants to say Hello, as soon as it may.
+    fn greet(&mut self) {
+        if let Some(greeting) = self.strays.due() {
+            let cluster_id = self.identity.cluster_id.clone();
+            // The session may have ended while it waited.
+            let _ = greeting.send(Greeting { cluster_id, tasks: self.supervisor.known() });
         }
     }
 
@@ -618,6 +636,11 @@ impl Actor {
                     let lost = || Err("the agent's thread that fetches is lost".to_owned());
                     Watched::Fetched { task_id, outcome: done.await.unwrap_or_else(|_| lost()) }
                 });
+                Ok(())
+            }
+            Outcome::StrayRemoved { attempt } => {
+                self.strays.removed(&attempt);
+                self.greet();
                 Ok(())
             }
             Outcome::Later(action) => {

@@ -160,6 +160,10 @@ pub enum Outcome {
         task_id: TaskId,
         done: oneshot::Receiver<fetch::Outcome>,
     },
+    /// Nothing runs any more of an attempt that no row names.
+    StrayRemoved {
+        attempt: String,
+    },
     /// To be done again in a while.
     Later(Action),
 }
@@ -342,7 +346,7 @@ impl Executor {
             // A task that isn't measured is a task all the same, and so is one whose exit status may be lost.
             Action::RegisterMeter { .. } | Action::RegisterProcess { .. } => None,
             // Looked for again in a while, because a process is never given up.
-            Action::Adopt { .. } => Some(Outcome::Later(action.clone())),
+            Action::Adopt { .. } | Action::RemoveStrayCgroups { .. } => Some(Outcome::Later(action.clone())),
             // The sweeper of the next start removes what stays.
             Action::RemoveSandbox { task_id, .. } => {
                 Some(Outcome::Event(Event::SandboxRemoved { task_id: task_id.clone() }))
@@ -351,7 +355,6 @@ impl Executor {
             Action::KillAll { .. } | Action::Terminate { .. } => None,
             Action::CancelFetch { .. }
             | Action::RemoveCgroups { .. }
-            | Action::RemoveStrayCgroups { .. }
             | Action::RemoveStraySandbox { .. }
             | Action::UnregisterMeter { .. }
             | Action::UnregisterProcess { .. }
@@ -440,6 +443,7 @@ impl Executor {
             Action::RemoveStrayCgroups { attempt } => {
                 self.remove_stray(attempt)?;
                 self.gpus.give_back(attempt);
+                return Ok(vec![Outcome::StrayRemoved { attempt: attempt.clone() }]);
             }
             Action::RemoveStraySandbox { attempt } => remove_all(&self.directories.attempt(attempt))?,
             // The actor tells the leader and asks the task; nothing of it is a thread's of the pool.

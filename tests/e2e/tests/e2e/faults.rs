@@ -151,9 +151,8 @@ async fn tasks_of_a_lost_checkpoint_are_told_as_gone_and_leave_nothing() {
         let status = task.status.clone().unwrap();
         assert_eq!((task.state(), status.reason()), (TaskState::Gone, Reason::AgentLostTask), "{status:?}");
     }
-    // What ran is ended beside the talk with the coordinator, not before it.
-    let residue = cluster.residue();
-    wait_until("nothing of them runs", async || processes(&residue).is_empty()).await;
+    // Released means that nothing of them runs: the agent ends it before it says Hello.
+    assert_eq!(processes(&cluster.residue()), Vec::<String>::new());
     // The agent is who it was.
     let agents = cluster.muster_output(&["agent", "list", "--output", "json"]).await;
     let agents: serde_json::Value = serde_json::from_slice(&agents.stdout).unwrap();
