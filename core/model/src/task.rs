@@ -55,7 +55,8 @@ impl TaskState {
     /// Whether a status may take a task from this state to `next`.
     ///
     /// Steps may be skipped, because only the latest counts; nothing goes back, but for a task
-    /// whose agent was unreachable, which returns to whatever it really is.
+    /// whose agent was unreachable, which returns to whatever it really is. A running task that says RUNNING
+    /// once more, with another health, makes no step.
     pub fn can_become(self, next: Self) -> bool {
         match self {
             Self::Staging => next != Self::Staging,
