@@ -335,16 +335,14 @@ impl Daemon {
         ));
         let rounds = Arc::new(Rounds::default());
         let counters = programs.clone().map(|programs| programs as Arc<dyn Counters>);
-        let watch = programs.clone().map(|programs| Arc::new(Watch::new(programs)));
-        let mut threads = vec![
+        let watch = Arc::new(Watch::new(programs.clone(), kernel.clone()));
+        let threads = vec![
             rounds
                 .measure(executor.clone(), Meter::new(counters), config.measures)
                 .map_err(StartError::Thread)?,
             rounds.trim(executor.clone()).map_err(StartError::Thread)?,
+            rounds.watch(watch.clone()).map_err(StartError::Thread)?,
         ];
-        if let Some(watch) = &watch {
-            threads.push(rounds.watch(watch.clone()).map_err(StartError::Thread)?);
-        }
         let channels = Arc::new(Channels::new(
             config.coordinator.clone(),
             config.token_file.clone(),
@@ -388,7 +386,7 @@ impl Daemon {
         let http_stop = CancellationToken::new();
         let http = Http {
             handle,
-            page: Page::new(&metrics, rounds.clone(), programs.clone().zip(watch)),
+            page: Page::new(&metrics, rounds.clone(), programs.clone(), watch),
             token: std::fs::read_to_string(&config.token_file).ok().map(|token| token.trim().to_owned()),
         };
         let http = tokio::spawn(http.serve(listener, http_stop.clone()));
@@ -495,9 +493,9 @@ impl Daemon {
         if let Err(error) = self.kernel.close() {
             tracing::error!(error = chain(&error), "something of the tasks remains");
         }
-        if self.programs.take().is_some()
-            && let Err(error) = bpf::remove(&self.config.bpf_path())
-        {
+        drop(self.programs.take());
+        // Also where none runs: an earlier agent's may be pinned there.
+        if let Err(error) = bpf::remove(&self.config.bpf_path()) {
             tracing::error!(error = chain(&error), "pins of the kernel programs remain");
         }
     }

@@ -4,7 +4,7 @@
 
 mod support_sys;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent::sys::cgroup::Controller;
@@ -15,7 +15,7 @@ use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use model::{Exit, IoLimits, Rlimit, RlimitKind};
-use support_sys::{Host, LIMITS, PATIENCE, has_perl, host, stdout, until};
+use support_sys::{Host, LIMITS, PATIENCE, has_perl, host, stderr, stdout, until};
 
 #[test]
 fn limits_are_what_another_reader_finds() {
@@ -409,4 +409,77 @@ fn devices_are_the_usual_ones_and_those_that_were_given() {
     // Once more without: what one task was given is no other's.
     assert_eq!(run("again", Vec::new()).0, "null\n");
     assert!(DeviceRule::of_path(Path::new("/etc/passwd"), false).is_err());
+}
+
+#[test]
+fn devices_that_somebody_set_free_are_held_again() {
+    let Some(host) = host("guards") else { return };
+    let [given, other] = ["/dev/loop-control", "/dev/fuse"].map(Path::new);
+    if !given.exists() || !other.exists() {
+        println!("skipped: this host has none of the devices that the test knows");
+        return;
+    }
+    let mended = || -> Vec<PathBuf> {
+        let mended = host.kernel.cgroups().mend_devices().unwrap();
+        assert!(mended.iter().all(|mended| mended.failed.is_none()), "{mended:?}");
+        assert_eq!(host.kernel.cgroups().mend_devices().unwrap(), [], "it wasn't put back");
+        mended.into_iter().map(|mended| mended.group).collect()
+    };
+    let of_root = |name: &str, script: &str, devices: Vec<DeviceRule>| {
+        let mut request = host.request(name, &["sh", "-c", script], &Limits { devices, ..LIMITS });
+        (request.identity.uid, request.identity.gid) = (0, 0);
+        request
+    };
+    let parent = host.kernel.cgroups().v2_parent().to_owned();
+    let opens_other = format!("true < {} && echo opened; true", other.display());
+    assert_eq!(mended(), Vec::<PathBuf>::new());
+    detach_devices(&parent);
+    assert_eq!(host.run(&of_root("free", &opens_other, Vec::new())).1, "opened\n");
+    assert_eq!(mended(), std::slice::from_ref(&parent));
+    assert_eq!(host.run(&of_root("held", &opens_other, Vec::new())).1, "");
+
+    // A task's own: without it the parent's decides, and it has lost what it was given.
+    let waits = format!(
+        "for step in 1 2 3; do until [ -e $step ]; do sleep 0.05; done; true < {} && echo $step; done; true",
+        given.display()
+    );
+    let rule = DeviceRule::of_path(given, false).unwrap();
+    let request = of_root("given", &waits, vec![rule]);
+    let process = host.start(&request);
+    let step = |number: u32, expected: &str| {
+        std::fs::write(request.sandbox.join(number.to_string()), "").unwrap();
+        until("the step is done", || {
+            let said = format!("{}{}", stdout(&request), stderr(&request));
+            said.lines().count() == number as usize
+        });
+        assert_eq!(stdout(&request), expected);
+    };
+    let group = parent.join("given");
+    detach_devices(&group);
+    step(1, "");
+    assert_eq!(mended(), std::slice::from_ref(&group));
+    step(2, "2\n");
+    // The next life of the agent knows the task's group, too, once it has looked.
+    let second = Host::at(host.parent.to_str().unwrap(), host.directory.clone());
+    assert_eq!(second.kernel.cgroups().mend_devices().unwrap(), []);
+    detach_devices(&group);
+    let mended = second.kernel.cgroups().mend_devices().unwrap();
+    assert_eq!(mended.iter().map(|mended| &mended.group).collect::<Vec<_>>(), [&group]);
+    step(3, "2\n3\n");
+    assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Code(0)));
+    host.remove(&request);
+    second.forget();
+}
+
+/// As anyone may who is root: takes the device program off a group.
+#[expect(unsafe_code, reason = "no safe call detaches what it didn't attach")]
+fn detach_devices(group: &Path) {
+    use std::os::fd::AsRawFd as _;
+    let group = std::fs::File::open(group).unwrap();
+    // SAFETY: the call takes two numbers, and the descriptor is open until it returns.
+    let answer = unsafe {
+        let kind = libbpf_rs::libbpf_sys::BPF_CGROUP_DEVICE;
+        libbpf_rs::libbpf_sys::bpf_prog_detach(group.as_raw_fd(), kind)
+    };
+    assert_eq!(answer, 0, "{}", std::io::Error::last_os_error());
 }

@@ -10,7 +10,11 @@ use std::{
 
 use crate::{
     execute::chain,
-    sys::bpf::{self, Program, Programs},
+    sys::{
+        Kernel,
+        bpf::{self, Program, Programs},
+        cgroup::{DEVICE_PROGRAM, MendedDevices},
+    },
 };
 
 /// What a program cost while it was last measured.
@@ -26,7 +30,9 @@ pub struct Cost {
 /// The programs, and what was found out about them.
 #[derive(Debug)]
 pub struct Watch {
-    programs: Arc<Programs>,
+    /// Absent where none that counts can run.
+    programs: Option<Arc<Programs>>,
+    kernel: Arc<Kernel>,
     found: Mutex<Found>,
 }
 
@@ -34,8 +40,8 @@ pub struct Watch {
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     pub costs: BTreeMap<Program, Cost>,
-    /// How often each program was put back.
-    pub mended: BTreeMap<Program, u64>,
+    /// How often each program was put back, by its name.
+    pub mended: BTreeMap<&'static str, u64>,
 }
 
 /// A time in which the kernel measures every program's runs. Ends when it is dropped, or is read by [`Watch::end_window`].
@@ -53,8 +59,8 @@ impl Watch {
     pub const COST_INTERVAL: Duration = Duration::from_secs(60);
     pub const COST_WINDOW: Duration = Duration::from_secs(1);
 
-    pub fn new(programs: Arc<Programs>) -> Self {
-        Self { programs, found: Mutex::default() }
+    pub fn new(programs: Option<Arc<Programs>>, kernel: Arc<Kernel>) -> Self {
+        Self { programs, kernel, found: Mutex::default() }
     }
 
     pub fn found(&self) -> Found {
@@ -63,30 +69,36 @@ impl Watch {
 
     /// Puts back what somebody detached or unpinned, and says so.
     pub fn mend(&self) {
-        match self.programs.mend() {
+        match self.programs.as_ref().map_or_else(|| Ok(Vec::new()), |programs| programs.mend()) {
             Ok(mended) => {
                 for bpf::Mended { program, damage, failed } in mended {
-                    *self.lock().mended.entry(program).or_default() += 1;
-                    let program = program.name();
-                    match failed {
-                        None => tracing::warn!(
-                            program,
-                            damage,
-                            "a kernel program was meddled with, and is put back"
-                        ),
-                        Some(error) => {
-                            tracing::error!(program, damage, error, "a kernel program can't be put back")
-                        }
-                    }
+                    self.tell(program.name(), damage, failed);
                 }
             }
             Err(error) => tracing::error!(error = chain(&error), "can't put kernel programs back"),
+        }
+        match self.kernel.cgroups().mend_devices() {
+            Ok(mended) => {
+                for MendedDevices { group, failed } in mended {
+                    self.tell(DEVICE_PROGRAM, &format!("it wasn't attached to {}", group.display()), failed);
+                }
+            }
+            Err(error) => tracing::error!(error = chain(&error), "can't look for the tasks' device programs"),
+        }
+    }
+
+    fn tell(&self, program: &'static str, damage: &str, failed: Option<String>) {
+        *self.lock().mended.entry(program).or_default() += 1;
+        match failed {
+            None => tracing::warn!(program, damage, "a kernel program was meddled with, and is put back"),
+            Some(error) => tracing::error!(program, damage, error, "a kernel program can't be put back"),
         }
     }
 
     /// Takes up block devices that came, and begins to measure what the programs cost.
     pub fn begin_window(&self) -> Option<Window> {
-        if let Err(error) = self.programs.look_for_devices() {
+        let programs = self.programs.as_ref()?;
+        if let Err(error) = programs.look_for_devices() {
             tracing::warn!(error = chain(&error), "can't look for block devices");
         }
         let before = self.runs();
@@ -119,8 +131,10 @@ impl Watch {
 
     fn runs(&self) -> BTreeMap<Program, (u64, Duration)> {
         // A program of which the kernel tells nothing has no cost to be told.
-        let health = self.programs.health().map(|health| health.programs).unwrap_or_default();
+        let health = self.programs.as_ref().and_then(|programs| programs.health().ok());
         health
+            .map(|health| health.programs)
+            .unwrap_or_default()
             .into_iter()
             .filter_map(|health| Some((health.program, (health.runs?, health.run_time?))))
             .collect()

@@ -99,7 +99,7 @@ pub fn encode_watch(page: &mut DescriptorEncoder<'_>, found: &Found) -> Result<(
         "How often a kernel program that somebody had detached or unpinned was put back; alarm when it grows";
     let mut family = page.encode_descriptor("agent_bpf_mended", help, None, MetricType::Counter)?;
     for (program, times) in &found.mended {
-        ConstCounter::new(*times).encode(family.encode_family(&ProgramLabel { program: program.name() })?)?;
+        ConstCounter::new(*times).encode(family.encode_family(&ProgramLabel { program })?)?;
     }
     Ok(())
 }

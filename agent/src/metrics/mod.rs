@@ -193,11 +193,12 @@ impl Format {
 }
 
 impl Page {
-    /// `programs`: where there are any, and what was found out about them.
+    /// `programs`: where there are any; `watch`: what was found out about them.
     pub fn new(
         metrics: &Metrics,
         rounds: Arc<Rounds>,
-        programs: Option<(Arc<Programs>, Arc<Watch>)>,
+        programs: Option<Arc<Programs>>,
+        watch: Arc<Watch>,
     ) -> Self {
         let mut registry = Registry::with_prefix("muster");
         registry.register_with_unit(
@@ -258,7 +259,7 @@ impl Page {
             "Unhealthy tasks that were not killed because too many had been; alarm when it grows",
             metrics.health_kills_withheld.clone(),
         );
-        let shared = Arc::new(Shared { rounds, programs, snapshot: Mutex::new(None) });
+        let shared = Arc::new(Shared { rounds, programs, watch, snapshot: Mutex::new(None) });
         registry.register_collector(Box::new(Figures(shared.clone())));
         Self { registry, shared }
     }
@@ -299,7 +300,8 @@ fn classic(page: &str) -> String {
 
 struct Shared {
     rounds: Arc<Rounds>,
-    programs: Option<(Arc<Programs>, Arc<Watch>)>,
+    programs: Option<Arc<Programs>>,
+    watch: Arc<Watch>,
     snapshot: Mutex<Option<Snapshot>>,
 }
 
@@ -331,12 +333,12 @@ impl Collector for Figures {
             encode_snapshot(page, snapshot)?;
         }
         // Without an answer of the kernel's there is no figure.
-        let Some((programs, watch)) = &self.0.programs else { return kernel::encode_programs(page, None) };
-        if let Ok(Some(devices)) = programs.devices() {
+        let programs = self.0.programs.as_ref();
+        if let Some(devices) = programs.and_then(|programs| programs.devices().ok()?) {
             kernel::encode_devices(page, &devices)?;
         }
-        kernel::encode_programs(page, programs.health().ok().as_ref())?;
-        kernel::encode_watch(page, &watch.found())
+        kernel::encode_programs(page, programs.and_then(|programs| programs.health().ok()).as_ref())?;
+        kernel::encode_watch(page, &self.0.watch.found())
     }
 }
 

@@ -464,6 +464,24 @@ fn half_a_generation_left_by_a_crash_is_made_anew() {
 }
 
 #[test]
+fn nothing_remains_where_nothing_can_be_loaded() {
+    let Some(pins) = Pins::new() else { return };
+    // More than any machine has memory for.
+    let impossible = with(Limits { cgroups: u32::MAX, ..LIMITS });
+    let refused = Programs::open(&pins.0, impossible.clone());
+    assert!(matches!(refused, Err(bpf::BpfError::Load { .. })), "{refused:?}");
+    assert!(!pins.0.exists());
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(pins.0.to_str().unwrap()));
+    // What an earlier agent pinned goes on.
+    let earlier = pins.open(&[], with(LIMITS)).unwrap();
+    let ids = program_ids(&pins);
+    assert!(Programs::open(&pins.0, impossible).is_err());
+    assert_eq!(earlier.mend().unwrap(), []);
+    assert_eq!(program_ids(&pins), ids);
+}
+
+#[test]
 fn nothing_remains_after_removal() {
     let Some((pins, programs)) = start(&[]) else { return };
     let ids = program_ids(&pins);

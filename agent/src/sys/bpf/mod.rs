@@ -29,6 +29,7 @@ use aya::{
     programs::links::LinkError,
 };
 
+pub(in crate::sys) use self::raw::numbers_of;
 pub use self::{
     figures::{Block, Connections, Counted, IoBytes, Network, Operations, Reclaim, RunQueue, Used},
     health::{Health, MapFill, ProgramHealth},
@@ -220,7 +221,21 @@ impl Programs {
     /// Fails when nothing at all can work: no bpffs, no type information, no maps. A single program that
     /// can't run is reported by [`Programs::availability`] instead.
     pub fn open(folder: &Path, options: Options) -> Result<Self, BpfError> {
-        let folder = PinFolder::ensure(folder)?;
+        let is_new = !folder.exists();
+        let half = PinFolder::find(folder).generation(OBJECT, &options.limits);
+        let opened = PinFolder::ensure(folder).and_then(|pins| Self::open_in(pins, options));
+        if opened.is_err() {
+            // The first error is the story; what can't be removed now is tried again at the agent's end.
+            if is_new {
+                let _ = remove(folder);
+            } else if read_meta(&half).is_none() {
+                let _ = half.remove();
+            }
+        }
+        opened
+    }
+
+    fn open_in(folder: PinFolder, options: Options) -> Result<Self, BpfError> {
         let generation = folder.generation(OBJECT, &options.limits);
         let is_whole = read_meta(&generation) == Some(ABI);
         if !is_whole {

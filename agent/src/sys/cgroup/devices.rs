@@ -10,6 +10,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use crate::sys::bpf::numbers_of;
+
+/// The program's name in the kernel.
+pub const DEVICE_PROGRAM: &str = "muster_devices";
+
 /// A device that may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeviceRule {
@@ -54,25 +59,87 @@ impl DeviceRule {
     }
 }
 
-/// Holds a group, and those below it that have no program of their own, to the usual devices and these.
-/// What was attached before is replaced.
-pub fn attach(group: BorrowedFd<'_>, rules: &[DeviceRule]) -> io::Result<()> {
-    let program = load(&program(rules))?;
+/// A program that holds a group to its devices. Whoever has it can attach it again.
+#[derive(Debug)]
+pub struct Guard {
+    program: OwnedFd,
+    id: u32,
+}
+
+impl Guard {
+    /// Holds a group, and those below it that have no program of their own, to the usual devices and these.
+    /// What was attached before is replaced.
+    pub fn attach(group: BorrowedFd<'_>, rules: &[DeviceRule]) -> io::Result<Self> {
+        let program = load(&program(rules))?;
+        attach(group, &program)?;
+        let numbers = numbers_of(&program);
+        let id = numbers.get("prog_id").and_then(|id| u32::try_from(*id).ok());
+        Ok(Self { program, id: id.ok_or(io::ErrorKind::Unsupported)? })
+    }
+
+    /// The one that is attached to a group, if any is.
+    pub fn find(group: BorrowedFd<'_>) -> io::Result<Option<Self>> {
+        let Some(id) = attached(group)? else { return Ok(None) };
+        let attributes = ById { id, next_id: 0, flags: 0 };
+        Ok(Some(Self { program: descriptor(PROG_GET_FD_BY_ID, &attributes)?, id }))
+    }
+
+    /// Attaches it again unless it still is, and answers whether it had to be.
+    pub fn put_back(&self, group: BorrowedFd<'_>) -> io::Result<bool> {
+        if attached(group)? == Some(self.id) {
+            return Ok(false);
+        }
+        attach(group, &self.program)?;
+        Ok(true)
+    }
+}
+
+fn attach(group: BorrowedFd<'_>, program: &OwnedFd) -> io::Result<()> {
     let attributes = Attach {
         target: group.as_raw_fd().cast_unsigned(),
         program: program.as_raw_fd().cast_unsigned(),
         kind: CGROUP_DEVICE,
         flags: ALLOW_OVERRIDE,
     };
-    // SAFETY: the attributes outlive the call, which is told their size.
-    let answer =
-        unsafe { libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attributes, size_of::<Attach>()) };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    call(PROG_ATTACH, &attributes).map(drop)
+}
+
+/// The number of the program on a group itself; those of the groups above don't count.
+fn attached(group: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    // Where several may be attached beside each other, ours would have been refused: there is one or none.
+    let mut id = 0_u32;
+    let attributes = Query {
+        target: group.as_raw_fd().cast_unsigned(),
+        kind: CGROUP_DEVICE,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: (&raw mut id) as u64,
+        count: 1,
+        reserved: 0,
+    };
+    call(PROG_QUERY, &attributes)?;
+    Ok((id != 0).then_some(id))
+}
+
+/// bpf(2) with attributes of a command's own shape.
+fn call<A>(command: libc::c_int, attributes: &A) -> io::Result<libc::c_long> {
+    // SAFETY: the attributes and what they point to outlive the call, which is told their size.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attributes, size_of::<A>()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
+/// bpf(2) with a command that makes a descriptor.
+fn descriptor<A>(command: libc::c_int, attributes: &A) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(call(command, attributes)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Commands, kinds and flags of `include/uapi/linux/bpf.h`.
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const PROG_QUERY: libc::c_int = 16;
 const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const CGROUP_DEVICE: u32 = 6;
 const ALLOW_OVERRIDE: u32 = 1;
@@ -87,6 +154,26 @@ struct Attach {
     target: u32,
     program: u32,
     kind: u32,
+    flags: u32,
+}
+
+/// The part of `union bpf_attr` that BPF_PROG_QUERY reads, and writes its count into.
+#[repr(C)]
+struct Query {
+    target: u32,
+    kind: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    reserved: u32,
+}
+
+/// The part of `union bpf_attr` that BPF_PROG_GET_FD_BY_ID reads.
+#[repr(C)]
+struct ById {
+    id: u32,
+    next_id: u32,
     flags: u32,
 }
 
@@ -107,7 +194,7 @@ struct Load {
 
 fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
     let mut name = [0; 16];
-    name.iter_mut().zip(b"muster_devices").for_each(|(place, letter)| *place = *letter);
+    name.iter_mut().zip(DEVICE_PROGRAM.as_bytes()).for_each(|(place, letter)| *place = *letter);
     let attributes = Load {
         kind: PROG_TYPE_CGROUP_DEVICE,
         count: u32::try_from(program.len()).unwrap_or(u32::MAX),
@@ -120,14 +207,7 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         flags: 0,
         name,
     };
-    // SAFETY: the attributes and what they point to outlive the call, which is told their size.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attributes, size_of::<Load>()) };
-    let fd = RawFd::try_from(fd).unwrap_or(-1);
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    descriptor(PROG_LOAD, &attributes)
 }
 
 /// `struct bpf_insn`.

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::asked::Asked;
-use super::devices;
+use super::guards::{Guards, MendedDevices};
 use super::probe::{self, Controller, Hierarchies};
 use super::{CgroupId, CgroupName, Figures, Layout, Limits, Pressure, Stalled};
 use crate::sys::{SysError, Watch};
@@ -41,8 +41,7 @@ pub struct Cgroups {
     /// What only some tasks ask for.
     asked: Asked,
     has_own_v2_mount: bool,
-    /// Why tasks can't be held to their devices, where they can't.
-    devices_free: Option<String>,
+    guards: Guards,
 }
 
 impl Cgroups {
@@ -72,9 +71,8 @@ impl Cgroups {
         let parent = parent.to_owned();
         let group = File::open(&v2_parent);
         let group = group.map_err(|source| SysError::Open { path: v2_parent.clone(), source })?;
-        let devices_free = devices::attach(group.as_fd(), &[]).err().map(|error| error.to_string());
-        let groups =
-            Self { hierarchies, parent, v1_parents, v2_parent, asked, has_own_v2_mount, devices_free };
+        let guards = Guards::open(group.as_fd());
+        let groups = Self { hierarchies, parent, v1_parents, v2_parent, asked, has_own_v2_mount, guards };
         groups.delegate()?;
         Ok(groups)
     }
@@ -127,7 +125,7 @@ impl Cgroups {
             limitations.push(text.to_owned());
         }
         limitations.extend(self.asked.limitations());
-        if let Some(why) = &self.devices_free {
+        if let Some(why) = self.guards.absent() {
             let text = "the kernel can't hold tasks to their devices, so that only modes of files keep others from them";
             limitations.push(format!("{text}: {why}"));
         }
@@ -139,9 +137,9 @@ impl Cgroups {
         let made = self.make_directories(name).and_then(|()| {
             self.write_limits(name, limits)?;
             self.asked.create(name, limits, || self.enable_for_tasks(&["cpuset", "io"]))?;
-            if !limits.devices.is_empty() && self.devices_free.is_none() {
-                let attached = devices::attach(self.open_v2(name)?.as_fd(), &limits.devices);
-                attached.map_err(|source| SysError::Devices { path: self.v2_path(name), source })?;
+            if !limits.devices.is_empty() {
+                let given = self.guards.give(name, self.open_v2(name)?.as_fd(), &limits.devices);
+                given.map_err(|source| SysError::Devices { path: self.v2_path(name), source })?;
             }
             let id = self.id(name)?;
             let path = self.v2_path(name);
@@ -350,10 +348,16 @@ impl Cgroups {
     /// Removes the group from every hierarchy, the v2 one last: while it is there, the group is
     /// listed and can be found by its id.
     pub fn remove(&self, name: &CgroupName) -> Result<(), SysError> {
+        self.guards.forget(name);
         for parent in self.parents() {
             remove_tree(&parent.join(name.as_str()))?;
         }
         Ok(())
+    }
+
+    /// Puts back the device programs that somebody detached.
+    pub fn mend_devices(&self) -> Result<Vec<MendedDevices>, SysError> {
+        self.guards.mend(&self.v2_parent, || self.list())
     }
 
     pub fn list(&self) -> Result<Vec<CgroupName>, SysError> {

@@ -9,15 +9,17 @@
 mod asked;
 mod devices;
 mod groups;
+mod guards;
 mod probe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 pub use asked::HugePageSize;
-pub use devices::DeviceRule;
+pub use devices::{DEVICE_PROGRAM, DeviceRule};
 pub(in crate::sys) use groups::reread;
 pub use groups::{Cgroups, is_delegated};
+pub use guards::MendedDevices;
 pub use probe::{Controller, Hierarchies};
 
 use super::SysError;
