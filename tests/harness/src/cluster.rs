@@ -25,6 +25,8 @@ pub struct ClusterOptions {
     pub agents: usize,
     /// More flags for every agent.
     pub agent_flags: Vec<String>,
+    /// More variables in every agent's environment.
+    pub agent_env: Vec<(String, String)>,
     /// More flags for the coordinator.
     pub coordinator_flags: Vec<String>,
     /// Gives the first agent's data directory a file system of its own of so many MiB.
@@ -33,7 +35,13 @@ pub struct ClusterOptions {
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { agents: 1, agent_flags: Vec::new(), coordinator_flags: Vec::new(), agent_disk_mib: None }
+        Self {
+            agents: 1,
+            agent_flags: Vec::new(),
+            agent_env: Vec::new(),
+            coordinator_flags: Vec::new(),
+            agent_disk_mib: None,
+        }
     }
 }
 
@@ -314,7 +322,9 @@ impl Cluster {
         ];
         arguments.extend(self.options.agent_flags.iter().cloned());
         let log = self.directory.path().join(format!("agent-{number}.log"));
-        Daemon::start(&format!("agent {number}"), &program("muster-agent"), &arguments, &log)
+        let mut command = Command::new(program("muster-agent"));
+        command.args(arguments).envs(self.options.agent_env.iter().cloned());
+        Daemon::start(&format!("agent {number}"), command, &log)
     }
 }
 
@@ -341,10 +351,7 @@ fn start_coordinator(directory: &Path, address: &str, options: &ClusterOptions) 
         directory.join("coordinator").display().to_string(),
     ];
     arguments.extend(options.coordinator_flags.iter().cloned());
-    Daemon::start(
-        "coordinator",
-        &program("muster-coordinator"),
-        &arguments,
-        &directory.join("coordinator.log"),
-    )
+    let mut command = Command::new(program("muster-coordinator"));
+    command.args(arguments);
+    Daemon::start("coordinator", command, &directory.join("coordinator.log"))
 }

@@ -23,17 +23,16 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `program` with `arguments`; what it says is appended to `log`.
-    pub fn start(name: &str, program: &Path, arguments: &[String], log: &Path) -> Self {
+    /// Starts it; what it says is appended to `log`.
+    pub fn start(name: &str, mut command: Command, log: &Path) -> Self {
         let file = File::options().create(true).append(true).open(log).expect("the log can be written");
         let errors = file.try_clone().expect("a descriptor can be cloned");
-        let child = Command::new(program)
-            .args(arguments)
+        let child = command
             .stdin(Stdio::null())
             .stdout(file)
             .stderr(errors)
             .spawn()
-            .unwrap_or_else(|error| panic!("can't start {}: {error}", program.display()));
+            .unwrap_or_else(|error| panic!("can't start {name}: {error}"));
         Self { name: name.to_owned(), child, log: log.to_owned() }
     }
 

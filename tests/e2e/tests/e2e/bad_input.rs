@@ -355,7 +355,9 @@ async fn an_agent_of_another_cluster_is_refused_for_good() {
         "--bpf-dir".to_owned(),
         first.directory().join("bpf-0").display().to_string(),
     ];
-    let mut stray = harness::Daemon::start("stray agent", &program("muster-agent"), &arguments, &log);
+    let mut command = Command::new(program("muster-agent"));
+    command.args(arguments);
+    let mut stray = harness::Daemon::start("stray agent", command, &log);
     harness::wait_until("the stray agent is refused", async || stray.log().contains("cluster-foreign")).await;
     assert!(second.tasks(false).await.is_empty());
     if stray.is_alive() {

@@ -463,17 +463,16 @@ async fn logs_can_be_asked_by_time_and_by_pattern() {
     fs::write(folder.join("sandbox/go"), "").unwrap();
     let released_at = std::time::Instant::now();
     wait_until("the second burst was noted", async || noted() == Some(64)).await;
-    let age = released_at.elapsed().as_secs_f64() + 2.0;
     let logs = async |more: &[&str]| {
         let output = cluster.muster_output(&[&["task", "logs", &id][..], more].concat()).await;
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout)
     };
-    let since = format!("{}ms", (age * 1000.0).ceil());
-    assert_eq!(logs(&["--since", &since]).await, "second error\nsecond fine\nno newline error");
+    let since = || format!("{}ms", released_at.elapsed().as_millis() + 2000);
+    assert_eq!(logs(&["--since", &since()]).await, "second error\nsecond fine\nno newline error");
     assert_eq!(logs(&["--since", "1h"]).await, logs(&[]).await);
     assert_eq!(logs(&["--grep", "err.r$"]).await, "first error\nsecond error\nno newline error");
-    assert_eq!(logs(&["--since", &since, "--grep", "^second"]).await, "second error\nsecond fine\n");
+    assert_eq!(logs(&["--since", &since(), "--grep", "^second"]).await, "second error\nsecond fine\n");
     let output = cluster.muster_output(&["task", "logs", &id, "--grep", "("]).await;
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     // Of a task that is over nothing is new.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -18,8 +18,40 @@ use std::{
 use harness::{Cluster, ClusterOptions, page, wait_until};
 use muster_client::types::{Fetch, Reason, TaskSpec, TaskState};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
 
 use crate::{cluster, running::find_folder, script};
+
+/// An authority whose key is lost, and what it signed for 127.0.0.1 until 2120; it guards nothing.
+const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----\n\
+    MIIBcjCCARmgAwIBAgIBATAKBggqhkjOPQQDAjAgMR4wHAYDVQQDDBVtdXN0ZXIg\n\
+    dGVzdCBhdXRob3JpdHkwIBcNMjAwMTAxMDAwMDAwWhgPMjEyMDAxMDEwMDAwMDBa\n\
+    MCAxHjAcBgNVBAMMFW11c3RlciB0ZXN0IGF1dGhvcml0eTBZMBMGByqGSM49AgEG\n\
+    CCqGSM49AwEHA0IABEFJwWXPNH6vU8Qe1wgMvKTjDtbJ+GDGJRnNYd8y0WyHiWGs\n\
+    R1pQ/FfbF9Bp67YhA8wO8Cza7GSFgfcKUFl9lZCjQjBAMA8GA1UdEwEB/wQFMAMB\n\
+    Af8wDgYDVR0PAQH/BAQDAgIEMB0GA1UdDgQWBBRmf3u6Wrmg0WmAXA02dl6kdNMA\n\
+    wTAKBggqhkjOPQQDAgNHADBEAiAv2g4b8CwCL1bfm9J8SWodwtDjr711JxJSVPgA\n\
+    tXQn5gIgZlPrrU5WrO2DC+uq0xPMmPsWzBGs48d98ony7qtMBFA=\n\
+    -----END CERTIFICATE-----\n";
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n\
+    MIIBpTCCAUqgAwIBAgIBAjAKBggqhkjOPQQDAjAgMR4wHAYDVQQDDBVtdXN0ZXIg\n\
+    dGVzdCBhdXRob3JpdHkwIBcNMjAwMTAxMDAwMDAwWhgPMjEyMDAxMDEwMDAwMDBa\n\
+    MB0xGzAZBgNVBAMMEm11c3RlciB0ZXN0IHNlcnZlcjBZMBMGByqGSM49AgEGCCqG\n\
+    SM49AwEHA0IABKiYfRxeJw3zmb+quV84lDxqsYWzt0w8Tz88NhbcEc8AS+UFd0x0\n\
+    iDqZclWWB9/YalKHlP8FUyyK1V+YCd5QbT+jdjB0MAwGA1UdEwEB/wQCMAAwDwYD\n\
+    VR0RBAgwBocEfwAAATATBgNVHSUEDDAKBggrBgEFBQcDATAdBgNVHQ4EFgQUGcVa\n\
+    zg5kLSLa/+rgKhC0Br5TF1QwHwYDVR0jBBgwFoAUZn97ulq5oNFpgFwNNnZepHTT\n\
+    AMEwCgYIKoZIzj0EAwIDSQAwRgIhANfhz4B6DCmKNmlWFGjUMGCZ5oWclCbUHNb4\n\
+    h04G50xdAiEAkAhAUqGGCVlje1BbURdm5Z1haXbIqb0UBhxlisYxWDE=\n\
+    -----END CERTIFICATE-----\n";
+const KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+    MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgfC2Z8XjigRGkcrjT\n\
+    RcMqphyQC7v0Rb6doV0a5E+bGFmhRANCAASomH0cXicN85m/qrlfOJQ8arGFs7dM\n\
+    PE8/PDYW3BHPAEvlBXdMdIg6mXJVlgff2GpSh5T/BVMsitVfmAneUG0/\n\
+    -----END PRIVATE KEY-----\n";
 
 /// What there is to serve, by path.
 type Files = Mutex<Vec<(String, Vec<u8>)>>;
@@ -34,6 +66,24 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
+        Self::start_with(Some)
+    }
+
+    /// With an encrypted connection to whoever trusts [`AUTHORITY`].
+    fn start_with_tls() -> Self {
+        let certificate = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = builder.unwrap().with_no_client_auth().with_single_cert(vec![certificate], key);
+        let config = Arc::new(config.unwrap());
+        Self::start_with(move |stream| {
+            let connection = ServerConnection::new(config.clone()).ok()?;
+            Some(StreamOwned::new(connection, stream))
+        })
+    }
+
+    fn start_with<S: Read + Write>(open: impl Fn(TcpStream) -> Option<S> + Clone + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Self {
             port: listener.local_addr().unwrap().port(),
@@ -46,7 +96,8 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (hits, is_let_go, files) = (hits.clone(), is_let_go.clone(), files.clone());
-                thread::spawn(move || answer(stream, &hits, &is_let_go, &files));
+                let open = open.clone();
+                thread::spawn(move || answer(open(stream)?, &hits, &is_let_go, &files));
             }
         });
         server
@@ -66,8 +117,13 @@ impl Server {
     }
 }
 
-fn answer(mut stream: TcpStream, hits: &AtomicUsize, is_let_go: &AtomicBool, files: &Files) -> Option<()> {
-    let reader = BufReader::new(stream.try_clone().ok()?);
+fn answer(
+    mut stream: impl Read + Write,
+    hits: &AtomicUsize,
+    is_let_go: &AtomicBool,
+    files: &Files,
+) -> Option<()> {
+    let reader = BufReader::new(&mut stream);
     let lines: Vec<String> =
         reader.lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
     let path = lines.first()?.split(' ').nth(1)?.split('?').next()?.to_owned();
@@ -198,6 +254,31 @@ async fn files_are_there_when_the_command_begins() {
         page::figure(cluster.agent_address(0), "muster_agent_fetch_failures_total{kind=\"digest\"}"),
         Some(2.0)
     );
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_server_is_asked_if_its_authority_is_trusted() {
+    let trusted = tempfile::Builder::new().prefix("muster-test-trusted-").tempdir().unwrap();
+    fs::set_permissions(trusted.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let file = trusted.path().join("authority.pem");
+    fs::write(&file, AUTHORITY).unwrap();
+    let agent_env = vec![("SSL_CERT_FILE".to_owned(), file.display().to_string())];
+    let cluster = cluster!(ClusterOptions { agent_env, ..ClusterOptions::default() });
+    let server = Server::start_with_tls();
+    server.serve("/secret", b"for your eyes only\n");
+    let url = |host: &str| format!("https://{host}:{}/secret", server.port);
+    let id = cluster.run(with_files("cat secret", vec![fetch(url("127.0.0.1"))]), 1).await.remove(0);
+    let task = cluster.until_released(&id).await;
+    assert_eq!(task.state(), TaskState::Finished, "{:?}", task.status);
+    assert_eq!(output(&cluster, &id).await, "for your eyes only\n");
+    assert_eq!(server.hits(), 1);
+    // The same server by a name that its certificate doesn't have.
+    let id = cluster.run(with_files("cat secret", vec![fetch(url("localhost"))]), 1).await.remove(0);
+    let status = cluster.until_released(&id).await.status.unwrap();
+    assert_eq!((status.state(), status.reason()), (TaskState::Failed, Reason::FetchFailed), "{status:?}");
+    assert!(status.message.contains("no encrypted connection to localhost"), "{}", status.message);
+    assert_eq!(server.hits(), 1);
     cluster.finish().await;
 }
 
