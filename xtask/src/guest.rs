@@ -6,42 +6,50 @@
 //! ## Design
 //!
 //! Software emulation, as hosts of continuous integration have no KVM: about 17 times slower than the
-//! host. Tests find `MUSTER_GUEST=1` and are patient. No network and no disk: everything is in the
-//! initramfs, which is not compressed, because unpacking would cost more than copying.
+//! host. Tests find `MUSTER_GUEST=1` and are patient. No network: everything is in the initramfs, which is
+//! not compressed, because unpacking would cost more than copying. The disk is empty, for what tests write.
 
 mod archive;
 mod boot;
 mod initramfs;
 mod kernel;
 mod packages;
+mod scenarios;
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::artifacts::{self, Artifacts, TestProgram};
-use crate::command::target_dir;
+use crate::command::{self, program, target_dir};
 use crate::libtest::Tally;
 use crate::test::{Group, log_folder, run_program};
 use crate::{ebpf, setup};
 
+pub use scenarios::Extent;
+
 /// The kernel that `cargo xtask test` boots: Debian 12's backport of the newest long-term one.
 pub const DEFAULT_KERNEL: &str = "6.12";
 
-/// Boot, all tests, and the way down: some five minutes on a quiet machine, and much more beside other work.
-const DEADLINE: Duration = Duration::from_secs(30 * 60);
+/// The kernels that Debian 12 has, all of which we support.
+pub const KERNELS: &[&str] = &[DEFAULT_KERNEL, "6.1"];
 
-/// The scenarios that a slow machine is worth: what the kernel decides about limits, metering, kills and
-/// adoption. The others try our own code, which is the same on every kernel; by name they run there too.
-const SCENARIOS: &[&str] = &[
-    "access::a_task",
-    "containment::",
-    "limits::",
-    "metering::",
-    "running::run_streams",
-    "survival::adopt_after_restart",
-];
+/// Boot, tests, and the way down take some minutes on a quiet machine, and much more beside other work.
+const DEADLINE: Duration = Duration::from_secs(30 * 60);
+const DEADLINE_OF_ALL: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Machines at the same time, as one keeps only one processor busy.
+const MACHINES: usize = 2;
+
+/// More than any test writes.
+const DISK_BYTES: u64 = 4 << 30;
+
+/// What the kernel tests take in a machine that has a processor for itself.
+const KERNEL_TESTS_SECONDS: u32 = 240;
 
 /// What to run, and where.
 #[derive(clap::Args)]
@@ -78,7 +86,7 @@ pub fn run(args: &Args) -> Result<()> {
     let artifacts = artifacts::build_all()?;
     let filter = args.name.as_deref();
     let tally = match &args.kernel {
-        Some(kernel) => run_tests(kernel, &artifacts, filter)?,
+        Some(kernel) => run_tests(kernel, &artifacts, filter.map_or(Extent::All, Extent::Named))?,
         None => {
             let mut total = Tally::default();
             for (group, test) in guest_programs(&artifacts) {
@@ -114,65 +122,103 @@ fn guest_programs(artifacts: &Artifacts) -> Vec<(Group, &TestProgram)> {
         .collect()
 }
 
-/// Boots `kernel` and runs there every test that touches the kernel and whose name contains `filter`.
-///
-/// Kernel tests and scenarios have a machine each, as one machine keeps only one processor busy.
-pub fn run_tests(kernel: &str, artifacts: &Artifacts, filter: Option<&str>) -> Result<Tally> {
+/// Boots `kernel`, on machines that share the work, and runs there as many of the tests that touch the kernel.
+pub fn run_tests(kernel: &str, artifacts: &Artifacts, extent: Extent) -> Result<Tally> {
     let tree = kernel::fetch(kernel)?;
-    if filter.is_none() {
-        println!("  every kernel test, and of the scenarios: {}", SCENARIOS.join(" "));
-    }
-    let machine = |name: &'static str, group| {
-        let programs = guest_programs(artifacts).into_iter().filter(|(own, _)| *own == group);
-        let programs: Vec<&TestProgram> = programs.map(|(_, test)| test).collect();
-        run_machine(name, kernel, &tree, artifacts, &programs, filter)
+    let hands = scenarios::deal(plan(artifacts, extent), MACHINES);
+    let machine = |number: usize, hand: Vec<(&TestProgram, boot::Command)>| {
+        let name = format!("guest-{}", number + 1);
+        run_machine(&name, kernel, &tree, artifacts, &hand, extent)
     };
     std::thread::scope(|scope| {
-        let kernel_tests = scope.spawn(|| machine("kernel", Group::Kernel));
-        let scenarios = scope.spawn(|| machine("scenarios", Group::EndToEnd));
+        let machines: Vec<_> = hands
+            .into_iter()
+            .enumerate()
+            .map(|(number, hand)| scope.spawn(move || machine(number, hand)))
+            .collect();
         let mut total = Tally::default();
-        for machine in [kernel_tests, scenarios] {
+        for machine in machines {
             total.add(machine.join().expect("the thread of a machine doesn't panic")?);
         }
         Ok(total)
     })
 }
 
-/// Boots one machine with these test programs.
+/// Every run of a test program, and about how many seconds it takes.
+fn plan<'a>(artifacts: &'a Artifacts, extent: Extent) -> Vec<(u32, (&'a TestProgram, boot::Command))> {
+    let mut plan = Vec::new();
+    let programs = guest_programs(artifacts);
+    let kernel_programs = programs.iter().filter(|(group, _)| *group == Group::Kernel).count();
+    for (group, test) in programs {
+        let command = |name: String, filters: &[String]| {
+            let words = [&[guest_path(test), "--show-output --test-threads=1".to_owned()], filters].concat();
+            (test, boot::Command { name, line: words.join(" ") })
+        };
+        match (group, extent) {
+            (_, Extent::Named(filter)) => plan.push((1, command(test.name(), &[filter.to_owned()]))),
+            (Group::EndToEnd, Extent::Everyday | Extent::All) => {
+                let selections = scenarios::select(extent);
+                plan.extend(selections.into_iter().map(|selection| {
+                    (selection.seconds, command(selection.theme.to_owned(), &selection.filters))
+                }));
+            }
+            (Group::Kernel | Group::Unit, Extent::Everyday | Extent::All) => {
+                let seconds = KERNEL_TESTS_SECONDS / kernel_programs as u32;
+                plan.push((seconds, command(test.name(), &[])));
+            }
+        }
+    }
+    plan
+}
+
+/// Boots one machine with these runs of test programs.
 fn run_machine(
     machine: &str,
     kernel: &str,
     tree: &kernel::KernelTree,
     artifacts: &Artifacts,
-    programs: &[&TestProgram],
-    filter: Option<&str>,
+    runs: &[(&TestProgram, boot::Command)],
+    extent: Extent,
 ) -> Result<Tally> {
-    let mut plan = Vec::new();
-    for test in programs {
-        let mut words = vec![guest_path(test), "--show-output".to_owned()];
-        words.push("--test-threads=1".to_owned());
-        match (filter, Group::of(test)) {
-            (Some(name), _) => words.push(name.to_owned()),
-            (None, Group::EndToEnd) => words.extend(SCENARIOS.iter().map(|name| (*name).to_owned())),
-            (None, Group::Kernel | Group::Unit) => {}
-        }
-        plan.push(boot::Command { name: test.name(), line: words.join(" ") });
-    }
     let image = target_dir().join("guest").join(format!("initramfs-{kernel}-{machine}.cpio"));
-    let mut files: Vec<(String, &Path)> = Vec::new();
+    let mut files: BTreeMap<String, &Path> = BTreeMap::new();
     for (name, path) in &artifacts.programs {
-        files.push((format!("/muster/bin/{name}"), path));
+        files.insert(format!("/muster/bin/{name}"), path);
     }
-    for test in programs {
-        files.push((guest_path(test), &test.path));
+    for (test, _) in runs {
+        files.insert(guest_path(test), &test.path);
     }
+    let plan: Vec<boot::Command> = runs.iter().map(|(_, command)| command.clone()).collect();
     initramfs::write(&image, tree, &files, &plan)?;
     let log = log_folder()?.join(format!("guest-{kernel}-{machine}.log"));
+    let name = format!("{kernel} {machine}");
     boot::run(
-        &boot::Machine { name: machine, kernel: tree, image: &image, disks: &[], append: "", log: &log },
+        &boot::Machine {
+            name: &name,
+            kernel: tree,
+            image: &image,
+            disks: &[&disk()?],
+            append: "",
+            log: &log,
+        },
         &plan,
-        DEADLINE,
+        if extent == Extent::All { DEADLINE_OF_ALL } else { DEADLINE },
     )
+}
+
+/// An empty disk, made once. Most of it is a hole, and every machine forgets what it wrote.
+fn disk() -> Result<PathBuf> {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = target_dir().join("guest/empty.ext4");
+    if !path.exists() {
+        let fresh = path.with_extension("fresh");
+        let made = File::create(&fresh).and_then(|file| file.set_len(DISK_BYTES));
+        made.with_context(|| format!("can't make {}", fresh.display()))?;
+        command::run(program("mkfs.ext4").arg("-q").arg(&fresh))?;
+        std::fs::rename(&fresh, &path).context("can't move the disk into its place")?;
+    }
+    Ok(path)
 }
 
 /// Where a test program lies in the virtual machine.
@@ -185,15 +231,21 @@ fn run_command(kernel: &str, line: &str, with: &[PathBuf]) -> Result<()> {
     let tree = kernel::fetch(kernel)?;
     let plan = [boot::Command { name: "command".to_owned(), line: line.to_owned() }];
     let image = target_dir().join("guest").join(format!("initramfs-{kernel}-command.cpio"));
-    let mut files = Vec::new();
+    let mut files = BTreeMap::new();
     for path in with {
         let name = path.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
-        files.push((format!("/muster/bin/{name}"), path.as_path()));
+        files.insert(format!("/muster/bin/{name}"), path.as_path());
     }
     initramfs::write(&image, &tree, &files, &plan)?;
     let log = log_folder()?.join(format!("guest-{kernel}-command.log"));
-    let machine =
-        boot::Machine { name: "command", kernel: &tree, image: &image, disks: &[], append: "", log: &log };
+    let machine = boot::Machine {
+        name: "command",
+        kernel: &tree,
+        image: &image,
+        disks: &[&disk()?],
+        append: "",
+        log: &log,
+    };
     let tally = boot::run(&machine, &plan, DEADLINE)?;
     print!("{}", std::fs::read_to_string(&log)?);
     anyhow::ensure!(tally.failed == 0, "the command failed: {}", tally.failures.join(", "));

@@ -20,6 +20,9 @@ pub struct Args {
     /// Leave out the virtual machine with another kernel.
     #[arg(long)]
     without_guest: bool,
+    /// Run every kernel test and every scenario on all kernels that we support, not a choice on one: hours.
+    #[arg(long, conflicts_with = "without_guest")]
+    all_guests: bool,
 }
 
 /// The groups of test programs, in the order in which they run.
@@ -95,9 +98,15 @@ fn run_steps(args: &Args, report: &mut Report) -> Result<()> {
     report.component("clippy", "clippy", check::clippy);
     if args.without_guest {
         println!("== left out: tests on kernel {} (--without-guest)", guest::DEFAULT_KERNEL);
-    } else {
-        let title = format!("guest with kernel {}", guest::DEFAULT_KERNEL);
-        report.tests(&title, || guest::run_tests(guest::DEFAULT_KERNEL, &artifacts, None));
+        return Ok(());
+    }
+    let (kernels, extent) = match args.all_guests {
+        true => (guest::KERNELS, guest::Extent::All),
+        false => (&[guest::DEFAULT_KERNEL] as &[&str], guest::Extent::Everyday),
+    };
+    for kernel in kernels {
+        let title = format!("guest with kernel {kernel}");
+        report.tests(&title, || guest::run_tests(kernel, &artifacts, extent));
     }
     Ok(())
 }

@@ -47,17 +47,15 @@ pub fn run(machine: &Machine, plan: &[Command], deadline: Duration) -> Result<Ta
     let lines = lines_of(&mut machine)?;
     let mut file = File::create(log).with_context(|| format!("can't write {}", log.display()))?;
     let mut hearing = Hearing::new(plan);
-    let mut output = Vec::new();
     let mut is_late = false;
     loop {
         let left = deadline.saturating_sub(started.elapsed());
         match lines.recv_timeout(left) {
             Ok(line) => {
                 writeln!(file, "{line}")?;
-                if let Some(news) = hearing.hear(&line) {
-                    println!("    {name:<9} {:7.1} s  {news}", started.elapsed().as_secs_f64());
+                if let Some(news) = hearing.hear(&line, started.elapsed()) {
+                    println!("    {name:<12} {:7.1} s  {news}", started.elapsed().as_secs_f64());
                 }
-                output.push(line);
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -72,10 +70,7 @@ pub fn run(machine: &Machine, plan: &[Command], deadline: Duration) -> Result<Ta
         true => format!("stopped after {} s", deadline.as_secs()),
         false => format!("qemu ended with {status}"),
     });
-    if tally.failed > 0 {
-        print_failure(&output);
-    }
-    println!("    {name:<9} all that the machine said: {}", log.display());
+    println!("    {name:<12} all that the machine said: {}", log.display());
     Ok(tally)
 }
 
@@ -99,7 +94,7 @@ fn start(machine: &Machine) -> Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     for disk in machine.disks {
-        let mut drive = std::ffi::OsString::from("if=virtio,format=raw,snapshot=on,file=");
+        let mut drive = std::ffi::OsString::from("if=virtio,format=raw,snapshot=on,cache=unsafe,file=");
         drive.push(disk);
         command.arg("-drive").arg(drive);
     }
@@ -133,7 +128,10 @@ struct Hearing {
 
 struct Running {
     name: String,
+    /// When it began, since the machine's start.
+    begin: Duration,
     tally: Tally,
+    output: Vec<String>,
 }
 
 impl Hearing {
@@ -143,39 +141,49 @@ impl Hearing {
     }
 
     /// Takes one line in; returns what people should see of it.
-    fn hear<'l>(&mut self, line: &'l str) -> Option<&'l str> {
+    fn hear(&mut self, line: &str, now: Duration) -> Option<String> {
         let Some(news) = line.strip_prefix(MARK) else {
             if let Some(running) = &mut self.running {
                 running.tally.read(line);
+                running.output.push(line.to_owned());
             }
-            return (line.starts_with("test ") && line.contains(" ... ")).then_some(line);
+            return (line.starts_with("test ") && line.contains(" ... ")).then(|| line.to_owned());
         };
         let mut words = news.split_whitespace();
         match (words.next(), words.next(), words.next()) {
             (Some("begin"), Some(name), None) => {
-                self.running = Some(Running { name: name.to_owned(), tally: Tally::default() });
+                let name = name.to_owned();
+                let running = Running { name, begin: now, tally: Tally::default(), output: Vec::new() };
+                self.running = Some(running);
             }
-            (Some("end"), Some(_), Some(code)) => self.end(code),
+            (Some("end"), Some(_), Some(code)) => return self.end(code, now),
             (Some("done"), ..) => self.is_done = true,
             _ => {}
         }
-        Some(news)
+        Some(news.to_owned())
     }
 
-    fn end(&mut self, code: &str) {
-        let Some(Running { name, mut tally }) = self.running.take() else { return };
+    fn end(&mut self, code: &str, now: Duration) -> Option<String> {
+        let Running { name, begin, mut tally, output } = self.running.take()?;
         self.waiting.retain(|waiting| *waiting != name);
         // A failed test has been counted already; a program that died has not.
         if code != "0" && tally.failed == 0 {
             tally.add(Tally::failure(format!("ended with {code}")));
         }
+        if tally.failed > 0 {
+            print_failure(&output);
+        }
+        let Tally { passed, failed, .. } = tally;
+        let (skipped, seconds) = (tally.skipped.len(), now.saturating_sub(begin).as_secs_f64());
         self.total.add(tally.located(&format!("guest {name}:")));
+        Some(format!("end {name}: {passed} passed, {failed} failed, {skipped} skipped, {seconds:.1} s"))
     }
 
     /// The machine has stopped. Whatever it didn't come to is a failure.
     fn finish(mut self, end: &str) -> Tally {
         let mut total = self.total;
-        if let Some(Running { name, tally }) = self.running.take() {
+        if let Some(Running { name, tally, output, .. }) = self.running.take() {
+            print_failure(&output);
             total.add(tally.located(&format!("guest {name}:")));
         }
         if !self.is_done {
@@ -196,7 +204,7 @@ mod tests {
         let plan = ["a", "b"].map(|name| Command { name: name.into(), line: String::new() });
         let mut hearing = Hearing::new(&plan);
         for line in lines {
-            hearing.hear(line);
+            hearing.hear(line, Duration::ZERO);
         }
         hearing.finish("the end")
     }

@@ -1,6 +1,6 @@
 //! What the virtual machine finds: busybox, our programs, the tests, their libraries, and a plan.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -23,13 +23,22 @@ const GROUP: &str = "root:x:0:\nnogroup:x:65534:\ntester:x:1000:\n";
 
 /// Programs of this machine that tests start as tasks or look around with. Where busybox has one of the
 /// same name, this one counts: a task shall behave there as it does on a host.
-const PROGRAMS: &[&str] = &["bash", "chrt", "dash", "ip", "setsid"];
+const PROGRAMS: &[&str] =
+    &["bash", "chrt", "dash", "gzip", "ip", "losetup", "mkfs.ext4", "prlimit", "setsid", "tar", "taskset"];
 
 /// The package whose programs all come along, for the same reason.
 const PACKAGE: &str = "coreutils";
 
+/// The package that comes along as it is, each file where it belongs: Perl needs its modules.
+const WHOLE_PACKAGE: &str = "perl-base";
+
 /// Writes the whole user space of the machine into `image`: ours, and programs by the path that they get.
-pub fn write(image: &Path, kernel: &KernelTree, files: &[(String, &Path)], plan: &[Command]) -> Result<()> {
+pub fn write(
+    image: &Path,
+    kernel: &KernelTree,
+    files: &BTreeMap<String, &Path>,
+    plan: &[Command],
+) -> Result<()> {
     if let Some(folder) = image.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -60,6 +69,11 @@ pub fn write(image: &Path, kernel: &KernelTree, files: &[(String, &Path)], plan:
         let name = path.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
         libraries.extend(shared_libraries(path)?);
         archive.file(&format!("/bin/{name}"), 0o755, path)?;
+    }
+    for path in package_files(WHOLE_PACKAGE)? {
+        libraries.extend(shared_libraries(&path)?);
+        let into = path.to_str().context("a file whose path isn't text")?;
+        archive.file(into, 0o755, &path)?;
     }
     for (into, path) in files {
         libraries.extend(shared_libraries(path)?);
@@ -97,12 +111,15 @@ fn add_modules<W: Write>(archive: &mut Archive<W>, modules: &[PathBuf]) -> Resul
 
 /// The programs that a Debian package installed here.
 fn package_programs(package: &str) -> Result<Vec<PathBuf>> {
+    let is_program = |path: &PathBuf| path.parent().is_some_and(|folder| folder.ends_with("bin"));
+    Ok(package_files(package)?.into_iter().filter(is_program).collect())
+}
+
+/// The files that a Debian package installed here, but no links.
+fn package_files(package: &str) -> Result<Vec<PathBuf>> {
     let listing = capture(program("dpkg-query").args(["--listfiles", package]))?;
-    let is_program = |path: &Path| {
-        let is_in_bin = path.parent().is_some_and(|folder| folder.ends_with("bin"));
-        is_in_bin && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
-    };
-    Ok(listing.lines().map(PathBuf::from).filter(|path| is_program(path)).collect())
+    let is_file = |path: &PathBuf| path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+    Ok(listing.lines().map(PathBuf::from).filter(is_file).collect())
 }
 
 /// One line for each command: its name, a tab, what to run.

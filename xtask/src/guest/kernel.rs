@@ -8,9 +8,9 @@ use crate::command::{capture, program, run, target_dir};
 use crate::setup::download_package;
 
 /// Modules that the tests need and that the cloud kernel doesn't have built in.
-const MODULES: &[&str] = &["overlay", "veth"];
+const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "ext4", "overlay", "veth", "loop"];
 
-/// What a machine with disks needs first.
+/// What a machine that only reaches a Debian on its disks needs.
 const DISK_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "ext4"];
 
 /// An unpacked kernel package.
@@ -45,8 +45,9 @@ pub fn fetch(series: &str) -> Result<KernelTree> {
     let release = package.trim_start_matches("linux-image-").to_owned();
 
     let folder = target_dir().join("guest").join(&release);
-    let stamp = folder.join("complete-with-disks");
-    if !stamp.exists() {
+    let stamp = folder.join("complete");
+    let prepared = [MODULES, DISK_MODULES].map(|modules| modules.join(" ")).join("\n");
+    if std::fs::read_to_string(&stamp).unwrap_or_default() != prepared {
         println!("  fetching {package}");
         let _ = std::fs::remove_dir_all(&folder); // absent the first time
         let unpacked = download_package(package)?;
@@ -55,7 +56,7 @@ pub fn fetch(series: &str) -> Result<KernelTree> {
         run(program("depmod").arg("-b").arg(&folder).arg(&release))?;
         prepare_modules(&folder, &release, MODULES, "modules.list")?;
         prepare_modules(&folder, &release, DISK_MODULES, "disk-modules.list")?;
-        std::fs::write(&stamp, "")?;
+        std::fs::write(&stamp, prepared)?;
     }
     let image = folder.join("boot").join(format!("vmlinuz-{release}"));
     if !image.exists() {
