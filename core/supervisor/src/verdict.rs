@@ -67,18 +67,44 @@ impl Verdict {
                 "ended while the agent was away, and this host kept no exit status".to_owned(),
             ),
             Some(Exit::Code(0)) => (TaskState::Finished, Reason::CommandExited, String::new()),
-            Some(Exit::Code(_) | Exit::Signal(_)) if oom_kills > 0 => {
+            Some(Exit::Code(_) | Exit::Signal(_))
+                if oom_kills > 0 && has_reached_its_limit(usage.as_ref()) =>
+            {
                 (TaskState::Failed, Reason::MemoryLimit, describe_memory(usage.as_ref(), oom_kills))
             }
             Some(Exit::Code(code)) => {
-                (TaskState::Failed, Reason::CommandExited, format!("exited with code {code}"))
+                let why = blame_host(oom_kills);
+                (TaskState::Failed, Reason::CommandExited, format!("exited with code {code}{why}"))
             }
             Some(Exit::Signal(signal)) => {
-                (TaskState::Failed, Reason::CommandSignaled, format!("killed by signal {signal}"))
+                let why = blame_host(oom_kills);
+                (TaskState::Failed, Reason::CommandSignaled, format!("killed by signal {signal}{why}"))
             }
         };
         Self { state, reason, message, exit, usage }
     }
+}
+
+/// Whether the kernel killed because of the task's own limit, and not for want of memory on the host or in a group
+/// above the task's: it counts both as the task's OOM kills. The most that was ever in use is up to some hundred
+/// pages short of a limit that was reached. Where one of both isn't known, the limit is the usual cause.
+fn has_reached_its_limit(usage: Option<&Usage>) -> bool {
+    let figure = |figure| usage.and_then(|usage| usage.get(figure));
+    match (figure(Figure::MemoryPeakBytes), figure(Figure::MemoryLimitBytes)) {
+        (Some(peak), Some(limit)) => peak >= limit - limit / 8,
+        _ => true,
+    }
+}
+
+fn blame_host(oom_kills: u64) -> String {
+    match oom_kills {
+        0 => String::new(),
+        _ => format!("; the host ran out of memory, and the kernel killed {}", processes(oom_kills)),
+    }
+}
+
+fn processes(count: u64) -> String {
+    if count == 1 { "1 process of it".to_owned() } else { format!("{count} processes of it") }
 }
 
 fn describe_memory(usage: Option<&Usage>, oom_kills: u64) -> String {
@@ -95,4 +121,26 @@ fn describe_memory(usage: Option<&Usage>, oom_kills: u64) -> String {
         limit.unwrap_or_default(),
         used.unwrap_or_default()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_memory_is_not_the_tasks_limit() {
+        let usage = |peak| {
+            Usage::default()
+                .with(Figure::OomKills, Some(1))
+                .with(Figure::MemoryLimitBytes, Some(64 << 20))
+                .with(Figure::MemoryPeakBytes, peak)
+        };
+        let verdict = |peak| Verdict::of_exit(Some(Exit::Signal(9)), Some(usage(peak)));
+        assert_eq!(verdict(Some((64 << 20) - 4096)).reason, Reason::MemoryLimit);
+        assert_eq!(verdict(None).reason, Reason::MemoryLimit);
+        let starved = verdict(Some(20 << 20));
+        assert_eq!(starved.reason, Reason::CommandSignaled);
+        let why = "killed by signal 9; the host ran out of memory, and the kernel killed 1 process of it";
+        assert_eq!(starved.message, why);
+    }
 }

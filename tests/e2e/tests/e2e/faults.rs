@@ -32,6 +32,18 @@ fn processes(residue: &Residue) -> Vec<String> {
     residue.find().into_iter().filter(|line| line.starts_with("process:")).collect()
 }
 
+/// The same, when so many tasks have come to their last command.
+async fn sleeping(cluster: &Cluster, count: usize) -> Vec<String> {
+    let mut found = Vec::new();
+    wait_until("every task sleeps", async || {
+        found = processes(&cluster.residue());
+        found.len() == 2 * count
+            && found.iter().filter(|line| line.ends_with(" sleep 100000 ")).count() == count
+    })
+    .await;
+    found
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_neither_kills_nor_statuses() {
     let mut cluster = cluster!(with_disk(64));
@@ -63,7 +75,7 @@ async fn an_agent_starts_on_a_full_disk_with_its_tasks() {
     let filler = start(&cluster, "cat /dev/zero > big 2>/dev/null; exec sleep 100000").await;
     let place = cluster.agent_dir(0);
     wait_until("the disk is full", async || free_bytes(&place) < 1 << 20).await;
-    let before = processes(&cluster.residue());
+    let before = sleeping(&cluster, 2).await;
     cluster.agents[0].kill();
     cluster.restart_agent(0);
     cluster.until_agents().await;
@@ -166,8 +178,8 @@ async fn tasks_of_a_lost_checkpoint_are_told_as_gone_and_leave_nothing() {
 async fn an_agent_with_a_damaged_checkpoint_refuses_to_start_and_tasks_run_on() {
     let mut cluster = cluster!();
     let task = start(&cluster, "exec sleep 100000").await;
+    let before = sleeping(&cluster, 1).await;
     cluster.agents[0].kill();
-    let before = processes(&cluster.residue());
     let checkpoint = cluster.agent_dir(0).join("checkpoint");
     let aside = cluster.agent_dir(0).join("aside");
     // Nothing that the store could take for its own.
@@ -187,5 +199,49 @@ async fn an_agent_with_a_damaged_checkpoint_refuses_to_start_and_tasks_run_on() 
     cluster.until_agents().await;
     let task = cluster.until_released(&task).await;
     assert_eq!(task.state(), TaskState::Gone, "{:?}", task.status);
+    cluster.finish().await;
+}
+
+/// A score by which the kernel chooses whom to end when memory is gone: the higher, the sooner.
+fn oom_score_adjust(process: &str) -> i32 {
+    let path = format!("/proc/{process}/oom_score_adj");
+    fs::read_to_string(path).unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_host_runs_out_of_memory_a_task_goes_and_never_the_agent() {
+    // More than the machine has, as an operator who overcommits would say.
+    let flags = ["--mem", "64GiB"].map(String::from);
+    let mut cluster = cluster!(ClusterOptions { agent_flags: flags.to_vec(), ..ClusterOptions::default() });
+    let witness = start(&cluster, "exec sleep 100000").await;
+    let agent = oom_score_adjust(&cluster.agents[0].pid().to_string());
+    let tasks = processes(&cluster.residue());
+    assert_eq!(tasks.len(), 2, "an init and a command: {tasks:?}");
+    for task in &tasks {
+        let task = oom_score_adjust(task.split(' ').nth(1).unwrap());
+        assert!(task >= agent + 200, "a task has {task}, and the agent {agent}");
+    }
+    if !harness::is_guest() {
+        println!("skipped: the memory of a host with others on it is not filled; the scores are right");
+        return cluster.finish().await;
+    }
+    let mut greedy = script("exec tail /dev/zero");
+    let resources = greedy.resources.as_mut().unwrap();
+    (resources.mem_mib, resources.cpus_milli) = (32 << 10, 1000);
+    let greedy = cluster.run(greedy, 1).await.remove(0);
+    let task = cluster.until_released(&greedy).await;
+    let status = task.status.unwrap();
+    println!("{}", status.message);
+    assert_eq!(
+        (task.state, status.reason()),
+        (TaskState::Failed.into(), Reason::CommandSignaled),
+        "{status:?}"
+    );
+    assert!(status.message.contains("the host ran out of memory"), "{}", status.message);
+    cluster.agents[0].assert_alive();
+    cluster.coordinator.assert_alive();
+    assert_eq!(cluster.task(&witness).await.state(), TaskState::Running);
+    let next = cluster.run(script("exit 7"), 1).await.remove(0);
+    assert_eq!(cluster.until_released(&next).await.status.unwrap().reason(), Reason::CommandExited);
     cluster.finish().await;
 }

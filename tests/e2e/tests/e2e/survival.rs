@@ -1,6 +1,11 @@
 //! Daemons that die, and tasks that don't notice.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    time::{Duration, Instant},
+};
 
 use harness::{Cluster, ClusterOptions, little_cpu, page, wait_until};
 use muster_client::{
@@ -9,6 +14,7 @@ use muster_client::{
     scheduler::{Demand, FrameworkInfo},
     types::{Resources, TaskSpec, TaskState, TaskStatus, exit},
 };
+use nix::sys::stat::Mode;
 
 use crate::{cluster, script};
 
@@ -244,6 +250,57 @@ async fn the_coordinator_dies_and_tasks_do_not_notice() {
     cluster.finish().await;
 }
 
+/// What an hour's churn leaves: a thousand tasks that end while nobody can be told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_was_away_hears_of_every_end_once() {
+    let count = if harness::is_guest() { 50 } else { 1000 };
+    let mut cluster = cluster!(roomy());
+    // Every task reads it, which lasts until a writer has come and gone.
+    let folder = tempfile::Builder::new().prefix("muster-test-away-").tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, Mode::from_bits_truncate(0o644)).unwrap();
+    let specs = (0..count).map(|number| TaskSpec {
+        task_id: format!("away-{number}"),
+        resources: Some(shape()),
+        ..script(&format!("read line < {}; exit {}", pipe.display(), number % 7))
+    });
+    let framework = tokio::spawn(run_to_the_end(cluster.connection(), specs.collect()));
+    wait_until("all tasks run", async || {
+        cluster.agents[0].assert_alive();
+        cluster.tasks(true).await.iter().filter(|task| task.state() == TaskState::Running).count() == count
+    })
+    .await;
+    cluster.coordinator.kill();
+    wait_until("every task is over", async || {
+        // Refused while nobody reads; a task that comes to it late is let go by the next one.
+        let writer = fs::File::options().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&pipe);
+        drop(writer);
+        pids(&cluster).is_empty()
+    })
+    .await;
+    // Nor does it matter that the agent itself did not live through all of it.
+    cluster.agents[0].kill();
+    cluster.restart_agent(0);
+    let address = cluster.agent_address(0).to_owned();
+    wait_until("the agent is back", async || page::get(&address, "/health").is_some()).await;
+    let back = Instant::now();
+    cluster.restart_coordinator().await;
+    let heard = framework.await.unwrap();
+    println!("{count} ends were told {:.1} s after the coordinator's start", back.elapsed().as_secs_f64());
+    assert_eq!(heard.statuses.len(), count);
+    for (id, statuses) in &heard.statuses {
+        let number: i32 = id.trim_start_matches("away-").parse().unwrap();
+        let finals: Vec<_> = statuses.iter().filter(|status| is_final(status.state())).collect();
+        assert_eq!(finals.len(), 1, "{id}: {statuses:?}");
+        let exit = finals[0].exit.and_then(|exit| exit.how);
+        assert_eq!(exit, Some(exit::How::Code(number % 7)), "{id}: {statuses:?}");
+        assert!(statuses.is_sorted_by(|older, newer| older.sequence < newer.sequence), "{id}: {statuses:?}");
+    }
+    cluster.until_agents().await;
+    cluster.finish().await;
+}
+
 /// A downgrade below what an older release understands stops before it changes anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_checkpoint_is_refused_and_its_tasks_go_on() {
@@ -255,10 +312,10 @@ async fn a_newer_checkpoint_is_refused_and_its_tasks_go_on() {
     cluster.agents[0].end(nix::sys::signal::Signal::SIGTERM).await;
     let checkpoint = cluster.agent_dir(0).join("checkpoint");
     let format = checkpoint.join("format");
-    let known = std::fs::read_to_string(&format).unwrap();
-    std::fs::write(&format, "999\n").unwrap();
+    let known = fs::read_to_string(&format).unwrap();
+    fs::write(&format, "999\n").unwrap();
     let look = || {
-        let entries = std::fs::read_dir(&checkpoint).unwrap().flatten();
+        let entries = fs::read_dir(&checkpoint).unwrap().flatten();
         let mut facts: Vec<_> =
             entries.map(|entry| (entry.file_name(), entry.metadata().unwrap().modified().unwrap())).collect();
         facts.sort();
@@ -271,7 +328,7 @@ async fn a_newer_checkpoint_is_refused_and_its_tasks_go_on() {
     assert!(log.contains("data-dir-too-new") && log.contains("999"), "{log}");
     assert_eq!(look(), untouched);
     assert_eq!(pids(&cluster), before);
-    std::fs::write(&format, known).unwrap();
+    fs::write(&format, known).unwrap();
     cluster.restart_agent(0);
     cluster.until_agents().await;
     assert_eq!(pids(&cluster), before);
