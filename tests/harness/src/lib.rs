@@ -16,7 +16,7 @@ pub use cluster::{Cluster, ClusterOptions, little_cpu, program, run_spec};
 pub use daemon::Daemon;
 pub use disk::SmallDisk;
 pub use residue::Residue;
-pub use wait::{patience, wait_until};
+pub use wait::{patience, slowness, wait_until};
 
 /// Whether this test may use cgroups, mounts and kernel programs; says so when it may not.
 pub fn is_privileged(test: &str) -> bool {

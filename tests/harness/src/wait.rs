@@ -2,9 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+/// How many times longer than on a host anything may take here.
+pub fn slowness() -> u32 {
+    if crate::is_guest() { 5 } else { 1 }
+}
+
 /// How long anything may take before a test gives up.
 pub fn patience() -> Duration {
-    Duration::from_secs(if crate::is_guest() { 300 } else { 60 })
+    Duration::from_secs(60) * slowness()
 }
 
 /// Waits until `is_so`; panics with `what` when patience ends.

@@ -8,7 +8,7 @@ use crate::command::{capture, program, run, target_dir};
 use crate::setup::download_package;
 
 /// Modules that the tests need and that the cloud kernel doesn't have built in.
-const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "ext4", "overlay", "veth", "loop"];
+const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "ext4", "bfq", "overlay", "veth", "loop"];
 
 /// What a machine that only reaches a Debian on its disks needs.
 const DISK_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "ext4"];

@@ -25,6 +25,9 @@ for folder in /tmp /var/tmp; do
     chmod 1777 "/mnt$folder"
     mount -o bind "/mnt$folder" "$folder"
 done
+# A disk that knows weights, and huge pages, so that limits on both can be tried.
+echo bfq > /sys/block/vda/queue/scheduler
+echo 8 > /proc/sys/vm/nr_hugepages
 ip link set lo up
 hostname guest
 

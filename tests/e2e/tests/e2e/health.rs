@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Cluster, ClusterOptions, page, wait_until};
+use harness::{Cluster, ClusterOptions, page, slowness, wait_until};
 use muster_client::types::{
     CommandProbe, Health, HealthCheck, HttpProbe, KillSignal, Reason, TaskSpec, TaskState, TcpProbe, exit,
     health_check::Probe,
@@ -21,11 +21,16 @@ use tokio::{
 
 use crate::{cluster, running::find_folder, script};
 
+/// So many milliseconds on a host, and more where everything takes longer.
+fn millis(on_a_host: u64) -> Option<u64> {
+    Some(on_a_host * u64::from(slowness()))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_runs_too_long_fails_by_its_own_signal() {
     let cluster = cluster!();
     let spec = TaskSpec {
-        run_time_max_ms: Some(500),
+        run_time_max_ms: millis(500),
         kill_signal: KillSignal::Usr1.into(),
         ..script("trap 'exit 7' USR1; while :; do sleep 0.05; done")
     };
@@ -34,11 +39,12 @@ async fn a_task_that_runs_too_long_fails_by_its_own_signal() {
     let status = task.status.clone().unwrap();
     assert_eq!((task.state(), status.reason()), (TaskState::Failed, Reason::RunTimeLimit), "{status:?}");
     assert_eq!(status.exit.unwrap().how, Some(exit::How::Code(7)), "it had its time to end well");
-    assert!(status.message.contains("0.5 s"), "{}", status.message);
+    let longest = f64::from(slowness()) * 0.5;
+    assert!(status.message.contains(&format!("{longest} s")), "{}", status.message);
 
     let deaf = TaskSpec {
-        run_time_max_ms: Some(200),
-        kill_grace_ms: Some(200),
+        run_time_max_ms: millis(200),
+        kill_grace_ms: millis(200),
         ..script("trap '' TERM; while :; do sleep 0.05; done")
     };
     let id = cluster.run(deaf, 1).await.remove(0);
@@ -52,12 +58,13 @@ async fn a_task_that_runs_too_long_fails_by_its_own_signal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_run_time_is_over_although_the_agent_was_away() {
     let mut cluster = cluster!();
-    let spec = TaskSpec { run_time_max_ms: Some(1500), ..script("exec sleep 1000") };
+    let run_time = Duration::from_millis(1500) * slowness();
+    let spec = TaskSpec { run_time_max_ms: millis(1500), ..script("exec sleep 1000") };
     let id = cluster.run(spec, 1).await.remove(0);
     cluster.until_state(&id, TaskState::Running).await;
     cluster.agents[0].kill();
     let killed = Instant::now();
-    wait_until("its time is over", async || killed.elapsed() > Duration::from_millis(1500)).await;
+    wait_until("its time is over", async || killed.elapsed() > run_time).await;
     cluster.restart_agent(0);
     let task = cluster.until_released(&id).await;
     let status = task.status.clone().unwrap();
@@ -69,8 +76,8 @@ async fn the_run_time_is_over_although_the_agent_was_away() {
 fn check(probe: Probe) -> HealthCheck {
     HealthCheck {
         probe: Some(probe),
-        interval_ms: Some(200),
-        timeout_ms: Some(200),
+        interval_ms: millis(200),
+        timeout_ms: millis(200),
         failures_max: Some(2),
         ..HealthCheck::default()
     }
@@ -150,6 +157,15 @@ async fn changes_of_health_are_told_and_survive_the_agent() {
     cluster.finish().await;
 }
 
+/// It has what it takes for five programs to start within a question's time.
+fn well() -> TaskSpec {
+    let mut spec = script("touch well; exec sleep 1000");
+    if let Some(resources) = &mut spec.resources {
+        resources.cpus_milli = 1000;
+    }
+    spec
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_asks_inside_the_task_and_leaves_a_frozen_one_alone() {
     let cluster = cluster!();
@@ -158,11 +174,11 @@ async fn a_command_asks_inside_the_task_and_leaves_a_frozen_one_alone() {
                 && { [ -e well ] || { echo not well >&2; exit 3; }; }";
     let spec = TaskSpec {
         health_check: Some(HealthCheck {
-            timeout_ms: Some(5000),
-            interval_ms: Some(5000),
+            timeout_ms: millis(5000),
+            interval_ms: millis(5000),
             ..check(by_command(asks))
         }),
-        ..script("touch well; exec sleep 1000")
+        ..well()
     };
     let id = cluster.run(spec, 1).await.remove(0);
     until_health(&cluster, &id, Health::Healthy).await;
@@ -171,11 +187,11 @@ async fn a_command_asks_inside_the_task_and_leaves_a_frozen_one_alone() {
 
     let spec = TaskSpec {
         health_check: Some(HealthCheck {
-            timeout_ms: Some(1000),
-            interval_ms: Some(1000),
+            timeout_ms: millis(1000),
+            interval_ms: millis(1000),
             ..check(by_command(asks))
         }),
-        ..script("touch well; exec sleep 1000")
+        ..well()
     };
     let id = cluster.run(spec, 1).await.remove(0);
     until_health(&cluster, &id, Health::Healthy).await;
@@ -184,7 +200,8 @@ async fn a_command_asks_inside_the_task_and_leaves_a_frozen_one_alone() {
     assert!(cluster.muster_output(&["task", "freeze", &id]).await.status.success());
     fs::remove_file(&well).unwrap();
     let frozen = Instant::now();
-    wait_until("it would have been asked", async || frozen.elapsed() > Duration::from_secs(4)).await;
+    wait_until("it would have been asked", async || frozen.elapsed() > Duration::from_secs(4) * slowness())
+        .await;
     assert_eq!(cluster.task(&id).await.status.unwrap().health(), Health::Healthy, "it stands still");
     assert!(cluster.muster_output(&["task", "thaw", &id]).await.status.success());
     until_health(&cluster, &id, Health::Unhealthy).await;
