@@ -2,7 +2,8 @@
 //!
 //! `m_cpu` charges CPU time, `m_exit` keeps exit statuses and what ended threads used, `m_snap` walks living threads,
 //! `m_oom` reports victims of the OOM killer; `m_rq`, `m_net`, `m_conn`, `m_block`, `m_fork` and `m_reclaim` count
-//! what their names say. They only count: none of them changes what the kernel does.
+//! what their names say; `m_stack` takes stacks of one task while somebody asks for its profile. They only count:
+//! none of them changes what the kernel does.
 //! Start at [`kernel`] for how they read its structs, and at [`maps`] for what they leave to the agent.
 #![no_std]
 #![no_main]
@@ -19,6 +20,7 @@ mod m_oom;
 mod m_reclaim;
 mod m_rq;
 mod m_snap;
+mod m_stack;
 mod maps;
 
 /// The kernel reads this section to decide which helpers the programs may call.

@@ -22,6 +22,7 @@ pub mod meter;
 pub mod metrics;
 pub mod paper;
 pub mod privileges;
+pub mod profile;
 pub mod session;
 #[expect(unsafe_code, reason = "kernel calls that no safe wrapper offers; see the module's header")]
 pub mod sys;

@@ -11,8 +11,8 @@ use agent::{
     actor::Stop,
     config::{Config, ConfigError, Loaded, LogFormat, SETTINGS, VARIABLE_PREFIX},
     daemon::{self, Daemon, FailureCode},
-    doctor, fetch, inspect, paper, privileges,
-    sys::{FETCH_VERB, capability},
+    doctor, fetch, inspect, paper, privileges, profile,
+    sys::{FETCH_VERB, NAME_VERB, capability},
 };
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::{
@@ -21,9 +21,14 @@ use tokio::{
 };
 
 fn main() -> ExitCode {
-    // The agent's own process, which needs none of all this.
-    if std::env::args_os().nth(1).is_some_and(|verb| verb == FETCH_VERB) {
-        return match fetch::child::run() {
+    // The agent's own processes, which need none of all this.
+    let own = std::env::args_os().nth(1).and_then(|verb| match verb.to_str()? {
+        FETCH_VERB => Some(fetch::child::run()),
+        NAME_VERB => Some(profile::child::run()),
+        _ => None,
+    });
+    if let Some(ended) = own {
+        return match ended {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: {error}");
@@ -96,6 +101,8 @@ fn show_plan(config: &Config) -> ExitCode {
 }
 
 fn start(config: &Config) -> ExitCode {
+    // Who has given up SYSLOG sees no addresses in it.
+    profile::keep_kernel_symbols();
     let for_tasks = config.allow_capabilities.iter().filter_map(|name| capability::of_name(name));
     if let Err(error) = privileges::give_up(for_tasks.collect()) {
         tell("can't give up rights", &error, "see the cause", FailureCode::StartFailed.as_str());

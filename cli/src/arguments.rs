@@ -263,6 +263,14 @@ What is copied to a task belongs to the task's user. Devices, pipes and hard lin
         #[arg(value_name = "TO")]
         to: String,
     },
+    /// Shows where a task spends its CPU time, as a flame graph (SVG); Ctrl-C draws what was sampled so far
+    #[command(after_help = "Examples:
+  muster task profile hello.7f3c91ab --seconds 30 -o flame.svg
+  muster task profile hello.7f3c91ab --folded | sort -k2 -n
+
+Deep stacks need programs with frame pointers (Rust: -C force-frame-pointers=yes, C: -fno-omit-frame-pointer).
+What has no name is shown as its place in a file, such as libfoo.so+0x1a2b.")]
+    Profile(Profile),
     /// Stops tasks where they stand, until they are thawed or killed
     #[command(
         after_help = "Examples:\n  muster task freeze hello.7f3c91ab\n  muster task show hello.7f3c91ab"
@@ -297,6 +305,23 @@ What is copied to a task belongs to the task's user. Devices, pipes and hard lin
         #[arg(long)]
         watch: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct Profile {
+    pub id: String,
+    /// How long; 1 to 300
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=300))]
+    pub seconds: u32,
+    /// Samples per second on each CPU; 1 to 999
+    #[arg(long, value_name = "HERTZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=999))]
+    pub frequency: u32,
+    /// Where it is written; `-` for stdout [default: TASK.svg, or stdout with --folded]
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub file: Option<String>,
+    /// As text: one line for each stack, from the outermost frame, and how often it was seen
+    #[arg(long)]
+    pub folded: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! Conversations with one task: execute in it, list and copy its files, freeze it.
+//! Conversations with one task: execute in it, list and copy its files, freeze it, profile it.
 //!
 //! [`Channel`] is the conversation as it is; [`Connection::exec`] and its sisters are what most callers want.
 //! Nothing here is repeated by itself when it breaks: what was executed once may not be twice.
@@ -6,12 +6,13 @@
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
+    time::Duration,
 };
 
 use proto::{
     channel::v1::{
         Data, Ended, Exec, FileFacts, Files, Finish, Frame, Freeze, ListFiles, Open, Profile, ReadFiles,
-        Signal, Stream, WindowSize, WriteFiles, frame, open::Purpose,
+        Sampled, Signal, Stream, WindowSize, WriteFiles, frame, open::Purpose,
     },
     types::v1::exit,
 };
@@ -34,6 +35,7 @@ pub struct Channel {
     connection: Connection,
     sender: Sender,
     frames: Streaming<Frame>,
+    sampled: Option<Sampled>,
 }
 
 /// The speaking side; cheap to clone. The conversation goes on when all are dropped.
@@ -81,6 +83,16 @@ pub struct ExecOutput {
     pub exit: Option<exit::How>,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
+}
+
+/// Where a task spent its CPU time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Profiled {
+    /// One line for each stack: frames from the outermost, with semicolons, and a count. A stack may come again.
+    pub folded: String,
+    pub samples: u64,
+    /// Taken, but not kept.
+    pub lost: u64,
 }
 
 /// Why files could not be copied.
@@ -139,7 +151,10 @@ impl Channel {
                 Ok(Said::Data { stream, data: data.to_vec() })
             }
             Some(frame::Frame::Files(Files { files, is_cut })) => Ok(Said::Files { files, is_cut }),
-            Some(frame::Frame::Ended(Ended { exit })) => Ok(Said::Ended(exit.and_then(|exit| exit.how))),
+            Some(frame::Frame::Ended(Ended { exit, sampled })) => {
+                self.sampled = sampled;
+                Ok(Said::Ended(exit.and_then(|exit| exit.how)))
+            }
             Some(
                 frame::Frame::Open(_)
                 | frame::Frame::Join(_)
@@ -181,7 +196,7 @@ impl Connection {
             Some(frame::Frame::Opened(_)) => {}
             _ => return Err(ClientError::Incomplete { what: "the beginning of the conversation" }),
         }
-        Ok(Channel { connection: self.clone(), sender: Sender { frames }, frames: answers })
+        Ok(Channel { connection: self.clone(), sender: Sender { frames }, frames: answers, sampled: None })
     }
 
     /// Executes something in a running task.
@@ -327,23 +342,39 @@ impl Connection {
         Ok(())
     }
 
-    /// Samples where a task's threads spend their time: lines of frames, from the outermost, and a count.
+    /// Samples where a task's threads spend their time, until it is over or `stop` is.
     pub async fn profile(
         &self,
         task_id: &str,
-        duration_ms: u64,
+        duration: Duration,
         frequency: u32,
-    ) -> Result<String, ClientError> {
+        stop: impl Future<Output = ()>,
+    ) -> Result<Profiled, ClientError> {
+        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let purpose = Purpose::Profile(Profile { duration_ms, frequency });
         let mut channel = self.open_channel(task_id, purpose).await?;
+        let sender = channel.sender();
         let mut folded = Vec::new();
+        let mut stop = std::pin::pin!(stop);
+        let mut is_stopped = false;
         loop {
-            match channel.next().await? {
+            let said = tokio::select! {
+                said = channel.next() => said?,
+                () = &mut stop, if !is_stopped => {
+                    is_stopped = true;
+                    // Where it is over already, what it says comes anyway.
+                    let _ = sender.finish().await;
+                    continue;
+                }
+            };
+            match said {
                 Said::Data { data, .. } => folded.extend_from_slice(&data),
                 Said::Files { .. } => {}
-                Said::Ended(_) => return Ok(String::from_utf8_lossy(&folded).into_owned()),
+                Said::Ended(_) => break,
             }
         }
+        let Sampled { samples, lost } = channel.sampled.unwrap_or_default();
+        Ok(Profiled { folded: String::from_utf8_lossy(&folded).into_owned(), samples, lost })
     }
 }
 

@@ -8,7 +8,7 @@ mod connection;
 mod error;
 mod framework;
 
-pub use channel::{Channel, CopyError, ExecOptions, ExecOutput, Over, Said, Sender};
+pub use channel::{Channel, CopyError, ExecOptions, ExecOutput, Over, Profiled, Said, Sender};
 pub use connection::{
     Address, Connection, Credential, Locator, OperatorClient, SchedulerClient, new_request_id,
 };

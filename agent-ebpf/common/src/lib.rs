@@ -52,6 +52,41 @@ impl ExitRecord {
     pub const ENDED: u64 = 1 << 32;
 }
 
+/// Frames of a stack that are kept, from the innermost; the kernel's own default is no more
+/// (`kernel.perf_event_max_stack`).
+pub const STACK_FRAMES_MAX: usize = 127;
+
+/// Where a thread of a profiled task was.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StackRecord {
+    /// Its process, in the initial pid namespace.
+    pub tgid: u32,
+    /// How much of `kernel` was written, or a negative number: it was not in the kernel, or can't be told.
+    pub kernel_bytes: i32,
+    /// The same of `user`.
+    pub user_bytes: i32,
+    /// Always zero.
+    pub reserved: u32,
+    /// Addresses, from the innermost. What was not written holds anything.
+    pub kernel: [u64; STACK_FRAMES_MAX],
+    pub user: [u64; STACK_FRAMES_MAX],
+}
+
+/// Indices of the profiler's counters.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StackCount {
+    Taken,
+    Lost,
+}
+
+impl StackCount {
+    pub const COUNT: u32 = 2;
+}
+
+const _: () = assert!(size_of::<StackRecord>() == 2048);
+
 /// Slots for threads that wait for a CPU, a power of two: 256 KiB. No two threads share one up to the kernel's own
 /// default of 32 768 thread numbers; beyond that few do that wait at the same time.
 pub const QUEUED_SLOTS: u32 = 1 << 15;

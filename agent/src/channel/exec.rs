@@ -130,7 +130,7 @@ impl Talk<'_> {
             }
         };
         match exit {
-            Some(exit) => Ok(wire::Ended { exit: Some(frames::exit(exit)) }),
+            Some(exit) => Ok(wire::Ended { exit: Some(frames::exit(exit)), sampled: None }),
             None => Err(Failure::new(RefusalCode::ChannelBroken, "how the command ended can't be told")),
         }
     }

@@ -8,6 +8,7 @@ mod exec;
 mod files;
 mod frames;
 mod freeze;
+mod profile;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -32,6 +33,7 @@ use crate::{
 };
 
 use frames::{framed, purpose_name};
+use profile::Profiles;
 
 /// How long the coordinator may take to answer: it gives up itself after ten seconds.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -47,6 +49,7 @@ pub struct Channels {
     executor: Arc<Executor>,
     metrics: Arc<Metrics>,
     permits: Semaphore,
+    profiles: Profiles,
 }
 
 /// What one conversation works with.
@@ -81,7 +84,8 @@ impl Channels {
         metrics: Arc<Metrics>,
     ) -> Self {
         let permits = Semaphore::new(limits::CHANNELS_PER_AGENT_MAX);
-        Self { coordinator, token_file, executor, metrics, permits }
+        let profiles = Profiles::default();
+        Self { coordinator, token_file, executor, metrics, permits, profiles }
     }
 
     /// One channel, until either side ends it. Dropped in the middle, it ends what it began.
@@ -166,10 +170,7 @@ impl Channels {
             Purpose::ReadFiles(wire::ReadFiles { path }) => talk.read_files(path).await,
             Purpose::WriteFiles(wire::WriteFiles { path }) => talk.write_files(path).await,
             Purpose::Freeze(wire::Freeze { is_frozen }) => talk.freeze(is_frozen).await,
-            Purpose::Profile(_) => {
-                let message = "this agent can't take profiles";
-                Err(Failure::new(RefusalCode::ClusterVersionTooOld, message))
-            }
+            Purpose::Profile(wish) => talk.profile(wish, &self.profiles).await,
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 
 use super::{ExecuteError, Executor, chain, name};
 use crate::sys::{
-    CgroupName, EnterRequest, Process, ProcessId, ReleaseError, SpawnError, Sys,
+    CgroupId, CgroupName, EnterRequest, Process, ProcessId, ReleaseError, SpawnError, Sys,
     terminal::{self, Size, Terminal},
 };
 
@@ -207,6 +207,11 @@ impl Executor {
     /// The main process of a task that runs.
     pub fn process(&self, task_id: &TaskId) -> Option<Process> {
         self.lock().processes.get(task_id).cloned()
+    }
+
+    /// The v2 group of a task; `None` where it has none.
+    pub fn cgroup(&self, attempt: &str) -> Result<Option<CgroupId>, ExecuteError> {
+        self.sys.cgroup_id(&name(attempt)?).map_err(ExecuteError::Cgroup)
     }
 
     /// Whether a task stands still.

@@ -12,7 +12,7 @@ mod failure;
 mod fetcher;
 pub mod limits;
 mod local;
-mod messages;
+pub(crate) mod messages;
 mod tree;
 mod unpack;
 mod url;

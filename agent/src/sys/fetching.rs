@@ -1,7 +1,9 @@
-//! The process that fetches a task's files: this program again, with the rights of the task's user and no more.
+//! Processes that read what tasks wrote: this program again, with the rights of a user and no more.
 //!
-//! It is born in the task's groups, so what it takes is the task's, and who kills the group kills it. It can't
-//! outlive the thread that started it. Between fork and exec it makes raw system calls on what was prepared.
+//! One fetches a task's files. It is born in the task's groups, so what it takes is the task's, and who kills the
+//! group kills it. The other names addresses by what stands in a task's programs; it gets nothing but descriptors.
+//! Neither can outlive the thread that started it. Between fork and exec they make raw system calls on what was
+//! prepared.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,6 +24,15 @@ use super::{CgroupName, Identity, SpawnError};
 
 /// The verb of `muster-agent` that is this process.
 pub const FETCH_VERB: &str = "fetch";
+
+/// The verb of `muster-agent` that is the process which names addresses.
+pub const NAME_VERB: &str = "name-addresses";
+
+/// What that one may take, whatever it is made to read.
+const NAMING_MEMORY_BYTES: u64 = 512 << 20;
+const NAMING_CPU_SECONDS: u64 = 30;
+/// A user that owns nothing (`nobody` on every distribution that we know).
+const NOBODY: u32 = 65534;
 
 /// What of our environment it needs: where an operator keeps other trusted certificates.
 const VARIABLES: &[&str] = &["SSL_CERT_FILE", "SSL_CERT_DIR"];
@@ -108,11 +119,46 @@ pub(super) fn spawn(
         join: join.iter().map(|fd| fd.as_raw_fd()).collect(),
         capability_last,
         identity,
+        limits: Vec::new(),
     };
     // SAFETY: `give_up` makes raw system calls on memory that was prepared before the fork; it allocates nothing,
     // takes no lock and does not panic.
     unsafe { command.pre_exec(move || rights.give_up()) };
     let child = command.spawn().map_err(|source| SpawnError::Clone { cgroup, source })?;
+    // The group's descriptors live until the child has used them: `spawn` returns after its exec.
+    drop(join);
+    hold(child).map_err(prepare("hold the process that fetches"))
+}
+
+/// Starts the process that names addresses; `socket` becomes its standard input.
+///
+/// In the agent's own groups: a task that is looked at pays nothing for it, and can't kill it.
+pub fn spawn_naming(socket: OwnedFd) -> io::Result<Fetching> {
+    let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?;
+    let capability_last = last.trim().parse().map_err(io::Error::other)?;
+    let identity = Identity { uid: NOBODY, gid: NOBODY, groups: Vec::new(), home: None, name: None };
+    let limit = |resource: libc::__rlimit_resource_t, most: u64| (resource as usize, [most, most]);
+    let limits = vec![
+        limit(libc::RLIMIT_AS, NAMING_MEMORY_BYTES),
+        limit(libc::RLIMIT_CPU, NAMING_CPU_SECONDS),
+        limit(libc::RLIMIT_FSIZE, 0),
+    ];
+    let rights = Rights { agent: std::process::id(), join: Vec::new(), capability_last, identity, limits };
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("muster-name")
+        .arg(NAME_VERB)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(socket))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    // SAFETY: as above.
+    unsafe { command.pre_exec(move || rights.give_up()) };
+    hold(command.spawn()?)
+}
+
+fn hold(child: Child) -> io::Result<Fetching> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pidfd = match pid.map(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty())) {
         Some(Ok(pidfd)) => pidfd,
@@ -124,11 +170,9 @@ pub(super) fn spawn(
                 Ok(_) => io::ErrorKind::NotFound.into(),
                 Err(error) => error.into(),
             });
-            return Err(prepare("hold the process that fetches")(error));
+            return Err(error);
         }
     };
-    // The group's descriptors live until the child has used them: `spawn` returns after its exec.
-    drop(join);
     Ok(Fetching { child, killer: Killer(Arc::new(pidfd)), is_reaped: false })
 }
 
@@ -138,6 +182,8 @@ struct Rights {
     join: Vec<RawFd>,
     capability_last: usize,
     identity: Identity,
+    /// Of resources, each the soft and the hard one.
+    limits: Vec<(usize, [u64; 2])>,
 }
 
 impl Rights {
@@ -149,6 +195,9 @@ impl Rights {
         let none = [0_u64; 2];
         let core = libc::RLIMIT_CORE as usize;
         must(libc::SYS_prlimit64, [0, core, &raw const none as usize, 0, 0, 0])?;
+        for (resource, limit) in &self.limits {
+            must(libc::SYS_prlimit64, [0, *resource, limit.as_ptr() as usize, 0, 0, 0])?;
+        }
         for capability in 0..=self.capability_last {
             prctl(libc::PR_CAPBSET_DROP, capability)?;
         }
@@ -275,4 +324,42 @@ fn confine() -> Result<(), Box<dyn std::error::Error>> {
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let filter: BpfProgram = SeccompFilter::new(clone3, SeccompAction::Allow, absent, arch)?.try_into()?;
     Ok(seccompiler::apply_filter(&filter)?)
+}
+
+/// All that the process that names addresses may do: read descriptors that it was given, answer, and end.
+const NAMING: &[i64] = &[
+    libc::SYS_read,
+    libc::SYS_pread64,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_close,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    libc::SYS_clock_gettime,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Leaves this process for ever with [`NAMING`].
+pub fn confine_naming() -> io::Result<()> {
+    let confine = || -> Result<(), Box<dyn std::error::Error>> {
+        let rules = NAMING.iter().map(|number| (*number, Vec::new())).collect();
+        let refuse = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+        let arch = std::env::consts::ARCH.try_into()?;
+        let filter: BpfProgram = SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch)?.try_into()?;
+        Ok(seccompiler::apply_filter(&filter)?)
+    };
+    confine().map_err(|error| io::Error::other(format!("can't confine the process that names: {error}")))
 }

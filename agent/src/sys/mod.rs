@@ -32,7 +32,9 @@ pub use cgroup::{
     CgroupId, CgroupName, DeviceRule, Figures, HugePageSize, Layout, Limits, Pressure, Stalled,
 };
 pub use error::SysError;
-pub use fetching::{FETCH_VERB, Fetching, FetchingRequest, Killer, confine_fetching};
+pub use fetching::{
+    FETCH_VERB, Fetching, FetchingRequest, Killer, NAME_VERB, confine_fetching, confine_naming, spawn_naming,
+};
 pub use identity::{Identity, IdentityError, UserPolicy};
 pub use kernel::{Kernel, KernelConfig};
 pub use launch::{

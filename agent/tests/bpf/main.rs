@@ -7,6 +7,7 @@
 mod group;
 mod measures;
 mod process;
+mod stacks;
 
 use std::{
     collections::BTreeMap,
@@ -31,11 +32,19 @@ const SPIN: &str = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
 /// A folder for pins that is gone at the end, whatever happened.
 struct Pins(PathBuf);
 
+/// False, and a line that says so, when this user can't run kernel programs.
+fn is_root() -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: needs root to load kernel programs");
+    }
+    is_root
+}
+
 impl Pins {
     /// `None`, and a line that says so, when this user can't run kernel programs.
     fn new() -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: needs root to load kernel programs");
+        if !is_root() {
             return None;
         }
         Some(Self(std::env::temp_dir().join(unique_name())))

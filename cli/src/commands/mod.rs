@@ -6,6 +6,7 @@ mod exec;
 mod files;
 mod framework;
 mod offer;
+mod profile;
 mod role;
 mod run;
 mod status;
@@ -57,6 +58,7 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             files::download(&connect()?, &id, &path, ".".into()).await?;
         }
         Command::Task(arguments::Task::Cp { from, to }) => files::copy(&connect()?, &from, &to).await?,
+        Command::Task(arguments::Task::Profile(wish)) => profile::profile(&connect()?, wish).await?,
         Command::Task(arguments::Task::Freeze { ids }) => {
             task::set_frozen(&connect()?, ids, true).await?;
         }

@@ -7,8 +7,8 @@ use proto::channel::v1::{self as wire, frame, open::Purpose};
 
 use codec::{Invalid, at_most, id, required};
 
-/// How long one sampling of stacks may take.
-const PROFILE_MS_MAX: u64 = 10 * 60 * 1000;
+/// How long one sampling of stacks may take: longer ones say no more.
+const PROFILE_MS_MAX: u64 = 5 * 60 * 1000;
 /// Samples per second and CPU: the kernel's own bound is 100 000 by default, and ten times fewer say as much.
 const PROFILE_FREQUENCY_MAX: u32 = 999;
 /// What the audit line shows of a command.

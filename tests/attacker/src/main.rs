@@ -3,12 +3,14 @@
 //! Runs as the command of a task in `tests/e2e`. One line for each attack: `contained`, `escaped` or
 //! `absent` (this kernel has no such thing), the attack's name, and what was seen.
 //! Harmless where it succeeds: it looks, or changes what it can change back, and the line tells.
+//! As `attacker spin` it only burns CPU time, in a function whose name a profile must show.
 //! Start at [`ATTACKS`]; each file holds the attacks on one thing.
 
 mod files;
 mod kernel;
 mod network;
 mod processes;
+mod spin;
 
 use std::{env, io, process::ExitCode};
 
@@ -79,6 +81,9 @@ const ATTACKS: &[(&str, Attack)] = &[
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
+    if arguments == ["spin"] {
+        spin::forever();
+    }
     let [agent, neighbour, private, neighbour_directory, cgroup_parent] = arguments.as_slice() else {
         eprintln!("usage: attacker AGENT-PID NEIGHBOUR-PID PRIVATE-PATH NEIGHBOUR-DIRECTORY CGROUP-PARENT");
         return ExitCode::from(2);

@@ -26,6 +26,7 @@ const THEMES: &[Theme] = &[
     Theme { name: "limits", seconds: 60, everyday: &["limits::"] },
     Theme { name: "metering", seconds: 60, everyday: &["metering::"] },
     Theme { name: "metrics", seconds: 10, everyday: &[] },
+    Theme { name: "profile", seconds: 40, everyday: &["profile::"] },
     Theme { name: "running", seconds: 120, everyday: &["running::run_streams"] },
     Theme { name: "survival", seconds: 180, everyday: &["survival::adopt_after_restart"] },
 ];

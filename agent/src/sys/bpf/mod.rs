@@ -35,6 +35,7 @@ pub use self::{
     health::{Health, MapFill, ProgramHealth},
     oom::{OomEvent, OomEvents, OomStream},
     program::{Measure, Measures, Program},
+    sampler::{Sampler, Stack, can_sample},
     snapshot::{CgroupSnapshot, MemoryFigures, Snapshot},
 };
 use self::{
@@ -54,6 +55,7 @@ mod pins;
 mod program;
 #[expect(unsafe_code, reason = "a call of bpf(2) that no safe function makes")]
 mod raw;
+mod sampler;
 mod snapshot;
 
 /// The programs as `cargo xtask ebpf` built them.
@@ -140,6 +142,8 @@ pub enum BpfError {
     Full { map: &'static str, capacity: u32 },
     #[error("can't walk the kernel's threads")]
     Snapshot { source: io::Error },
+    #[error("can't take stacks: {reason}")]
+    Sample { reason: String },
     #[error("can't read a link of the kernel program {program}")]
     Link { program: Program, source: Box<LinkError> },
     #[error("{program} isn't running: {reason}")]

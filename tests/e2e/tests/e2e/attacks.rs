@@ -35,11 +35,15 @@ async fn attack(cluster: &Cluster, spec: TaskSpec) -> String {
 
 /// The attacker where every task can execute it: not in /tmp, of which each task has its own, nor in a
 /// build's folder, which may be closed to others.
-struct Program(PathBuf);
+pub struct Program(pub PathBuf);
 
 impl Program {
-    fn new() -> Self {
-        let path = PathBuf::from(format!("/var/tmp/muster-attacker-{}", std::process::id()));
+    pub fn new() -> Self {
+        let path = PathBuf::from(format!(
+            "/var/tmp/muster-attacker-{}-{}",
+            std::process::id(),
+            muster_client::new_request_id()
+        ));
         fs::copy(harness::program("attacker"), &path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         Self(path)

@@ -24,6 +24,7 @@ mod health;
 mod limits;
 mod metering;
 mod metrics;
+mod profile;
 mod running;
 mod survival;
 
