@@ -58,12 +58,13 @@ pub struct Args {
     #[arg(long)]
     kernel: Option<String>,
     /// Install, upgrade and remove our packages on a clean Debian in a virtual machine, instead of tests.
-    #[arg(long, conflicts_with_all = ["name", "command", "kernel"])]
+    #[arg(long, conflicts_with_all = ["names", "command", "kernel"])]
     packages: bool,
-    /// Only tests whose name contains this.
-    name: Option<String>,
+    /// Only tests whose name contains one of these.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
     /// Run this shell command in the virtual machine instead of the tests.
-    #[arg(long, requires = "kernel", conflicts_with = "name")]
+    #[arg(long, requires = "kernel", conflicts_with = "names")]
     command: Option<String>,
     /// Take this program along for `--command`, as `/muster/bin/NAME`.
     #[arg(long, value_name = "PROGRAM", requires = "command")]
@@ -84,13 +85,13 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let artifacts = artifacts::build_all()?;
-    let filter = args.name.as_deref();
+    let extent = if args.names.is_empty() { Extent::All } else { Extent::Named(&args.names) };
     let tally = match &args.kernel {
-        Some(kernel) => run_tests(kernel, &artifacts, filter.map_or(Extent::All, Extent::Named))?,
+        Some(kernel) => run_tests(kernel, &artifacts, extent)?,
         None => {
             let mut total = Tally::default();
             for (group, test) in guest_programs(&artifacts) {
-                total.add(run_program(group, test, &artifacts, filter)?);
+                total.add(run_program(group, test, &artifacts, &args.names)?);
             }
             total
         }
@@ -99,8 +100,8 @@ pub fn run(args: &Args) -> Result<()> {
         println!("skipped: {reason}");
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
-    if let (Some(name), 0) = (filter, tally.passed + tally.failed) {
-        anyhow::bail!("no test has `{name}` in its name");
+    if !args.names.is_empty() && tally.passed + tally.failed == 0 {
+        anyhow::bail!("no test has `{}` in its name", args.names.join("` or `"));
     }
     anyhow::ensure!(tally.failed == 0, "not all tests passed");
     Ok(())
@@ -125,7 +126,7 @@ fn guest_programs(artifacts: &Artifacts) -> Vec<(Group, &TestProgram)> {
 /// Boots `kernel`, on machines that share the work, and runs there as many of the tests that touch the kernel.
 pub fn run_tests(kernel: &str, artifacts: &Artifacts, extent: Extent) -> Result<Tally> {
     let tree = kernel::fetch(kernel)?;
-    let hands = scenarios::deal(plan(artifacts, extent), MACHINES);
+    let hands = scenarios::deal(plan(artifacts, extent)?, MACHINES);
     let machine = |number: usize, hand: Vec<(&TestProgram, boot::Command)>| {
         let name = format!("guest-{}", number + 1);
         run_machine(&name, kernel, &tree, artifacts, &hand, extent)
@@ -145,7 +146,10 @@ pub fn run_tests(kernel: &str, artifacts: &Artifacts, extent: Extent) -> Result<
 }
 
 /// Every run of a test program, and about how many seconds it takes.
-fn plan<'a>(artifacts: &'a Artifacts, extent: Extent) -> Vec<(u32, (&'a TestProgram, boot::Command))> {
+fn plan<'a>(
+    artifacts: &'a Artifacts,
+    extent: Extent,
+) -> Result<Vec<(u32, (&'a TestProgram, boot::Command))>> {
     let mut plan = Vec::new();
     let programs = guest_programs(artifacts);
     let kernel_programs = programs.iter().filter(|(group, _)| *group == Group::Kernel).count();
@@ -155,7 +159,11 @@ fn plan<'a>(artifacts: &'a Artifacts, extent: Extent) -> Vec<(u32, (&'a TestProg
             (test, boot::Command { name, line: words.join(" ") })
         };
         match (group, extent) {
-            (_, Extent::Named(filter)) => plan.push((1, command(test.name(), &[filter.to_owned()]))),
+            (_, Extent::Named(names)) => {
+                if has_any(test, names)? {
+                    plan.push((1, command(test.name(), names)));
+                }
+            }
             (Group::EndToEnd, Extent::Everyday | Extent::All) => {
                 let selections = scenarios::select(extent);
                 plan.extend(selections.into_iter().map(|selection| {
@@ -168,7 +176,13 @@ fn plan<'a>(artifacts: &'a Artifacts, extent: Extent) -> Vec<(u32, (&'a TestProg
             }
         }
     }
-    plan
+    Ok(plan)
+}
+
+/// Whether a test program has tests of such a name, so that no machine is booted for nothing.
+fn has_any(test: &TestProgram, names: &[String]) -> Result<bool> {
+    let listing = command::capture(program(&test.path).arg("--list").args(names))?;
+    Ok(listing.lines().any(|line| line.ends_with(": test")))
 }
 
 /// Boots one machine with these runs of test programs.

@@ -114,23 +114,23 @@ fn run_steps(args: &Args, report: &mut Report) -> Result<()> {
 fn run_group(group: Group, artifacts: &Artifacts) -> Result<Tally> {
     let mut total = Tally::default();
     for test in artifacts.tests.iter().filter(|test| Group::of(test) == group) {
-        total.add(run_program(group, test, artifacts, None)?);
+        total.add(run_program(group, test, artifacts, &[])?);
     }
     Ok(total)
 }
 
-/// Runs one test program here, or those of its tests whose name contains `filter`.
+/// Runs one test program here, or those of its tests whose name contains one of `names`.
 pub fn run_program(
     group: Group,
     test: &TestProgram,
     artifacts: &Artifacts,
-    filter: Option<&str>,
+    names: &[String],
 ) -> Result<Tally> {
     let started = Instant::now();
     let name = test.name();
     let log = log_folder()?.join(format!("{}.log", name.replace("::", "-")));
     let mut command = command::program(&test.path);
-    command.current_dir(&test.folder).arg("--show-output").args(filter);
+    command.current_dir(&test.folder).arg("--show-output").args(names);
     if group.runs_alone() {
         command.arg("--test-threads=1");
     }
@@ -142,7 +142,7 @@ pub fn run_program(
             Err(reason) => {
                 println!("  {name}: {reason}");
                 command = command::program(&test.path);
-                command.current_dir(&test.folder).arg("--show-output").args(filter);
+                command.current_dir(&test.folder).arg("--show-output").args(names);
                 set_environment(&mut command, test, artifacts);
             }
         }

@@ -37,8 +37,8 @@ pub enum Extent<'a> {
     /// What `cargo xtask test` has time for.
     Everyday,
     All,
-    /// Tests whose name contains this.
-    Named(&'a str),
+    /// Tests whose name contains one of these.
+    Named(&'a [String]),
 }
 
 /// A theme's tests, as far as they are wanted.
@@ -56,7 +56,7 @@ pub fn select(extent: Extent) -> Vec<Selection> {
         match extent {
             Extent::Everyday => theme.everyday.iter().map(|name| (*name).to_owned()).collect(),
             Extent::All => vec![format!("{}::", theme.name)],
-            // Libtest takes any of several filters, so a name that several themes know can't be narrowed there.
+            // Libtest takes any of several filters, so names can't be narrowed to a theme.
             Extent::Named(_) => Vec::new(),
         }
     };
