@@ -49,7 +49,7 @@ const MACHINES: usize = 2;
 const DISK_BYTES: u64 = 4 << 30;
 
 /// What the kernel tests take in a machine that has a processor for itself.
-const KERNEL_TESTS_SECONDS: u32 = 240;
+const KERNEL_TESTS_SECONDS: u32 = 290;
 
 /// What to run, and where.
 #[derive(clap::Args)]

@@ -12,23 +12,23 @@ struct Theme {
 }
 
 const THEMES: &[Theme] = &[
-    Theme { name: "access", seconds: 60, everyday: &["access::a_task"] },
+    Theme { name: "access", seconds: 100, everyday: &["access::a_task"] },
     Theme { name: "asking", seconds: 60, everyday: &["asking::"] },
-    Theme { name: "attacks", seconds: 120, everyday: &["attacks::"] },
-    Theme { name: "bad_input", seconds: 120, everyday: &[] },
-    Theme { name: "channel", seconds: 180, everyday: &[] },
-    Theme { name: "containment", seconds: 60, everyday: &["containment::"] },
-    Theme { name: "dev", seconds: 60, everyday: &[] },
-    Theme { name: "faults", seconds: 120, everyday: &[] },
-    Theme { name: "fetch", seconds: 120, everyday: &[] },
+    Theme { name: "attacks", seconds: 110, everyday: &["attacks::"] },
+    Theme { name: "bad_input", seconds: 160, everyday: &[] },
+    Theme { name: "channel", seconds: 230, everyday: &[] },
+    Theme { name: "containment", seconds: 110, everyday: &["containment::"] },
+    Theme { name: "dev", seconds: 50, everyday: &[] },
+    Theme { name: "faults", seconds: 200, everyday: &[] },
+    Theme { name: "fetch", seconds: 260, everyday: &[] },
     Theme { name: "frameworks", seconds: 20, everyday: &[] },
-    Theme { name: "health", seconds: 120, everyday: &[] },
-    Theme { name: "limits", seconds: 60, everyday: &["limits::"] },
-    Theme { name: "metering", seconds: 60, everyday: &["metering::"] },
-    Theme { name: "metrics", seconds: 10, everyday: &[] },
+    Theme { name: "health", seconds: 250, everyday: &[] },
+    Theme { name: "limits", seconds: 100, everyday: &["limits::"] },
+    Theme { name: "metering", seconds: 110, everyday: &["metering::"] },
+    Theme { name: "metrics", seconds: 20, everyday: &[] },
     Theme { name: "profile", seconds: 40, everyday: &["profile::"] },
-    Theme { name: "running", seconds: 120, everyday: &["running::run_streams"] },
-    Theme { name: "survival", seconds: 180, everyday: &["survival::adopt_after_restart"] },
+    Theme { name: "running", seconds: 210, everyday: &["running::run_streams"] },
+    Theme { name: "survival", seconds: 250, everyday: &["survival::adopt_after_restart"] },
 ];
 
 /// How much of the tests a machine runs.
