@@ -15,6 +15,7 @@ mod guest;
 mod libtest;
 mod python;
 mod setup;
+mod sim;
 mod test;
 mod tidy;
 mod toolchain;
@@ -58,6 +59,8 @@ enum Verb {
     Dist(dist::Args),
     /// Runs a benchmark: the numbers that we promise.
     Bench(bench::Args),
+    /// Runs the simulator: many seeds, one of them, or planted bugs.
+    Sim(sim::Args),
     /// Licences, bans and sources of the dependencies, by cargo-deny.
     Deny,
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Verb::E2e(args) => guest::run(&args),
         Verb::Dist(args) => dist::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Sim(args) => sim::run(&args),
         Verb::Deny => deny::run(),
     };
     match result {

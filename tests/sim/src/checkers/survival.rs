@@ -1,0 +1,96 @@
+//! No agent's task dies of a coordinator's fault: who kills a task has a wish of its owner to show.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster::Command;
+use leader::Call;
+use model::{Duration, FrameworkId, TaskId};
+
+use crate::{
+    parameters::Parameters,
+    record::{Checker, Fact},
+    time::Moment,
+};
+
+/// Remembers who wished the end of what.
+pub struct TasksSurvive {
+    applied: u64,
+    failover_timeout: Duration,
+    /// Tasks whose end somebody wished.
+    wished: BTreeSet<TaskId>,
+    /// Frameworks whose end somebody wished, or that stayed away for too long.
+    ended: BTreeSet<FrameworkId>,
+    owner: BTreeMap<TaskId, FrameworkId>,
+    /// When each framework was last seen on its stream.
+    seen: BTreeMap<FrameworkId, Moment>,
+}
+
+impl TasksSurvive {
+    pub fn new(parameters: &Parameters) -> Self {
+        Self {
+            applied: 0,
+            failover_timeout: parameters.failover_timeout,
+            wished: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            owner: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        }
+    }
+}
+
+impl Checker for TasksSurvive {
+    fn name(&self) -> &'static str {
+        "tasks_survive"
+    }
+
+    fn note(&mut self, now: Moment, fact: &Fact<'_>) -> Result<(), String> {
+        match fact {
+            Fact::Wished { call: Call::Kill { task, .. } | Call::KillTask { task, .. }, .. } => {
+                self.wished.insert((*task).clone());
+                Ok(())
+            }
+            Fact::Wished { call: Call::TeardownFramework { framework, .. }, .. } => {
+                self.ended.insert((*framework).clone());
+                Ok(())
+            }
+            Fact::Subscribed { framework, .. }
+            | Fact::Heard { framework, .. }
+            | Fact::Offered { framework, .. } => {
+                self.seen.insert((*framework).clone(), now);
+                Ok(())
+            }
+            Fact::Applied { index, entry, outcome, .. } if *index > self.applied => {
+                self.applied = *index;
+                if outcome.answer.is_err() {
+                    return Ok(());
+                }
+                match &entry.command {
+                    Command::Launch { framework, tasks, .. } => {
+                        let owned = tasks.iter().map(|task| (task.task_id.clone(), framework.clone()));
+                        self.owner.extend(owned);
+                        Ok(())
+                    }
+                    Command::TearDownFramework { framework, request: None } => {
+                        let seen = self.seen.get(framework).copied().unwrap_or_default();
+                        // Clocks may be too fast by a twentieth.
+                        if now.since(seen) < self.failover_timeout.mul_f64(0.9) {
+                            let away = now.since(seen);
+                            return Err(format!("{framework} was torn down after {away:?} of absence"));
+                        }
+                        self.ended.insert(framework.clone());
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Fact::Over { agent, task, is_killed: true } => {
+                let is_orphan = self.owner.get(*task).is_some_and(|owner| self.ended.contains(owner));
+                if self.wished.contains(*task) || is_orphan {
+                    return Ok(());
+                }
+                Err(format!("agent {agent} killed {task}, and nobody had wished that"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Runs the simulator of `tests/sim`, built for speed.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+
+use crate::command::{cargo, run as run_command};
+
+/// How long CI looks for a bad seed.
+const SECONDS_DEFAULT: u64 = 120;
+
+/// What to simulate.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The first seed; without one, a fresh one by the clock.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many worlds to live through; without it, one with --seed and as many as fit into --seconds else.
+    #[arg(long)]
+    runs: Option<u64>,
+    /// No world begins after so many seconds.
+    #[arg(long, default_value_t = SECONDS_DEFAULT)]
+    seconds: u64,
+    /// Tell what happens, line by line.
+    #[arg(long)]
+    trace: bool,
+}
+
+/// The verb.
+pub fn run(args: &Args) -> Result<()> {
+    let seed = match args.seed {
+        Some(seed) => seed,
+        None => fresh_seed()?,
+    };
+    let runs = args.runs.unwrap_or(if args.seed.is_some() { 1 } else { u64::MAX });
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut command = cargo();
+    command.args(["run", "--release", "--locked", "--quiet", "--package", "sim", "--"]);
+    command.args(["--seed", &seed.to_string(), "--runs", &runs.to_string()]);
+    command.args(["--seconds", &args.seconds.to_string(), "--jobs", &jobs.to_string()]);
+    command.args(args.trace.then_some("--trace"));
+    run_command(&mut command)
+}
+
+/// Another one each time, and short enough to be typed.
+fn fresh_seed() -> Result<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
+    Ok(now.as_millis() as u64 % 1_000_000_000)
+}
