@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use openraft::SnapshotPolicy;
+use tonic::metadata::{Ascii, MetadataValue};
 
 use super::{error::OpenError, types::MemberId};
 
@@ -16,6 +17,8 @@ pub struct RaftConfig {
     pub member_id: MemberId,
     /// Where other members reach this one, host:port.
     pub address: String,
+    /// Shown to other members with every call.
+    pub credential: Option<MetadataValue<Ascii>>,
     pub timing: Timing,
     /// Entries between two snapshots. A start applies at most this many and those of one snapshot's
     /// making: at some 300 000 entries a second, 10 000 are 30 ms.
@@ -31,6 +34,7 @@ impl RaftConfig {
             cluster_id: None,
             member_id,
             address: address.into(),
+            credential: None,
             timing: Timing::default(),
             snapshot_entries: 10_000,
             kept_entries: 2_000,

@@ -19,8 +19,7 @@ impl Directory {
     /// Makes the directory if need be, and locks it.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Directory { path: path.to_owned(), source };
-        // Commands and state are nobody else's to read.
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        make(path)?;
         let lock = OpenOptions::new()
             .read(true)
             .write(true)
@@ -58,6 +57,23 @@ impl Directory {
     pub fn snapshot(&self) -> PathBuf {
         self.path.join("snapshot")
     }
+
+    /// A snapshot that another member sends, until it is whole.
+    pub fn incoming(&self) -> PathBuf {
+        self.path.join("snapshot.incoming")
+    }
+}
+
+/// Makes the directory if need be.
+pub fn make(path: &Path) -> Result<(), OpenError> {
+    // Commands and state are nobody else's to read.
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| OpenError::Directory { path: path.to_owned(), source })
+}
+
+/// Whether no member has ever begun here.
+pub fn is_pristine(path: &Path) -> bool {
+    !path.join("store").exists()
 }
 
 /// Makes names in the directory durable: created, renamed or removed files.

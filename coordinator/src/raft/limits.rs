@@ -34,6 +34,13 @@ pub const APPLY_ENTRIES_MAX: usize = 1 << 10;
 /// Entries that one purge removes in one batch, so that appends wait at most a few milliseconds.
 pub const PURGE_ENTRIES_MAX: u64 = 1 << 10;
 
+/// One message between members: what one read of the log gives, which may end with a command of any size.
+pub const MESSAGE_BYTES_MAX: usize = 2 * COMMAND_BYTES_MAX;
+
+/// One piece of a snapshot on its way to another member.
+pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
+
+const _: () = assert!(READ_BYTES_MAX + COMMAND_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX + PROPOSAL_BYTES_OVERHEAD <= PROPOSALS_BYTES_MAX);
 // A semaphore counts in u32.
 const _: () = assert!(PROPOSALS_BYTES_MAX <= u32::MAX as usize);

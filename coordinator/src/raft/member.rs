@@ -23,7 +23,7 @@ use super::{
     limits::{COMMAND_BYTES_MAX, PROPOSAL_BYTES_OVERHEAD, PROPOSALS_BYTES_MAX},
     log::{self, LogBytes},
     machine::Machine,
-    network::Unconnected,
+    network::{self, Network},
     observe::{Counter, Figures, Instruments, Role},
     snapshot::{SnapshotFile, Snapshots},
     state::{Applier, RestoreError},
@@ -60,6 +60,8 @@ pub struct Raft {
 pub struct RaftHandle {
     pub(super) raft: Openraft,
     cluster_id: Arc<str>,
+    /// Where a snapshot of another member is gathered.
+    incoming: Arc<Path>,
     member_id: MemberId,
     address: Arc<str>,
     leadership: watch::Receiver<Leadership>,
@@ -78,14 +80,17 @@ impl Raft {
     /// voter leads within milliseconds, in a new term, once [`Raft::run`] is polled. Refuses what
     /// [`OpenError`] names.
     pub async fn open(config: RaftConfig, machine: impl Machine) -> Result<(RaftHandle, Self), OpenError> {
-        Self::open_on(config, machine, Unconnected).await
+        let (member_id, credential) = (config.member_id, config.credential.clone());
+        let network =
+            |cluster_id: &Arc<str>| Network { cluster_id: cluster_id.clone(), member_id, credential };
+        Self::open_on(config, machine, network).await
     }
 
     /// The same, over another network.
     pub(super) async fn open_on<N>(
         config: RaftConfig,
         machine: impl Machine,
-        network: N,
+        network: impl FnOnce(&Arc<str>) -> N,
     ) -> Result<(RaftHandle, Self), OpenError>
     where
         N: RaftNetworkFactory<Types>,
@@ -104,21 +109,24 @@ impl Raft {
         let (directory, opened, applier) = opening
             .map_err(|source| OpenError::Store { path: config.data_dir.clone(), source: source.into() })??;
         let log::Opened { cluster_id, store, writer, purged: _ } = opened;
+        let cluster_id: Arc<str> = cluster_id.into();
+        let incoming = directory.incoming().into();
         let log_bytes = store.bytes();
         let writer = writer.spawn().map_err(|source| OpenError::Thread { source })?;
 
-        let raft = Openraft::new(config.member_id, openraft_config, network, store, applier)
+        let raft = Openraft::new(config.member_id, openraft_config, network(&cluster_id), store, applier)
             .await
             .map_err(|source| failed(source.into()))?;
         stand_if_alone(&raft, config.member_id).await.map_err(|source| failed(source.into()))?;
-        info!(member = config.member_id, cluster_id, "opened the raft log");
+        info!(member = config.member_id, %cluster_id, "opened the raft log");
 
         let stop = CancellationToken::new();
         let (leadership, leadership_seen) = watch::channel(Leadership::default());
         let (ended, ended_seen) = watch::channel(false);
         let handle = RaftHandle {
             raft: raft.clone(),
-            cluster_id: cluster_id.into(),
+            cluster_id,
+            incoming,
             member_id: config.member_id,
             address: config.address.into(),
             leadership: leadership_seen,
@@ -203,6 +211,11 @@ impl RaftHandle {
             }
             Err(RaftError::Fatal(_)) => Err(InitializeError::Stopped),
         }
+    }
+
+    /// What this member answers to the others.
+    pub fn service(&self) -> network::Service {
+        network::service(self.raft.clone(), self.cluster_id.clone(), self.member_id, self.incoming.clone())
     }
 
     /// Whether the cluster has begun, as far as this member knows.

@@ -1,4 +1,4 @@
-//! Records on disk to openraft's types and back; nobody else knows both.
+//! Records on disk to openraft's types and back. Messages between members are built of the same parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -99,7 +99,7 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], RecordError> {
     Ok(*head)
 }
 
-fn payload_to_wire(payload: &Payload) -> wire::Payload {
+pub fn payload_to_wire(payload: &Payload) -> wire::Payload {
     use wire::payload::Payload as Kind;
     let kind = match payload {
         EntryPayload::Blank => Kind::Blank(wire::Blank {}),
@@ -109,7 +109,7 @@ fn payload_to_wire(payload: &Payload) -> wire::Payload {
     wire::Payload { payload: Some(kind) }
 }
 
-fn payload_from_wire(payload: wire::Payload) -> Result<Payload, RecordError> {
+pub fn payload_from_wire(payload: wire::Payload) -> Result<Payload, RecordError> {
     use wire::payload::Payload as Kind;
     Ok(match payload.payload.ok_or(RecordError::Content)? {
         Kind::Blank(wire::Blank {}) => EntryPayload::Blank,

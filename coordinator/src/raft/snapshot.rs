@@ -34,6 +34,29 @@ pub struct SnapshotFile {
 }
 
 impl SnapshotFile {
+    /// A file that holds the state and nothing else.
+    pub fn new(file: File, bytes: u64, crc: u32) -> Self {
+        Self { file: Arc::new(file), offset: 0, bytes, crc }
+    }
+
+    /// Length of the state.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// CRC-32 (IEEE) of the state.
+    pub fn crc(&self) -> u32 {
+        self.crc
+    }
+
+    /// At most `length` bytes of the state from `at` on; none behind its end. Blocks.
+    pub fn piece(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
+        let rest = usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(usize::MAX);
+        let mut piece = vec![0; length.min(rest)];
+        self.file.read_exact_at(&mut piece, self.offset + at)?;
+        Ok(piece)
+    }
+
     /// The encoded state, checked. Blocks.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let length = usize::try_from(self.bytes).map_err(|_| damaged("its length is absurd"))?;

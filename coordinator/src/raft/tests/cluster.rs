@@ -183,7 +183,7 @@ impl Cluster {
         let recorder = Recorder::default();
         let factory = Factory { from: id, switchboard: self.switchboard.clone() };
         let config = Self::config(self.folder.path(), id);
-        let (handle, raft) = Raft::open_on(config, recorder.clone(), factory).await.unwrap();
+        let (handle, raft) = Raft::open_on(config, recorder.clone(), |_| factory).await.unwrap();
         self.switchboard.connect(id, handle.raft.clone());
         let task = tokio::spawn(raft.run(CancellationToken::new()));
         self.members.insert(id, Member { handle, recorder, task });

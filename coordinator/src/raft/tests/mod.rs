@@ -6,6 +6,7 @@ mod bench;
 mod cluster;
 mod damage;
 mod kill;
+mod network;
 mod suite;
 
 use std::{
