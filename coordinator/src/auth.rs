@@ -12,6 +12,7 @@ use std::{
 
 use rand::Rng as _;
 use subtle::ConstantTimeEq as _;
+use tonic::metadata::{Ascii, MetadataValue};
 
 /// Bytes of randomness; the file holds them as hexadecimal digits.
 const TOKEN_BYTES: usize = 32;
@@ -119,6 +120,13 @@ impl Token {
     /// Whether a caller showed this token. The time that it takes does not depend on the content.
     pub fn is(&self, shown: &str) -> bool {
         self.0.as_bytes().ct_eq(shown.as_bytes()).into()
+    }
+
+    /// As this member shows it to the others.
+    pub fn header(&self) -> Option<MetadataValue<Ascii>> {
+        let mut value: MetadataValue<Ascii> = format!("Bearer {}", self.0).parse().ok()?;
+        value.set_sensitive(true);
+        Some(value)
     }
 
     /// For clients in the same process and for tests.

@@ -27,6 +27,8 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     pub cluster_id: Option<ClusterId>,
     pub member_id: u64,
+    /// host:port of any member of the cluster to be joined.
+    pub join: Option<String>,
     pub offer_lease: Duration,
     pub agent_heartbeat: Duration,
     pub agent_timeout: Duration,
@@ -51,8 +53,10 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             // Taken from the data directory, or made for a new one.
             cluster_id: None,
-            // One member for now.
+            // The first member; each further one is given its own.
             member_id: 1,
+            // A pristine directory begins a cluster of its own.
+            join: None,
             // Long enough to think, short enough that a stuck framework hoards for half a minute only.
             offer_lease: Duration::from_secs(30),
             // An idle agent costs one small message in five seconds.
@@ -178,6 +182,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "This member's seat in Raft",
         set: |config, text| number(text, 1).map(|value| config.member_id = value),
         show: |config| config.member_id.to_string(),
+    },
+    Setting {
+        key: "join",
+        value_name: "HOST:PORT",
+        help: "Become a member of the cluster of this coordinator, instead of beginning one; needs a `member-id` of its own",
+        set: |config, text| address(text).map(|value| config.join = Some(value.to_string())),
+        show: |config| optional(config.join.as_ref()),
     },
     Setting {
         key: "offer-lease",

@@ -14,11 +14,17 @@ use crate::{
     api::{Api, BindError, Listeners},
     auth::{Token, TokenError},
     config::Config,
+    join::{JoinError, Target},
     leader::{self, LeaderLoop, Standing, feed},
     machine::{AgreedLog, StateMachine},
     metrics::Metrics,
-    raft::{InitializeError, Leadership, OpenError, Raft, RaftConfig, RaftHandle, StopError},
+    raft::{
+        self, InitializeError, Leadership, OpenError, Raft, RaftConfig, RaftHandle, SeatError, StopError,
+    },
 };
+
+/// How long another member may take to lead before this one goes: an election is about as long.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why the coordinator can't start.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +37,8 @@ pub enum StartError {
     ClusterId(#[source] IdError),
     #[error("can't set up the credential")]
     Token(#[source] TokenError),
+    #[error("can't join the cluster")]
+    Join(#[source] JoinError),
     #[error("can't begin the cluster")]
     Initialize(#[source] InitializeError),
     #[error("can't set up the API")]
@@ -49,6 +57,7 @@ pub enum FailureCode {
     DataDirUnusable,
     DataDirDamaged,
     TokenUnusable,
+    JoinFailed,
     StartFailed,
     CoordinatorFailed,
 }
@@ -64,6 +73,7 @@ impl FailureCode {
         Self::DataDirUnusable,
         Self::DataDirDamaged,
         Self::TokenUnusable,
+        Self::JoinFailed,
         Self::StartFailed,
         Self::CoordinatorFailed,
     ];
@@ -79,6 +89,7 @@ impl FailureCode {
             Self::DataDirUnusable => "data-dir-unusable",
             Self::DataDirDamaged => "data-dir-damaged",
             Self::TokenUnusable => "token-unusable",
+            Self::JoinFailed => "join-failed",
             Self::StartFailed => "start-failed",
             Self::CoordinatorFailed => "coordinator-failed",
         }
@@ -108,6 +119,7 @@ impl StartError {
             )
             | Self::ClusterId(_) => FailureCode::DataDirDamaged,
             Self::Token(_) => FailureCode::TokenUnusable,
+            Self::Join(_) => FailureCode::JoinFailed,
             Self::Open(OpenError::Timing { .. } | OpenError::Thread { .. } | OpenError::Start { .. })
             | Self::Initialize(_)
             | Self::Api(_) => FailureCode::StartFailed,
@@ -123,6 +135,11 @@ impl StartError {
                 "restore the data directory from a backup, or begin anew in an empty one".to_owned()
             }
             Self::Token(error) => error.next(),
+            Self::Join(_) => {
+                "check that a coordinator runs at the address of `--join`, and that both have the \
+                 same token file"
+                    .to_owned()
+            }
             Self::Initialize(_) | Self::Api(_) => "see the cause and the log of this start".to_owned(),
         }
     }
@@ -178,11 +195,30 @@ impl Daemon {
             .map_err(|source| StartError::Bind(BindError::Port { address: config.listen, source }))?;
         tracing::info!(%address, "bound the port");
 
+        raft::make_directory(&config.data_dir).map_err(StartError::Open)?;
+        let token = Token::load_or_make(&config.token_path()).map_err(StartError::Token)?;
+        tracing::info!(path = %config.token_path().display(), "the credential is ready");
+
+        let target = match (&config.join, token.header()) {
+            (Some(member), Some(credential)) => {
+                Some(Target::new(member, credential).map_err(StartError::Join)?)
+            }
+            (Some(_) | None, _) => None,
+        };
+        let mut cluster_id = config.cluster_id.clone();
+        if let Some(target) = &target
+            && cluster_id.is_none()
+            && raft::is_pristine(&config.data_dir)
+        {
+            cluster_id = Some(target.cluster(config.member_id).await.map_err(StartError::Join)?);
+        }
+
         let metrics = Arc::new(Metrics::new());
         let (feed, feed_reader) = feed(0, ClusterState::new());
         let machine = StateMachine::new(feed, metrics.clone());
         let raft_config = RaftConfig {
-            cluster_id: config.cluster_id.as_ref().map(ToString::to_string),
+            cluster_id: cluster_id.as_ref().map(ToString::to_string),
+            credential: token.header(),
             snapshot_entries: config.snapshot_entries,
             ..RaftConfig::new(&config.data_dir, config.member_id, address.to_string())
         };
@@ -190,15 +226,12 @@ impl Daemon {
         let cluster = ClusterId::new(raft.cluster_id()).map_err(StartError::ClusterId)?;
         tracing::info!(cluster_id = %cluster, member = raft.member_id(), "opened the log");
 
-        let token = Token::load_or_make(&config.token_path()).map_err(StartError::Token)?;
-        tracing::info!(path = %config.token_path().display(), "the credential is ready");
-
         let listeners = Listeners::with_socket(port, &config.socket_path()).map_err(StartError::Bind)?;
         tracing::info!(path = %config.socket_path().display(), "made the socket");
 
         let raft_stop = CancellationToken::new();
         let member = Part::start("raft member", raft_stop.clone(), member.run(raft_stop));
-        if !raft.is_initialized().await.map_err(StartError::Initialize)? {
+        if target.is_none() && !raft.is_initialized().await.map_err(StartError::Initialize)? {
             raft.initialize_single().await.map_err(StartError::Initialize)?;
             tracing::info!(cluster_id = %cluster, "began a new cluster");
         }
@@ -240,13 +273,24 @@ impl Daemon {
         });
         tracing::info!(%address, "the api answers");
 
+        let mut parts = vec![member, standing, leader_part, serving];
+        if let Some(target) = target {
+            let (raft, stop) = (raft.clone(), CancellationToken::new());
+            let stopped = stop.clone();
+            parts.push(Part::start("joining", stop, async move {
+                target.until_seated(raft, address.to_string(), stopped.clone()).await;
+                // A part lives as long as the daemon.
+                stopped.cancelled().await;
+                Ok(())
+            }));
+        }
         Ok(Self {
             address,
             token,
             socket: config.socket_path(),
             raft,
             shutdown_timeout: config.shutdown_timeout,
-            parts: vec![member, standing, leader_part, serving],
+            parts,
         })
     }
 
@@ -287,10 +331,26 @@ impl Daemon {
         if let Some(failure) = &failure {
             tracing::error!(error = %failure, "stopping, because a part has ended");
         }
+        if failure.is_none() {
+            self.hand_over().await;
+        }
         let stopped = self.stop().await;
         match failure {
             Some(failure) => Err(failure),
             None => stopped,
+        }
+    }
+
+    /// Lets another member lead before this one goes: so nobody waits for an election.
+    async fn hand_over(&self) {
+        if self.raft.seats().iter().filter(|seat| seat.votes).count() < 2 {
+            return;
+        }
+        match self.raft.transfer(None, HAND_OVER_PATIENCE).await {
+            Ok(leader) => tracing::info!(leader, "handed over the lead"),
+            // It does not lead: nothing to hand over.
+            Err(SeatError::NotLeader) => {}
+            Err(error) => tracing::warn!(%error, "the others will elect a leader"),
         }
     }
 

@@ -8,6 +8,7 @@ pub mod auth;
 pub mod config;
 pub mod convert;
 pub mod daemon;
+pub mod join;
 pub mod leader;
 pub mod machine;
 pub mod metrics;

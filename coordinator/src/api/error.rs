@@ -97,6 +97,22 @@ pub fn shape(code: RefusalCode) -> Shape {
             StatusCode::CONFLICT,
             "give each agent a data directory of its own; a copied one copies the id",
         ),
+        RefusalCode::MemberUnknown => {
+            row(Code::NotFound, StatusCode::NOT_FOUND, "check the id with `muster member list`")
+        }
+        RefusalCode::MemberIdTaken => row(
+            Code::AlreadyExists,
+            StatusCode::CONFLICT,
+            "choose another `--member-id`, or remove the member that has it",
+        ),
+        RefusalCode::MemberBehind => row(
+            Code::FailedPrecondition,
+            StatusCode::CONFLICT,
+            "check that it runs and can be reached, and try again; meanwhile it goes on learning",
+        ),
+        RefusalCode::MemberLast => {
+            row(Code::FailedPrecondition, StatusCode::CONFLICT, "add another member first")
+        }
         RefusalCode::Busy => {
             row(Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, "try again in a moment")
         }

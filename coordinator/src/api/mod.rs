@@ -1,12 +1,13 @@
 //! Questions in, answers out, no rules of their own.
 //!
-//! `serve.rs` owns the sockets, `guard.rs` decides who may ask, `grpc/` and `rest.rs` answer: each
-//! method is one call of a handle and a conversion. `error.rs` is the one table of statuses.
+//! `serve.rs` owns the sockets, `guard.rs` decides who may ask, `relay.rs` which member answers; `grpc/` and
+//! `rest.rs` answer: each method is one call of a handle and a conversion. `error.rs` is the one table of statuses.
 //! Nothing here knows how a thing is done.
 
 pub mod error;
 mod grpc;
 mod guard;
+mod relay;
 mod rest;
 mod serve;
 
@@ -54,6 +55,7 @@ pub struct Api {
     guard: Arc<guard::Guard>,
     page: Arc<Page>,
     grpc: axum::Router,
+    relay: relay::Relay,
 }
 
 impl Api {
@@ -69,7 +71,13 @@ impl Api {
         let context =
             Context { leader, raft, metrics, stop, tasks: TaskTracker::new(), channels: Arc::default() };
         let grpc = grpc::routes(&context)?;
-        Ok(Self { context, guard: Arc::new(guard::Guard::new(token, allowed_hosts)), page, grpc })
+        Ok(Self {
+            context,
+            guard: Arc::new(guard::Guard::new(token, allowed_hosts)),
+            page,
+            grpc,
+            relay: relay::Relay::new(),
+        })
     }
 
     /// Answers one request of a peer; never fails, because a no is an answer.
@@ -110,6 +118,20 @@ impl Api {
     }
 
     async fn answer_grpc(&self, request: Request<Incoming>) -> Response<Body> {
+        let raft = &self.context.raft;
+        let passed = match self.relay.route(raft, &request).await {
+            Ok(relay::Route::Here) => return self.answer_here(request).await,
+            Ok(relay::Route::There(leader)) => self.relay.pass(raft, &leader, request).await,
+            Err(refusal) => Err(refusal),
+        };
+        // The leader has counted what it refused.
+        passed.unwrap_or_else(|refusal| {
+            self.context.metrics.refused(refusal.code);
+            error::status(&refusal).into_http()
+        })
+    }
+
+    async fn answer_here(&self, request: Request<Incoming>) -> Response<Body> {
         let answer = match self.grpc.clone().oneshot(request.map(Body::new)).await {
             Ok(answer) => answer,
             Err(never) => match never {},

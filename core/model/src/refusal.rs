@@ -74,6 +74,14 @@ codes! {
     ClusterForeign = "cluster-foreign",
     /// Another agent uses this id.
     AgentIdTaken = "agent-id-taken",
+    /// No coordinator has this member id.
+    MemberUnknown = "member-unknown",
+    /// Another coordinator has this member id.
+    MemberIdTaken = "member-id-taken",
+    /// The coordinator does not have enough of the log yet.
+    MemberBehind = "member-behind",
+    /// Without this coordinator nobody would be left to vote.
+    MemberLast = "member-last",
     /// A queue or table is full; try again later.
     Busy = "busy",
     /// This member does not lead, and knows no leader to send to.

@@ -2,6 +2,7 @@
 
 mod agent;
 pub(super) mod channel;
+mod members;
 mod operator;
 mod output;
 mod scheduler;
@@ -48,6 +49,7 @@ pub(super) fn routes(context: &Context) -> Result<axum::Router, tonic_reflection
     let routes = Routes::new(scheduler)
         .add_service(operator)
         .add_service(agent)
+        .add_service(context.raft.service())
         .add_service(reflection)
         .add_service(health);
     Ok(routes.prepare().into_axum_router())

@@ -11,7 +11,7 @@ use proto::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Answers, channel, invalid, output, refused, usage, watch};
+use super::{Answers, channel, invalid, members, output, refused, usage, watch};
 use crate::{
     api::{Context, error::status},
     convert::operator as convert,
@@ -47,6 +47,35 @@ impl Operator for OperatorApi {
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::OpenChannelStream>, Status> {
         channel::open(&self.context, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<wire::ListMembersRequest>,
+    ) -> Result<Response<wire::ListMembersResponse>, Status> {
+        let wire::ListMembersRequest {} = request.into_inner();
+        Ok(Response::new(members::list(&self.context.raft)))
+    }
+
+    async fn add_member(
+        &self,
+        request: Request<wire::AddMemberRequest>,
+    ) -> Result<Response<wire::AddMemberResponse>, Status> {
+        members::add(&self.context.raft, request.into_inner()).await.map(Response::new).map_err(refused)
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<wire::RemoveMemberRequest>,
+    ) -> Result<Response<wire::RemoveMemberResponse>, Status> {
+        members::remove(&self.context.raft, request.into_inner()).await.map(Response::new).map_err(refused)
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<wire::TransferLeadershipRequest>,
+    ) -> Result<Response<wire::TransferLeadershipResponse>, Status> {
+        members::transfer(&self.context.raft, request.into_inner()).await.map(Response::new).map_err(refused)
     }
 
     async fn get_status(

@@ -107,6 +107,10 @@ impl Reader {
             | RefusalCode::EpochStale
             | RefusalCode::ClusterForeign
             | RefusalCode::AgentIdTaken
+            | RefusalCode::MemberUnknown
+            | RefusalCode::MemberIdTaken
+            | RefusalCode::MemberBehind
+            | RefusalCode::MemberLast
             | RefusalCode::Unauthenticated
             | RefusalCode::OriginRefused
             | RefusalCode::ClusterVersionTooOld
