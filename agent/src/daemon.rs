@@ -36,7 +36,7 @@ use crate::{
     http::Http,
     meter::{Counters, Meter, Watch},
     metrics::{FetchMetrics, Metrics, Page},
-    session::{Facts, Session, SessionError},
+    session::{AddressError, Coordinators, Facts, Session, SessionError},
     sys::{
         CgroupName, Kernel, KernelConfig, ProcessId, Sys, SysError, UserPolicy,
         bpf::{self, Availability, OomStream, Programs},
@@ -65,6 +65,8 @@ pub enum StartError {
     Identity(#[source] IdError),
     #[error("the resources that are set can't be offered")]
     Resources(#[source] model::ResourcesError),
+    #[error("can't use the address of the coordinators")]
+    Coordinator(#[source] AddressError),
     #[error("can't start a thread")]
     Thread(#[source] io::Error),
     #[error("can't use the cache of fetched files")]
@@ -155,7 +157,7 @@ impl StartError {
                 | CheckpointError::Closed
                 | CheckpointError::Identity { .. },
             ) => FailureCode::DataDirDamaged,
-            Self::Resources(_) => FailureCode::ConfigInvalid,
+            Self::Resources(_) | Self::Coordinator(_) => FailureCode::ConfigInvalid,
             Self::Kernel(_) | Self::Identity(_) | Self::Thread(_) | Self::Actor(_) => {
                 FailureCode::StartFailed
             }
@@ -184,6 +186,7 @@ impl StartError {
                     .to_owned()
             }
             Self::Kernel(_) => "`muster-agent doctor` shows what this host offers".to_owned(),
+            Self::Coordinator(_) => "write `--coordinator` like http://127.0.0.1:5050".to_owned(),
             Self::Resources(_) => "change `--cpus`, `--mem`, `--disk` or `--ports`".to_owned(),
             Self::Identity(_) | Self::Thread(_) | Self::Actor(_) => "see the cause".to_owned(),
         }
@@ -198,7 +201,6 @@ impl RunError {
                 FailureCode::ClusterForeign
             }
             Self::Session(SessionError::Refused { .. }) => FailureCode::AgentRefused,
-            Self::Session(SessionError::Address { .. }) => FailureCode::ConfigInvalid,
             Self::Actor(
                 ActorError::Threads(_)
                 | ActorError::Store(_)
@@ -343,8 +345,9 @@ impl Daemon {
             rounds.trim(executor.clone()).map_err(StartError::Thread)?,
             rounds.watch(watch.clone()).map_err(StartError::Thread)?,
         ];
+        let coordinators = Coordinators::new(&config.coordinator).map_err(StartError::Coordinator)?;
         let channels = Arc::new(Channels::new(
-            config.coordinator.clone(),
+            coordinators.clone(),
             config.token_file.clone(),
             executor.clone(),
             metrics.clone(),
@@ -391,12 +394,7 @@ impl Daemon {
         };
         let http = tokio::spawn(http.serve(listener, http_stop.clone()));
         let session_stop = CancellationToken::new();
-        let session = Session {
-            coordinator: config.coordinator.clone(),
-            token_file: config.token_file.clone(),
-            facts,
-            events,
-        };
+        let session = Session { coordinators, token_file: config.token_file.clone(), facts, events };
         let session = tokio::spawn(session.run(session_stop.clone()));
         tracing::info!(
             resources = %total,

@@ -80,6 +80,9 @@ pub enum Command {
     /// Looks at roles and sets their weights
     #[command(subcommand)]
     Role(Role),
+    /// Looks at coordinators, and changes which there are
+    #[command(subcommand)]
+    Member(Member),
     /// Shows live tasks and agents with what they use, again and again
     Top(Top),
     /// Starts a whole cluster on this machine: one coordinator, one agent, loopback only
@@ -417,6 +420,36 @@ pub enum Role {
         role: String,
         #[arg(long, value_parser = units::thousandths, value_name = "NUMBER")]
         weight: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Member {
+    /// Lists the coordinators: who leads, who votes, who still learns
+    #[command(after_help = "Examples:\n  muster member list\n  muster member list --output json")]
+    List,
+    /// Gives a coordinator a seat, and a vote once it has caught up
+    ///
+    /// A coordinator that is started with `--join` does this by itself.
+    #[command(after_help = "Examples:\n  muster member add 2 127.0.0.1:5052")]
+    Add {
+        #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+        /// Where the other coordinators reach it: host:port
+        address: String,
+    },
+    /// Takes a coordinator's seat away; stop it afterwards
+    #[command(after_help = "Examples:\n  muster member remove 2")]
+    Remove {
+        #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+    },
+    /// Hands the lead to another coordinator
+    #[command(after_help = "Examples:\n  muster member transfer\n  muster member transfer 3")]
+    Transfer {
+        /// The next leader [default: the one that has most of the log]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+        id: Option<u64>,
     },
 }
 

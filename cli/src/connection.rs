@@ -4,6 +4,10 @@ use std::{
     env, fs, io,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,7 +17,7 @@ use proto::{
     operator::v1::operator_client::OperatorClient as RawOperator,
     scheduler::v1::scheduler_client::SchedulerClient as RawScheduler,
 };
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -30,6 +34,8 @@ const ADDRESS_DEFAULT: &str = "http://127.0.0.1:5050";
 const TOKEN_PATHS: [&str; 2] = ["/var/lib/muster/coordinator/token", "/var/lib/muster-dev/coordinator/token"];
 /// A whole answer may be so large: the coordinator sends no more, for example to a framework that was long away.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long one coordinator may take to accept a connection, before the next one is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A call that takes longer is lost; streams have no such bound.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -41,8 +47,8 @@ pub type SchedulerClient = RawScheduler<InterceptedService<Channel, Credential>>
 /// Where a coordinator is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// `http://host:port`.
-    Http(String),
+    /// `http://host:port`, or several with commas between them: any coordinator will do.
+    Http(Vec<Uri>),
     /// `unix:path`: needs no token, because only root can open it.
     Unix(PathBuf),
 }
@@ -55,19 +61,24 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() { Err(refuse()) } else { Ok(Self::Unix(path.into())) };
         }
-        let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let uri: Uri = text.parse().map_err(|_| refuse())?;
-        if uri.scheme_str() != Some("http") || uri.port().is_none() {
-            return Err(refuse());
-        }
-        Ok(Self::Http(text))
+        let url = |part: &str| {
+            let part = part.trim();
+            let text = if part.contains("://") { part.to_owned() } else { format!("http://{part}") };
+            let uri: Uri = text.parse().map_err(|_| refuse())?;
+            if uri.scheme_str() == Some("http") && uri.port().is_some() { Ok(uri) } else { Err(refuse()) }
+        };
+        text.split(',').map(url).collect::<Result<_, _>>().map(Self::Http)
     }
 }
 
 impl std::fmt::Display for Address {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Http(url) => formatter.write_str(url),
+            Self::Http(urls) => {
+                let urls: Vec<_> =
+                    urls.iter().map(|url| url.to_string().trim_end_matches('/').to_owned()).collect();
+                formatter.write_str(&urls.join(","))
+            }
             Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
         }
     }
@@ -203,19 +214,24 @@ fn find_credential(locator: &Locator) -> Result<Credential, ClientError> {
 
 fn channel(address: &Address) -> Result<Channel, ClientError> {
     let url = match address {
-        Address::Http(url) => url.clone(),
+        Address::Http(urls) => urls.first().map(Uri::to_string).unwrap_or_default(),
         // The name is only shown to the server; the connector below ignores it.
         Address::Unix(_) => "http://localhost".to_owned(),
     };
     let endpoint = Endpoint::from_shared(url)
         .map_err(|_| ClientError::Address { address: address.to_string() })?
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true);
     Ok(match address {
-        Address::Http(_) => endpoint.connect_lazy(),
+        Address::Http(urls) => {
+            let urls = Arc::new(urls.clone());
+            let next = Arc::new(AtomicUsize::new(0));
+            endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+                let (urls, next) = (urls.clone(), next.clone());
+                async move { Ok::<_, io::Error>(TokioIo::new(connect_to_any(&urls, &next).await?)) }
+            }))
+        }
         Address::Unix(path) => {
             let path = path.clone();
             endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
@@ -224,6 +240,25 @@ fn channel(address: &Address) -> Result<Channel, ClientError> {
             }))
         }
     })
+}
+
+/// Connects to a coordinator: the one after the last that was tried, or else the next that accepts. So a
+/// connection that has just broken is not tried first again.
+async fn connect_to_any(urls: &[Uri], next: &AtomicUsize) -> io::Result<TcpStream> {
+    let mut failure = io::Error::from(io::ErrorKind::NotConnected);
+    for _attempt in 0..urls.len() {
+        let place = next.fetch_add(1, Ordering::Relaxed) % urls.len();
+        let Some(authority) = urls.get(place).and_then(Uri::authority) else { continue };
+        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(authority.as_str())).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => failure = error,
+            Err(_elapsed) => failure = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(failure)
 }
 
 #[cfg(test)]
@@ -236,7 +271,8 @@ mod tests {
         assert_eq!(parse("127.0.0.1:5050").as_deref(), Some("http://127.0.0.1:5050"));
         assert_eq!(parse("http://[::1]:5050").as_deref(), Some("http://[::1]:5050"));
         assert_eq!(parse("unix:/run/muster/api.sock").as_deref(), Some("unix:/run/muster/api.sock"));
-        for bad in ["", "unix:", "https://x:1", "http://x", "ftp://x:1", "a b:1"] {
+        assert_eq!(parse("a:1, http://b:2").as_deref(), Some("http://a:1,http://b:2"));
+        for bad in ["", "a:1,", "unix:", "https://x:1", "http://x", "ftp://x:1", "a b:1"] {
             assert_eq!(parse(bad), None, "{bad:?} was taken");
         }
     }

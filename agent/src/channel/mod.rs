@@ -44,7 +44,7 @@ const FRAMES_WAITING_MAX: usize = 4;
 
 /// Opens the agent's halves.
 pub struct Channels {
-    coordinator: String,
+    coordinators: session::Coordinators,
     token_file: PathBuf,
     executor: Arc<Executor>,
     metrics: Arc<Metrics>,
@@ -78,14 +78,14 @@ impl Failure {
 
 impl Channels {
     pub fn new(
-        coordinator: String,
+        coordinators: session::Coordinators,
         token_file: PathBuf,
         executor: Arc<Executor>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let permits = Semaphore::new(limits::CHANNELS_PER_AGENT_MAX);
         let profiles = Profiles::default();
-        Self { coordinator, token_file, executor, metrics, permits, profiles }
+        Self { coordinators, token_file, executor, metrics, permits, profiles }
     }
 
     /// One channel, until either side ends it. Dropped in the middle, it ends what it began.
@@ -133,13 +133,12 @@ impl Channels {
         frames: mpsc::Receiver<Frame>,
     ) -> Result<Streaming<Frame>, String> {
         let credential = session::read_token(&self.token_file).map_err(|error| chain(&error))?;
-        let endpoint = session::endpoint(&self.coordinator).map_err(|error| chain(&error))?;
         let join = frame::Frame::Join(wire::Join { channel_id: channel_id.into() });
         outgoing.try_send(framed(join)).map_err(|error| error.to_string())?;
         let mut request = Request::new(ReceiverStream::new(frames));
         request.metadata_mut().insert("authorization", credential);
         let joined = timeout(JOIN_PATIENCE, async {
-            let connection = endpoint.connect().await.map_err(|error| chain(&error))?;
+            let connection = self.coordinators.connect(0).await.map_err(|error| chain(&error))?;
             let answer = AgentSessionClient::new(connection).channel(request).await;
             answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
         });

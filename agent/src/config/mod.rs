@@ -23,13 +23,14 @@ use crate::execute::AllowedPath;
 pub use values::Bytes;
 use values::{
     Thousandths, absolute_path, address, allowed_path, attributes, boolean, capability, cgroup_path, cpus,
-    hostname, list, mib, number, path, ports, show_allowed, show_paths, url, word,
+    hostname, list, mib, number, path, ports, show_allowed, show_paths, urls, word,
 };
 
 /// Everything that can be set. Each default and its reason stand in [`Config::default`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    pub coordinator: String,
+    /// URLs of members; at least one.
+    pub coordinator: Vec<String>,
     pub token_file: PathBuf,
     pub data_dir: PathBuf,
     pub listen: SocketAddr,
@@ -80,7 +81,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             // The coordinator's own default.
-            coordinator: "http://127.0.0.1:5050".to_owned(),
+            coordinator: vec!["http://127.0.0.1:5050".to_owned()],
             token_file: PathBuf::from("/var/lib/muster/coordinator/token"),
             // Where the FHS puts what a daemon must keep.
             data_dir: PathBuf::from("/var/lib/muster/agent"),
@@ -201,10 +202,10 @@ pub const VARIABLE_PREFIX: &str = "MUSTER_AGENT_";
 pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "coordinator",
-        value_name: Some("URL"),
-        help: "Where the coordinator answers",
-        set: |config, text| url(text).map(|value| config.coordinator = value),
-        show: |config| config.coordinator.clone(),
+        value_name: Some("URL,URL"),
+        help: "Where the coordinators answer; any of them will do, and the next is tried when one does not",
+        set: |config, text| urls(text).map(|value| config.coordinator = value),
+        show: |config| config.coordinator.join(","),
     },
     Setting {
         key: "token-file",

@@ -163,13 +163,18 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("`{text}` is no address with a port, such as 127.0.0.1:5051"))
 }
 
-pub(super) fn url(text: &str) -> Result<String, String> {
+fn url(text: &str) -> Result<String, String> {
     let refuse = || format!("`{text}` is no URL such as http://127.0.0.1:5050");
     let uri: axum::http::Uri = text.parse().map_err(|_| refuse())?;
     match (uri.scheme_str(), uri.host(), uri.path()) {
         (Some("http"), Some(_), "/") if uri.query().is_none() => Ok(text.trim_end_matches('/').to_owned()),
         _ => Err(refuse()),
     }
+}
+
+/// One or more, with commas between them.
+pub(super) fn urls(text: &str) -> Result<Vec<String>, String> {
+    text.split(',').map(|part| url(part.trim())).collect()
 }
 
 pub(super) fn hostname(text: &str) -> Result<String, String> {

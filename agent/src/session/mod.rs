@@ -4,6 +4,7 @@
 //! what the leader has not acknowledged stays in the checkpoint, and is said again after each Welcome.
 //! Start at [`Session::run`].
 
+mod coordinators;
 mod messages;
 #[cfg(test)]
 mod tests;
@@ -27,18 +28,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::Channel,
 };
 
 use crate::execute::chain;
 
+pub use coordinators::{AddressError, Coordinators};
 pub use messages::{Chunk, FromLeader, Greeting, OutputAnswer, OutputRequest, Stream, ToLeader};
 
 /// Messages that wait to be written; when the leader is that far behind, the session begins anew.
 pub const LINK_MAX: usize = 1024;
 
-/// How long a connection may take.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the Welcome may take: the leader commits a log entry for it.
 const WELCOME_PATIENCE: Duration = Duration::from_secs(30);
 /// The silence that a leader may keep, in its own heartbeat intervals.
@@ -86,8 +86,6 @@ pub enum SessionEvent {
 pub enum SessionError {
     #[error("the coordinator refused this agent for good: {message} (code {code})")]
     Refused { code: String, message: String },
-    #[error("`{url}` is no address of a coordinator")]
-    Address { url: String, source: tonic::transport::Error },
 }
 
 /// Why one stream ended.
@@ -119,7 +117,7 @@ pub(crate) enum StreamError {
 
 /// Opens streams until it is told to stop.
 pub struct Session {
-    pub coordinator: String,
+    pub coordinators: Coordinators,
     pub token_file: PathBuf,
     pub facts: Facts,
     pub events: mpsc::Sender<SessionEvent>,
@@ -128,14 +126,13 @@ pub struct Session {
 impl Session {
     /// Ends when `stop` is cancelled, or when the coordinator refuses this agent for good.
     pub async fn run(self, stop: CancellationToken) -> Result<(), SessionError> {
-        let endpoint = endpoint(&self.coordinator)?;
         let mut pause = PAUSE_MIN;
         let mut failures = 0_u64;
         for generation in 1.. {
             let mut was_welcomed = false;
             let ended = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                ended = self.stream(&endpoint, generation, &mut was_welcomed) => ended,
+                ended = self.stream(generation, &mut was_welcomed) => ended,
             };
             // The actor may be gone already.
             let _ = self.events.send(SessionEvent::Closed { generation }).await;
@@ -168,8 +165,8 @@ impl Session {
     }
 
     /// One stream, from Hello to its end.
-    async fn stream(&self, endpoint: &Endpoint, generation: u64, was_welcomed: &mut bool) -> End {
-        match self.try_stream(endpoint, generation, was_welcomed).await {
+    async fn stream(&self, generation: u64, was_welcomed: &mut bool) -> End {
+        match self.try_stream(generation, was_welcomed).await {
             Ok(refusal) => match refusal {
                 wire::Refused { code, message, is_final: true } => End::Final(code, message),
                 wire::Refused { code, message, is_final: false } => {
@@ -182,13 +179,11 @@ impl Session {
 
     async fn try_stream(
         &self,
-        endpoint: &Endpoint,
         generation: u64,
         was_welcomed: &mut bool,
     ) -> Result<wire::Refused, StreamError> {
         let credential = read_token(&self.token_file)?;
-        let connected = timeout(CONNECT_PATIENCE, endpoint.connect()).await.map_err(|_| StreamError::Late)?;
-        let channel = connected.map_err(StreamError::Connect)?;
+        let channel = self.coordinators.connect(generation - 1).await?;
         let (link, mut for_leader) = mpsc::channel(LINK_MAX);
         let (out, outgoing) = mpsc::channel(16);
         self.send(&out, from_agent::Message::Hello(self.hello(generation, link).await?)).await?;
@@ -298,21 +293,6 @@ impl Session {
     ) -> Result<(), StreamError> {
         out.send(wire::FromAgent { message: Some(message) }).await.map_err(|_| StreamError::Closed)
     }
-}
-
-/// How the coordinator is connected to.
-pub(crate) fn endpoint(coordinator: &str) -> Result<Endpoint, SessionError> {
-    let failed = |source| SessionError::Address { url: coordinator.to_owned(), source };
-    let endpoint = Endpoint::from_shared(coordinator.to_owned())
-        .map_err(failed)?
-        .connect_timeout(CONNECT_PATIENCE)
-        .tcp_nodelay(true)
-        // Without these a broken path leaves a stream that never ends.
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true)
-        .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")));
-    endpoint.map_err(failed)
 }
 
 enum End {

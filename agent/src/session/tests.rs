@@ -207,9 +207,9 @@ impl World {
             ),
         ));
         let metrics = Arc::new(Metrics::default());
-        let coordinator = format!("http://{}", self.address);
+        let coordinators = Coordinators::new(&[format!("http://{}", self.address)]).unwrap();
         let token_file = self.folder.path().join("token");
-        let channels = Arc::new(Channels::new(coordinator, token_file, executor.clone(), metrics.clone()));
+        let channels = Arc::new(Channels::new(coordinators, token_file, executor.clone(), metrics.clone()));
         let (events, session) = mpsc::channel(16);
         let (stop, stopped) = watch::channel(Stop::No);
         let parts = Parts {
@@ -238,7 +238,7 @@ impl World {
         };
         let stop_session = CancellationToken::new();
         let session = Session {
-            coordinator: format!("http://{}", self.address),
+            coordinators: Coordinators::new(&[format!("http://{}", self.address)]).unwrap(),
             token_file: self.folder.path().join("token"),
             facts,
             events,

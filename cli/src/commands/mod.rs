@@ -5,6 +5,7 @@ mod dev;
 mod exec;
 mod files;
 mod framework;
+mod member;
 mod offer;
 mod profile;
 mod role;
@@ -75,6 +76,12 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Offer(arguments::Offer::List) => offer::list(&connect()?).await?,
         Command::Role(arguments::Role::List) => role::list(&connect()?).await?,
         Command::Role(arguments::Role::Set { role, weight }) => role::set(&connect()?, role, weight).await?,
+        Command::Member(arguments::Member::List) => member::list(&connect()?).await?,
+        Command::Member(arguments::Member::Add { id, address }) => {
+            member::add(&connect()?, id, address).await?;
+        }
+        Command::Member(arguments::Member::Remove { id }) => member::remove(&connect()?, id).await?,
+        Command::Member(arguments::Member::Transfer { id }) => member::transfer(&connect()?, id).await?,
         Command::Top(options) => top::top(&connect()?, options).await?,
         Command::Dev(dev) => return dev::dev(dev).await,
         Command::Completion { shell } => {

@@ -1,4 +1,4 @@
-//! One coordinator and some agents, each with everything of its own.
+//! Coordinators and agents, each with everything of its own.
 
 use std::{
     env, fs,
@@ -11,7 +11,9 @@ use std::{
 
 use muster_client::{
     Connection, Locator, OperatorClient, is_final, new_request_id,
-    operator::{GetTaskRequest, ListAgentsRequest, ListTasksRequest, RunRequest, TaskView},
+    operator::{
+        GetTaskRequest, ListAgentsRequest, ListMembersRequest, ListTasksRequest, RunRequest, TaskView,
+    },
     types::{Resources, TaskSpec, TaskState},
 };
 use nix::sys::signal::Signal;
@@ -23,11 +25,13 @@ use crate::{Daemon, Residue, disk::SmallDisk, page, wait_until};
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
     pub agents: usize,
+    /// Coordinators; the others join the first.
+    pub members: usize,
     /// More flags for every agent.
     pub agent_flags: Vec<String>,
     /// More variables in every agent's environment.
     pub agent_env: Vec<(String, String)>,
-    /// More flags for the coordinator.
+    /// More flags for every coordinator.
     pub coordinator_flags: Vec<String>,
     /// Gives the first agent's data directory a file system of its own of so many MiB.
     pub agent_disk_mib: Option<u64>,
@@ -37,6 +41,7 @@ impl Default for ClusterOptions {
     fn default() -> Self {
         Self {
             agents: 1,
+            members: 1,
             agent_flags: Vec::new(),
             agent_env: Vec::new(),
             coordinator_flags: Vec::new(),
@@ -78,6 +83,8 @@ pub struct Cluster {
     cgroup_parent: String,
     address: String,
     pub coordinator: Daemon,
+    /// Members from the second on, with their addresses.
+    pub others: Vec<(Daemon, String)>,
     pub agents: Vec<Daemon>,
     agent_addresses: Vec<String>,
     disk: Option<SmallDisk>,
@@ -101,13 +108,14 @@ impl Cluster {
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let cgroup_parent = format!("muster-test-{}-{number}", std::process::id());
         let address = free_address();
-        let coordinator = start_coordinator(directory.path(), &address, &options);
+        let coordinator = start_coordinator(directory.path(), 1, &address, None, &options);
         let mut cluster = Self {
             agent_addresses: (0..options.agents).map(|_| free_address()).collect(),
             directory,
             cgroup_parent,
             address,
             coordinator,
+            others: Vec::new(),
             agents: Vec::new(),
             options,
             disk: None,
@@ -115,6 +123,12 @@ impl Cluster {
         };
         cluster.disk = cluster.options.agent_disk_mib.map(|mib| SmallDisk::mount(&cluster.agent_dir(0), mib));
         cluster.until_coordinator().await;
+        for member in 2..=cluster.options.members {
+            let address = free_address();
+            let other = cluster.spawn_member(member, &address);
+            cluster.others.push((other, address));
+        }
+        cluster.until_members().await;
         for number in 0..cluster.options.agents {
             let agent = cluster.spawn_agent(number);
             cluster.agents.push(agent);
@@ -132,6 +146,71 @@ impl Cluster {
         &self.address
     }
 
+    /// `host:port` of a member, from 1 on.
+    pub fn member_address(&self, member: usize) -> &str {
+        match member {
+            1 => &self.address,
+            other => &self.others[other - 2].1,
+        }
+    }
+
+    pub fn member(&mut self, member: usize) -> &mut Daemon {
+        match member {
+            1 => &mut self.coordinator,
+            other => &mut self.others[other - 2].0,
+        }
+    }
+
+    /// Starts a member again, after it was killed or ended.
+    pub fn restart_member(&mut self, member: usize) {
+        let address = self.member_address(member).to_owned();
+        *self.member(member) = self.spawn_member(member, &address);
+    }
+
+    fn spawn_member(&self, member: usize, address: &str) -> Daemon {
+        let join = (member > 1).then_some(self.address.as_str());
+        start_coordinator(self.directory.path(), member, address, join, &self.options)
+    }
+
+    /// Every member's URL, with commas between them.
+    pub fn servers(&self) -> String {
+        let urls: Vec<_> = (1..=self.options.members)
+            .map(|member| format!("http://{}", self.member_address(member)))
+            .collect();
+        urls.join(",")
+    }
+
+    /// Waits until every member votes and knows the leader; gives that.
+    pub async fn until_members(&mut self) -> usize {
+        let wanted = self.options.members;
+        let mut leader = 0;
+        wait_until("every member votes", async || {
+            self.coordinator.assert_alive();
+            self.others.iter_mut().for_each(|(other, _)| other.assert_alive());
+            let mut leaders = Vec::new();
+            for member in 1..=wanted {
+                let connection = self.connection_to(&format!("http://{}", self.member_address(member)));
+                let Ok(answer) = connection.operator().list_members(ListMembersRequest {}).await else {
+                    return false;
+                };
+                let members = answer.into_inner().members;
+                if members.iter().filter(|member| member.is_voter).count() != wanted {
+                    return false;
+                }
+                leaders.extend(members.iter().find(|member| member.is_leader).map(|member| member.member_id));
+            }
+            leader = leaders.first().copied().unwrap_or(0);
+            leaders.len() == wanted && leaders.iter().all(|known| *known == leader)
+        })
+        .await;
+        usize::try_from(leader).expect("ids are small")
+    }
+
+    fn connection_to(&self, servers: &str) -> Connection {
+        let locator = Locator { address: Some(servers.to_owned()), token_file: Some(self.token_file()) };
+        Connection::open(&locator).expect("the token is there")
+    }
+
     /// `host:port` of an agent's metrics.
     pub fn agent_address(&self, number: usize) -> &str {
         &self.agent_addresses[number]
@@ -146,11 +225,7 @@ impl Cluster {
     }
 
     pub fn connection(&self) -> Connection {
-        let locator = Locator {
-            address: Some(format!("http://{}", self.address)),
-            token_file: Some(self.token_file()),
-        };
-        Connection::open(&locator).expect("the token is there")
+        self.connection_to(&self.servers())
     }
 
     pub fn operator(&self) -> OperatorClient {
@@ -160,7 +235,7 @@ impl Cluster {
     /// The `muster` command, told where this cluster is.
     pub fn muster(&self) -> Command {
         let mut command = Command::new(program("muster"));
-        command.env("MUSTER_SERVER", format!("http://{}", self.address));
+        command.env("MUSTER_SERVER", self.servers());
         command.env("MUSTER_TOKEN_FILE", self.token_file());
         command
     }
@@ -227,7 +302,7 @@ impl Cluster {
 
     /// Starts the coordinator again, after it was killed or ended.
     pub async fn restart_coordinator(&mut self) {
-        self.coordinator = start_coordinator(self.directory.path(), &self.address, &self.options);
+        self.restart_member(1);
         self.until_coordinator().await;
     }
 
@@ -267,8 +342,11 @@ impl Cluster {
             assert!(status.success(), "the agent ended with {status}:\n{}", agent.log_tail());
         }
         drop(self.disk.take());
-        let status = self.coordinator.end(Signal::SIGTERM).await;
-        assert!(status.success(), "the coordinator ended with {status}:\n{}", self.coordinator.log_tail());
+        for member in (1..=self.options.members).rev() {
+            let daemon = self.member(member);
+            let status = daemon.end(Signal::SIGTERM).await;
+            assert!(status.success(), "member {member} ended with {status}:\n{}", daemon.log_tail());
+        }
         let left = self.residue().find();
         assert!(left.is_empty(), "the cluster left behind:\n{}", left.join("\n"));
         self.is_finished = true;
@@ -308,7 +386,7 @@ impl Cluster {
             if number == 0 { self.cgroup_parent.clone() } else { format!("{}-{number}", self.cgroup_parent) };
         let mut arguments = vec![
             "--coordinator".to_owned(),
-            format!("http://{}", self.address),
+            self.servers(),
             "--token-file".to_owned(),
             self.token_file().display().to_string(),
             "--data-dir".to_owned(),
@@ -335,6 +413,9 @@ impl Drop for Cluster {
         }
         // The test failed: show what the daemons said, then clean up after them.
         eprintln!("---- coordinator\n{}", self.coordinator.log_tail());
+        for (other, address) in &self.others {
+            eprintln!("---- coordinator at {address}\n{}", other.log_tail());
+        }
         for (number, agent) in self.agents.iter().enumerate() {
             eprintln!("---- agent {number}\n{}", agent.log_tail());
         }
@@ -343,15 +424,28 @@ impl Drop for Cluster {
     }
 }
 
-fn start_coordinator(directory: &Path, address: &str, options: &ClusterOptions) -> Daemon {
+fn start_coordinator(
+    directory: &Path,
+    member: usize,
+    address: &str,
+    join: Option<&str>,
+    options: &ClusterOptions,
+) -> Daemon {
+    let name = if member == 1 { "coordinator".to_owned() } else { format!("coordinator-{member}") };
     let mut arguments = vec![
         "--listen".to_owned(),
         address.to_owned(),
         "--data-dir".to_owned(),
-        directory.join("coordinator").display().to_string(),
+        directory.join(&name).display().to_string(),
+        "--member-id".to_owned(),
+        member.to_string(),
     ];
+    if let Some(join) = join {
+        let token = directory.join("coordinator/token").display().to_string();
+        arguments.extend(["--join".to_owned(), join.to_owned(), "--token-file".to_owned(), token]);
+    }
     arguments.extend(options.coordinator_flags.iter().cloned());
     let mut command = Command::new(program("muster-coordinator"));
     command.args(arguments);
-    Daemon::start("coordinator", command, &directory.join("coordinator.log"))
+    Daemon::start(&name, command, &directory.join(format!("{name}.log")))
 }

@@ -22,6 +22,7 @@ mod fetch;
 mod frameworks;
 mod health;
 mod limits;
+mod members;
 mod metering;
 mod metrics;
 mod profile;

@@ -1,0 +1,136 @@
+//! Several coordinators: any of them answers, the lead goes from one to another, and tasks don't notice.
+
+use std::time::{Duration, Instant};
+
+use harness::{Cluster, ClusterOptions, wait_until};
+use muster_client::types::{TaskState, exit::How};
+use nix::sys::signal::Signal;
+
+use crate::{cluster, script};
+
+fn three() -> ClusterOptions {
+    ClusterOptions { members: 3, ..ClusterOptions::default() }
+}
+
+/// What `muster` prints when it is told of one member only.
+async fn through(cluster: &Cluster, member: usize, arguments: &[&str]) -> String {
+    let mut all = vec!["--server", cluster.member_address(member)];
+    all.extend(arguments);
+    let output = cluster.muster_output(&all).await;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn a_follower(leader: usize) -> usize {
+    leader % 3 + 1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_member_answers() {
+    let mut cluster = cluster!(three());
+    let leader = cluster.until_members().await;
+    let follower = a_follower(leader);
+    // A whole run: streams in both directions pass through the follower.
+    let said =
+        through(&cluster, follower, &["run", "--cpus", "0.1", "--mem", "32MiB", "--", "echo", "hello"]).await;
+    assert!(said.contains("hello"), "{said}");
+    let task = cluster.run(script("sleep 100000"), 1).await.remove(0);
+    cluster.until_state(&task, TaskState::Running).await;
+    let said = through(&cluster, follower, &["task", "exec", &task, "--", "echo", "inside"]).await;
+    assert_eq!(said, "inside\n");
+    let members = through(&cluster, leader, &["member", "list"]).await;
+    println!("{members}");
+    assert_eq!(members.lines().filter(|line| line.contains("voter")).count(), 2, "{members}");
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_is_killed_and_tasks_do_not_notice() {
+    let mut cluster = cluster!(three());
+    let long = cluster.run(script("sleep 100000"), 1).await.remove(0);
+    cluster.until_state(&long, TaskState::Running).await;
+    for round in 0..3 {
+        let leader = cluster.until_members().await;
+        // These end while nobody leads.
+        let brief = cluster.run(script("sleep 0.5; exit 7"), 3).await;
+        for id in &brief {
+            cluster.until_state(id, TaskState::Running).await;
+        }
+        cluster.member(leader).kill();
+        let killed = Instant::now();
+        let next = cluster.run(script("exit 0"), 1).await.remove(0);
+        println!("round {round}: a run was taken {:?} after member {leader} was killed", killed.elapsed());
+        for id in &brief {
+            let status = cluster.until_released(id).await.status.unwrap();
+            assert_eq!(status.exit.unwrap().how, Some(How::Code(7)), "{status:?}");
+        }
+        assert_eq!(cluster.until_released(&next).await.state(), TaskState::Finished);
+        cluster.restart_member(leader);
+    }
+    let view = cluster.task(&long).await;
+    assert_eq!(view.state(), TaskState::Running);
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_stopped_hands_over_first() {
+    let mut cluster = cluster!(three());
+    let leader = cluster.until_members().await;
+    let begun = Instant::now();
+    let status = cluster.member(leader).end(Signal::SIGTERM).await;
+    assert!(status.success(), "{status}");
+    assert!(
+        cluster.member(leader).log().contains("handed over the lead"),
+        "{}",
+        cluster.member(leader).log_tail()
+    );
+    let task = cluster.run(script("exit 0"), 1).await.remove(0);
+    println!("a run was taken {:?} after member {leader} was told to stop", begun.elapsed());
+    assert_eq!(cluster.until_released(&task).await.state(), TaskState::Finished);
+    cluster.restart_member(leader);
+    cluster.until_members().await;
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_nothing_is_promised_and_nothing_is_lost() {
+    let mut cluster = cluster!(three());
+    let leader = cluster.until_members().await;
+    let task = cluster.run(script("sleep 100000"), 1).await.remove(0);
+    cluster.until_state(&task, TaskState::Running).await;
+    let (second, third) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.member(second).kill();
+    cluster.member(third).kill();
+    let refused = cluster.muster_output(&["run", "--cpus", "0.1", "--mem", "32MiB", "--", "true"]).await;
+    assert!(!refused.status.success());
+    println!("{}", String::from_utf8_lossy(&refused.stderr));
+    cluster.restart_member(second);
+    cluster.restart_member(third);
+    cluster.until_members().await;
+    let next = cluster.run(script("exit 0"), 1).await.remove(0);
+    assert_eq!(cluster.until_released(&next).await.state(), TaskState::Finished);
+    assert_eq!(cluster.task(&task).await.state(), TaskState::Running);
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_come_and_go_while_the_cluster_works() {
+    let mut cluster = cluster!(three());
+    let leader = cluster.until_members().await;
+    let gone = a_follower(leader).to_string();
+    through(&cluster, leader, &["member", "remove", &gone]).await;
+    let refused = cluster.muster_output(&["member", "remove", &gone]).await;
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(message.contains(&format!("there is no member {gone}")), "{message}");
+    // It still runs, and asks for its seat again when it is started again.
+    let daemon = cluster.member(gone.parse().unwrap());
+    let _ = daemon.end(Signal::SIGTERM).await;
+    cluster.restart_member(gone.parse().unwrap());
+    cluster.until_members().await;
+    let to = a_follower(leader).to_string();
+    let said = through(&cluster, leader, &["member", "transfer", &to]).await;
+    assert_eq!(said, format!("member {to} leads\n"));
+    wait_until("the new leader leads", async || cluster.until_members().await.to_string() == to).await;
+    tokio::time::timeout(Duration::from_secs(60), cluster.finish()).await.unwrap();
+}
