@@ -114,6 +114,29 @@ fn a_task_over_its_memory_is_killed_alone() {
     host.remove(&other);
 }
 
+/// Before its exec, a task's process shares our memory, and the kernel ends all who share one.
+#[test]
+fn a_launch_that_runs_out_of_memory_ends_alone() {
+    let Some(host) = host("thirst") else { return };
+    let score = || std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let before = score();
+    let mut denied = 0;
+    for (name, memory_bytes) in [("a", 0), ("b", 16 << 10), ("c", 128 << 10), ("d", 1 << 20)] {
+        let limits = Limits { memory_bytes, ..LIMITS };
+        let request = host.request(name, &["sleep", "1000"], &limits);
+        match host.kernel.spawn(&request) {
+            Ok(held) => {
+                let (_process, released) = held.release();
+                denied += u32::from(released.is_err());
+            }
+            Err(_) => denied += 1,
+        }
+        host.remove(&request);
+    }
+    assert!(denied > 0, "nothing was denied, so nothing was tried");
+    assert_eq!(score(), before);
+}
+
 #[test]
 fn a_fork_bomb_stays_in_its_box() {
     let Some(host) = host("bomb") else { return };

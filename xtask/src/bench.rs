@@ -17,7 +17,7 @@ pub struct Args {
 
 /// The verb.
 pub fn run(args: &Args) -> Result<()> {
-    setup::ensure(setup::Level::Test)?;
+    setup::ensure(setup::Level::Bench)?;
     ebpf::build()?;
     // Some benchmarks start our daemons, built for speed as well.
     let mut build = cargo();

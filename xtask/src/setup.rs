@@ -29,6 +29,8 @@ pub enum Level {
     Dev,
     /// To run all tests, the ones in a virtual machine too.
     Test,
+    /// To run the benchmarks, beside what others have.
+    Bench,
 }
 
 struct Package {
@@ -70,6 +72,9 @@ const PACKAGES: &[Package] = &[
         why: "keeps that example's libraries out of the system",
         level: Level::Test,
     },
+    Package { name: "crun", why: "a peer of our launches", level: Level::Bench },
+    Package { name: "runc", why: "a peer of our launches", level: Level::Bench },
+    Package { name: "wrk", why: "the load on a measured web server", level: Level::Bench },
 ];
 
 /// One thing that isn't here.
@@ -160,6 +165,7 @@ fn announce(level: Level, needs: &[Need]) {
     let purpose = match level {
         Level::Dev => "to build and run Muster",
         Level::Test => "to build, run and test Muster",
+        Level::Bench => "to build, run, test and measure Muster",
     };
     println!("setup: this machine lacks, {purpose}:");
     for need in needs {
@@ -196,7 +202,7 @@ fn missing(level: Level) -> Result<Vec<Need>> {
         needs.push(Need::BpfLinker { why });
     }
 
-    if level == Level::Test {
+    if level >= Level::Test {
         if find("promtool").is_none() {
             needs.push(Need::Promtool);
         }

@@ -1,5 +1,6 @@
 //! Starting a task's first process, and more processes inside a task that runs.
 
+mod birth;
 pub mod capability;
 mod child;
 mod paths;

@@ -1,10 +1,13 @@
 //! What a process of a task does between its birth and the command: its first, or one that joins it later.
 //!
-//! Runs in a copy of a threaded process: other threads' locks may be held for ever here. So it
-//! makes raw system calls on what [`Plan`] prepared, and never allocates, locks, panics or returns.
+//! Runs in the agent's own memory, or in a copy of it (see `birth`): other threads' locks may be held for ever
+//! here. So it makes raw system calls on what [`Plan`] prepared, writes to nothing but its stack, and never
+//! allocates, locks, panics or returns.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
+
+use rustix::thread::CapabilitySet;
 
 use super::{LaunchStep, seccomp};
 use crate::sys::raw::syscall;
@@ -46,7 +49,9 @@ pub struct Plan {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
-    /// Capabilities that even a task of root loses.
+    /// What even a task of root may have at most.
+    pub bounding: CapabilitySet,
+    /// Those beyond it that the process starts with.
     pub capabilities_dropped: Vec<usize>,
     /// Those that it keeps as another user than root; with them, the command has them, too.
     pub capabilities_kept: u64,
@@ -115,8 +120,8 @@ pub enum Hidden {
 /// Becomes the task. Never returns; what fails is told through the status pipe.
 ///
 /// # Safety
-/// Only in a process that `clone3` has just made without CLONE_VM: it closes descriptors, and
-/// leaves values behind without dropping them.
+/// Only in a process that `clone3` has just made, with descriptors of its own: it closes them, and leaves values
+/// behind without dropping them. Nobody else may use its stack.
 pub unsafe fn run(plan: &Plan) -> ! {
     let child = Child { plan };
     child.arrange_descriptors();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,15 @@ use std::time::Duration;
 use model::{Rlimit, RlimitKind};
 use rustix::thread::CapabilitySet;
 
+use super::birth::{self, Nursery};
 use super::capability;
 use super::child::{self, Hidden, Mounts, Plan, Program, Scene};
 use super::paths::{self, HeldMount, Own};
 use super::seccomp::{self, Seccomp};
 use super::{EnterRequest, Held, LaunchRequest, LaunchStep, ReleaseError, Secrets, SpawnError};
+use crate::sys::SysError;
 use crate::sys::cgroup::Cgroups;
 use crate::sys::process::{self, Process, ProcessId};
-use crate::sys::{SysError, raw};
 
 /// The tasks' init, built by `agent/build.rs` from `agent/init/main.rs`.
 const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/muster-init"));
@@ -54,6 +55,7 @@ pub struct Launcher {
     rlimits: BTreeMap<RlimitKind, Rlimit>,
     /// Default profiles by capabilities and pid namespace; operators allow few combinations.
     profiles: Mutex<BTreeMap<(u64, bool), seccomp::Program>>,
+    nursery: Nursery,
 }
 
 impl Launcher {
@@ -65,7 +67,8 @@ impl Launcher {
         let capability_last =
             text.trim().parse().map_err(|_| SysError::Parse { path, found: text.clone() })?;
         let has_shm = Path::new("/dev/shm").is_dir();
-        Ok(Self { init, capability_last, has_shm, rlimits: rlimits(), profiles: Mutex::default() })
+        let nursery = Nursery::new().map_err(|source| SysError::Init { source })?;
+        Ok(Self { init, capability_last, has_shm, rlimits: rlimits(), profiles: Mutex::default(), nursery })
     }
 
     /// The highest number of a capability that this kernel knows.
@@ -104,7 +107,7 @@ impl Launcher {
             kinds |= libc::CLONE_NEWIPC;
         }
         let part = Part { streams, program, scene, has_terminal: false };
-        self.start(cgroups, request, part, |group, plan| clone_into(group, kinds, plan))
+        self.start(cgroups, request, part, |group, plan| self.nursery.bear(group, kinds, plan))
     }
 
     /// See [`crate::sys::Sys::enter`].
@@ -134,7 +137,7 @@ impl Launcher {
                 if has_own_pids {
                     nix::sched::setns(&process, nix::sched::CloneFlags::CLONE_NEWPID)?;
                 }
-                clone_into(group, 0, plan)
+                birth::clone_copy(group, &plan)
             };
             thread::scope(|scope| {
                 let thread = thread::Builder::new().name("enter".to_owned()).spawn_scoped(scope, born)?;
@@ -149,7 +152,7 @@ impl Launcher {
         cgroups: &Cgroups,
         request: &LaunchRequest,
         part: Part,
-        clone: impl FnOnce(RawFd, &Plan) -> io::Result<(u32, OwnedFd)>,
+        clone: impl FnOnce(RawFd, Plan) -> io::Result<(u32, OwnedFd)>,
     ) -> Result<Held, SpawnError> {
         let group = cgroups.open_v2(&request.cgroup).map_err(SpawnError::Cgroup)?;
         let tasks = cgroups.open_v1_tasks(&request.cgroup).map_err(SpawnError::Cgroup)?;
@@ -169,7 +172,11 @@ impl Launcher {
         let is_root = request.identity.uid == 0;
         let asked = request.extras.capabilities;
         let kept = if is_root { capability::OF_ROOT.union(asked) } else { asked };
-        let keeps = |number: &usize| kept.bits() & (1 << number) != 0;
+        let drops = |number: &usize| match &scene {
+            // Its thread in the nursery has.
+            Scene::Own(_) => false,
+            Scene::Joined { .. } => kept.bits() & (1 << number) == 0,
+        };
         let score = request.extras.oom_score_adjust.unwrap_or(OOM_SCORE_ADJUST);
         let plan = Plan {
             stdin: stdin.as_raw_fd(),
@@ -185,7 +192,8 @@ impl Launcher {
             uid: request.identity.uid,
             gid: request.identity.gid,
             groups: request.identity.groups.clone(),
-            capabilities_dropped: (0..=self.capability_last).filter(|number| !keeps(number)).collect(),
+            bounding: kept,
+            capabilities_dropped: (0..=self.capability_last).filter(drops).collect(),
             // An exec by root gives it what is in its bounding set.
             capabilities_kept: if is_root { 0 } else { kept.bits() },
             filter: self.filter(request, kept),
@@ -196,7 +204,7 @@ impl Launcher {
             rlimits: self.plan_rlimits(&request.extras.rlimits),
         };
         let failed = |source| SpawnError::Clone { cgroup: request.cgroup.clone(), source };
-        let (pid, pidfd) = clone(group.as_raw_fd(), &plan).map_err(failed)?;
+        let (pid, pidfd) = clone(group.as_raw_fd(), plan).map_err(failed)?;
         let process = Process::new(ProcessId { pid, start_ticks: 0 }, pidfd);
         // From here on the child is ours to end: dropping this does it.
         let mut waiting = Waiting { process, go: Some(go_ours), status: status_ours };
@@ -435,55 +443,6 @@ impl Drop for Waiting {
         }
     }
 }
-
-/// `kinds`: of the namespaces that the child gets new ones of.
-fn clone_into(group: RawFd, kinds: libc::c_int, plan: &Plan) -> io::Result<(u32, OwnedFd)> {
-    let mut pidfd: RawFd = -1;
-    let kinds = u64::from(kinds.cast_unsigned());
-    let flags = libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND | kinds;
-    let arguments = CloneArguments {
-        flags,
-        pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
-        cgroup: group.cast_unsigned().into(),
-        ..CloneArguments::default()
-    };
-    let size = size_of::<CloneArguments>();
-    // SAFETY: without CLONE_VM the child has its own copy of memory and goes on where we are;
-    // `arguments` and `pidfd` outlive the call.
-    let answer = unsafe { raw::syscall(libc::SYS_clone3, [&raw const arguments as usize, size, 0, 0, 0, 0]) };
-    if answer == 0 {
-        // SAFETY: this is the process that clone3 has just made, and it never returns from here.
-        unsafe { child::run(plan) }
-    }
-    let pid = u32::try_from(answer)
-        .map_err(|_| io::Error::from_raw_os_error(i32::try_from(-answer).unwrap_or(libc::EIO)))?;
-    // SAFETY: the kernel has put a new descriptor there, and nobody else knows it.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok((pid, pidfd))
-}
-
-/// `struct clone_args` of include/uapi/linux/sched.h, as of Linux 5.7.
-#[repr(C)]
-#[derive(Default)]
-struct CloneArguments {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
-}
-
-const _: () = assert!(size_of::<CloneArguments>() == 88, "CLONE_ARGS_SIZE_VER2");
-
-const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
-const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 /// The init in memory, sealed: tasks execute it, and none can change what the next one executes.
 fn sealed_init() -> io::Result<OwnedFd> {
