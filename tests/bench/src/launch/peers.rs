@@ -125,14 +125,15 @@ impl Peer {
 pub fn run_peer(args: &PeerArgs) -> Result<()> {
     let PeerArgs { peer, directory, launches, workers } = args;
     let place = directory.join(format!("peer-{}", std::process::id()));
-    let root = place.join("rootfs");
-    for folder in ["bin", "proc", "sys", "dev", "tmp"] {
-        fs::create_dir_all(root.join(folder))?;
-    }
-    fs::copy("/bin/busybox", root.join("bin/busybox"))?;
     let share = launches / workers;
     let id = |worker: usize, turn: usize| format!("muster-bench-{}-{worker}-{turn}", std::process::id());
     for worker in 0..*workers {
+        // runc makes links in /dev of the root, and fails where another container just did.
+        let root = place.join(format!("rootfs-{worker}"));
+        for folder in ["bin", "proc", "sys", "dev", "tmp"] {
+            fs::create_dir_all(root.join(folder))?;
+        }
+        fs::copy("/bin/busybox", root.join("bin/busybox"))?;
         for turn in 0..share {
             let bundle = place.join(id(worker, turn));
             fs::create_dir(&bundle)?;
