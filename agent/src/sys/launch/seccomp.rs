@@ -426,6 +426,7 @@ mod tests {
     /// What attaching takes, beside the chain of comparisons that compilers of profiles write.
     #[test]
     #[ignore = "prints a figure"]
+    #[allow(clippy::print_stdout)]
     fn time_to_attach() {
         let profile = default_profile(CapabilitySet::empty(), true);
         let refused: Vec<u32> =
