@@ -60,6 +60,9 @@ pub struct Args {
     /// Install, upgrade and remove our packages on a clean Debian in a virtual machine, instead of tests.
     #[arg(long, conflicts_with_all = ["names", "command", "kernel"])]
     packages: bool,
+    /// Only what `cargo xtask test` runs in a virtual machine.
+    #[arg(long, requires = "kernel", conflicts_with_all = ["names", "command"])]
+    everyday: bool,
     /// Only tests whose name contains one of these.
     #[arg(value_name = "NAME")]
     names: Vec<String>,
@@ -85,7 +88,11 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let artifacts = artifacts::build_all()?;
-    let extent = if args.names.is_empty() { Extent::All } else { Extent::Named(&args.names) };
+    let extent = match (args.everyday, args.names.as_slice()) {
+        (true, _) => Extent::Everyday,
+        (false, []) => Extent::All,
+        (false, names) => Extent::Named(names),
+    };
     let tally = match &args.kernel {
         Some(kernel) => run_tests(kernel, &artifacts, extent)?,
         None => {
