@@ -35,6 +35,9 @@ pub use serve::{BindError, Listeners};
 /// Longer than the leader's own patience, so that its answer comes first.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(45);
 
+/// The same between members, whose snapshots may be long on their way; they know their own patience.
+const MEMBER_ANSWER_TIME_MAX: Duration = Duration::from_secs(600);
+
 /// What every method needs.
 #[derive(Clone)]
 pub(crate) struct Context {
@@ -95,20 +98,22 @@ impl Api {
                 false => error::response(&refusal, &format!("can't answer {}", rest::shown(&request))),
             };
         }
+        let is_between_members = request.uri().path().starts_with(relay::MEMBERS_SERVICE);
         let answer = async {
             match is_grpc {
                 true => self.answer_grpc(request).await,
                 false => rest::answer(&self.context, &self.page, &request),
             }
         };
-        match tokio::time::timeout(ANSWER_TIME_MAX, answer).await {
+        let patience = if is_between_members { MEMBER_ANSWER_TIME_MAX } else { ANSWER_TIME_MAX };
+        match tokio::time::timeout(patience, answer).await {
             Ok(answer) => answer,
             Err(_elapsed) => {
                 let refusal = Refusal::new(
                     RefusalCode::OutcomeUnknown,
                     format!(
                         "the request was not complete, or had no answer, within {} s",
-                        ANSWER_TIME_MAX.as_secs()
+                        patience.as_secs()
                     ),
                 );
                 self.context.metrics.refused(refusal.code);

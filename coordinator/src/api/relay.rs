@@ -20,11 +20,14 @@ use crate::raft::RaftHandle;
 /// Says that a call was passed on, and by whom.
 const RELAYED_KEY: &str = "muster-relayed-by";
 
+/// What members say to each other.
+pub(super) const MEMBERS_SERVICE: &str = "/muster.members.v1.";
+
 /// What any member answers from what it knows itself: how the cluster is, and what the members say to each
 /// other.
 const OWN_PATHS: [&str; 2] =
     ["/muster.operator.v1.Operator/ListMembers", "/muster.operator.v1.Operator/GetStatus"];
-const OWN_SERVICES: [&str; 3] = ["/muster.members.v1.", "/grpc.health.v1.", "/grpc.reflection.v1."];
+const OWN_SERVICES: [&str; 3] = [MEMBERS_SERVICE, "/grpc.health.v1.", "/grpc.reflection.v1."];
 
 /// How long a call waits until somebody leads: some elections. Callers try again after that.
 const LEADER_PATIENCE: Duration = Duration::from_secs(5);
