@@ -3,8 +3,9 @@
 //! Puts the parts together and owns them; decides nothing. A part that fails stops the daemon, and the tasks
 //! go on. Start at [`Daemon::start`].
 
+mod take_up;
+
 use std::{
-    collections::BTreeSet,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -15,7 +16,7 @@ use std::{
 
 use model::{AgentId, IdError};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use supervisor::{Found, KillBudget, Row, Supervisor};
+use supervisor::{KillBudget, Supervisor};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -27,7 +28,7 @@ use uuid::Uuid;
 use crate::{
     actor::{self, Actor, ActorError, Parts, Rounds, Stop},
     channel::Channels,
-    checkpoint::{Checkpoint, CheckpointError, Identity, Loaded, Lock, LockError, ensure_data_dir},
+    checkpoint::{Checkpoint, CheckpointError, Identity, Lock, LockError, ensure_data_dir},
     clock,
     config::Config,
     execute::{Directories, Executor, Recorder, Rights, Settings, chain},
@@ -38,7 +39,7 @@ use crate::{
     metrics::{FetchMetrics, Metrics, Page},
     session::{AddressError, Coordinators, Facts, Session, SessionError},
     sys::{
-        CgroupName, Kernel, KernelConfig, ProcessId, Sys, SysError, UserPolicy,
+        Kernel, KernelConfig, Sys, SysError, UserPolicy,
         bpf::{self, Availability, OomStream, Programs},
     },
     systemd,
@@ -242,7 +243,7 @@ pub fn plan(config: &Config) -> Result<Vec<String>, StartError> {
     };
     let is_same_boot = identity.boot_id == kernel.boot_id().map_err(StartError::Kernel)?.0;
     let loaded = checkpoint.load().map_err(StartError::Checkpoint)?;
-    let found = look_around(&kernel, &directories, &loaded, is_same_boot)?;
+    let found = take_up::look_around(&kernel, &directories, &loaded, is_same_boot)?;
     if found.cgroups.is_empty() {
         // Opening the kernel made the parent group, and no agent runs that would use it.
         kernel.close().map_err(StartError::Kernel)?;
@@ -282,28 +283,21 @@ impl Daemon {
             TcpListener::bind(listen).await.map_err(|source| StartError::Listen { listen, source })?;
         ensure_data_dir(&config.data_dir).map_err(StartError::Checkpoint)?;
         let lock = Lock::take(&config.data_dir).map_err(StartError::Lock)?;
-        let checkpoint = Arc::new(Checkpoint::open(&config.data_dir).map_err(StartError::Checkpoint)?);
-        let reserve = checkpoint.reserve();
-        if reserve.is_disk_short().unwrap_or(false) && reserve.give_up() {
-            tracing::warn!("the disk is short of room; gave up the space kept for records");
-        }
-        step(began, "checkpoint");
-
         let directories = Directories::new(&config.data_dir);
-        make_directory(directories.tasks())?;
-        let kernel = Arc::new(Kernel::open(&kernel_config(config)).map_err(StartError::Kernel)?);
-        let programs = open_programs(config, &kernel);
-        step(began, "kernel");
+        let (checkpoint, kernel, programs) = take_up::open(config, &directories, began)?;
 
         let (identity, is_same_boot) = identify(config, &checkpoint, kernel.as_ref())?;
         let loaded = checkpoint.load().map_err(StartError::Checkpoint)?;
         for (key, error) in &loaded.errors {
             tracing::error!(task_id = key.as_str(), error = chain(error), "a task's record can't be read");
         }
-        let found = look_around(kernel.as_ref(), &directories, &loaded, is_same_boot)?;
-        if let Some(programs) = &programs {
-            sweep_programs(programs, kernel.as_ref(), &loaded.rows);
-        }
+        let found = take_up::look_around_and_sweep(
+            &kernel,
+            programs.as_deref(),
+            &directories,
+            &loaded,
+            is_same_boot,
+        )?;
         let count = loaded.rows.len();
         let (supervisor, actions) =
             Supervisor::restore(identity.agent_id.clone(), loaded.rows, found, clock::moment());
@@ -649,55 +643,6 @@ fn agent_name(hostname: &str) -> String {
     if plain.is_empty() { format!("agent-{random}") } else { format!("{plain}-{random}") }
 }
 
-fn look_around(
-    kernel: &Kernel,
-    directories: &Directories,
-    loaded: &Loaded,
-    is_same_boot: bool,
-) -> Result<Found, StartError> {
-    let cgroups = kernel.list_cgroups().map_err(StartError::Kernel)?;
-    let path = directories.tasks();
-    let failed = |source| StartError::ReadDirectory { path: path.to_owned(), source };
-    let mut sandboxes = BTreeSet::new();
-    for entry in path.read_dir().map_err(failed)? {
-        sandboxes.extend(entry.map_err(failed)?.file_name().into_string().ok());
-    }
-    Ok(Found {
-        is_same_boot,
-        damaged: loaded.damaged.clone(),
-        cgroups: cgroups.iter().map(|name| name.as_str().to_owned()).collect(),
-        sandboxes,
-    })
-}
-
-/// Takes out of the kernel's tables what no row is about any more.
-fn sweep_programs(programs: &Programs, kernel: &Kernel, rows: &[Row]) {
-    let held = || rows.iter().filter(|row| row.holds_resources());
-    let processes: BTreeSet<ProcessId> = held()
-        .filter_map(Row::process)
-        .map(|id| ProcessId { pid: id.pid, start_ticks: id.start_ticks })
-        .collect();
-    let cgroups: BTreeSet<_> = held()
-        .filter_map(|row| kernel.cgroup_id(&CgroupName::new(&row.attempt).ok()?).ok().flatten())
-        .collect();
-    let swept = || -> Result<(), bpf::BpfError> {
-        for (process, _) in programs.processes()? {
-            if !processes.contains(&process) {
-                programs.unregister_process(process)?;
-            }
-        }
-        for cgroup in programs.cgroups()? {
-            if !cgroups.contains(&cgroup) {
-                programs.unregister_cgroup(cgroup)?;
-            }
-        }
-        Ok(())
-    };
-    if let Err(error) = swept() {
-        tracing::warn!(error = chain(&error), "can't sweep the kernel programs' tables");
-    }
-}
-
 fn make_directory(path: &Path) -> Result<(), StartError> {
     use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
     let made = std::fs::DirBuilder::new()
@@ -771,6 +716,8 @@ fn private_parent(file: &Path) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

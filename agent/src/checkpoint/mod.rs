@@ -123,6 +123,11 @@ const TASKS: &str = "tasks";
 const CACHE_BYTES: u64 = 1 << 20;
 
 impl Checkpoint {
+    /// Whether [`Checkpoint::open`] would understand what is there; changes nothing.
+    pub fn check(data_dir: &Path) -> Result<(), CheckpointError> {
+        check_format(&data_dir.join("checkpoint")).map(drop)
+    }
+
     /// Opens the checkpoint below the data directory, or makes an empty one. The caller holds the [`Lock`].
     pub fn open(data_dir: &Path) -> Result<Self, CheckpointError> {
         let path = data_dir.join("checkpoint");
