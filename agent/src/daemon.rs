@@ -573,6 +573,8 @@ fn oom_stream(programs: &Programs) -> Option<OomStream> {
 }
 
 /// Who the agent is, and whether the host is still up since it was last here.
+///
+/// Another boot is not written down here: that is the actor's, when the rows of the earlier one are brought up to date.
 fn identify(
     config: &Config,
     checkpoint: &Checkpoint,
@@ -582,6 +584,7 @@ fn identify(
     let found = checkpoint.identity().map_err(StartError::Checkpoint)?;
     let name_file = NameFile::new(&config.data_dir);
     let is_same_boot = found.as_ref().is_some_and(|found| found.boot_id == boot_id);
+    let is_new = found.is_none();
     let identity = match found {
         Some(found) => Identity { boot_id, ..found },
         None => {
@@ -601,7 +604,7 @@ fn identify(
     if let Err(error) = name_file.write(&identity.agent_id) {
         tracing::warn!(error = chain(&error), "can't write the agent's name beside its checkpoint");
     }
-    if !is_same_boot {
+    if is_new {
         checkpoint.write_identity(&identity).map_err(StartError::Checkpoint)?;
     }
     Ok((identity, is_same_boot))

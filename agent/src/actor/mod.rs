@@ -283,6 +283,8 @@ impl Actor {
     pub async fn run(mut self) -> Result<(), ActorError> {
         let first = std::mem::take(&mut self.first);
         self.perform(first)?;
+        // Only now: whoever stops before this must find again that its rows are of an earlier boot.
+        self.checkpoint.write_identity(&self.identity).map_err(ActorError::Identity)?;
         let mut usage_due = Instant::now();
         let mut disk_due = Instant::now();
         let mut stop = Stop::No;
