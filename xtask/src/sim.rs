@@ -1,12 +1,14 @@
 //! Runs the simulator of `tests/sim`, built for speed.
 
+mod mutants;
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
 use crate::command::{cargo, run as run_command};
 
-/// How long CI looks for a bad seed.
+/// How long a run of all tests looks for a bad seed.
 const SECONDS_DEFAULT: u64 = 120;
 
 /// What to simulate.
@@ -24,10 +26,16 @@ pub struct Args {
     /// Tell what happens, line by line.
     #[arg(long)]
     trace: bool,
+    /// Plant bugs, all or those whose name contains this, and see that each is found.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["seed", "runs", "trace"])]
+    mutants: Option<String>,
 }
 
 /// The verb.
 pub fn run(args: &Args) -> Result<()> {
+    if let Some(part) = &args.mutants {
+        return mutants::run(part);
+    }
     let seed = match args.seed {
         Some(seed) => seed,
         None => fresh_seed()?,
@@ -40,6 +48,11 @@ pub fn run(args: &Args) -> Result<()> {
     command.args(["--seconds", &args.seconds.to_string(), "--jobs", &jobs.to_string()]);
     command.args(args.trace.then_some("--trace"));
     run_command(&mut command)
+}
+
+/// Fresh seeds, for as long as every run of all tests can spare.
+pub fn run_fresh() -> Result<()> {
+    run(&Args { seed: None, runs: None, seconds: SECONDS_DEFAULT, trace: false, mutants: None })
 }
 
 /// Another one each time, and short enough to be typed.

@@ -38,6 +38,9 @@ const CALM_MAX: Duration = Duration::from_secs(900);
 const FAIR_SETTLING: u64 = 60;
 const FAIR_SECONDS: u64 = 120;
 
+/// Far above what the busiest world needs.
+const EVENTS_PER_SECOND_MAX: u64 = 300_000;
+
 /// Everyone.
 pub struct World {
     pub stage: Stage,
@@ -52,6 +55,8 @@ pub struct World {
     fair_since: Moment,
     fairness: Fairness,
     is_over: bool,
+    /// The current second, and how much had happened before it.
+    second: (u64, u64),
 }
 
 impl World {
@@ -91,6 +96,7 @@ impl World {
             fair_since: Moment::default(),
             fairness: Fairness::default(),
             is_over: false,
+            second: (0, 0),
         }
     }
 
@@ -102,7 +108,20 @@ impl World {
             && let Some(happening) = self.stage.next()
         {
             self.events += 1;
+            self.look_for_spinning();
             self.happen(happening);
+        }
+    }
+
+    /// Somebody who wakes himself up again and again would keep time from passing.
+    fn look_for_spinning(&mut self) {
+        let second = self.stage.now.0 / 1_000_000;
+        if second != self.second.0 {
+            self.second = (second, self.events);
+        }
+        if self.events - self.second.1 > EVENTS_PER_SECOND_MAX {
+            let why = format!("more than {EVENTS_PER_SECOND_MAX} things happened in one second");
+            self.stage.record.fail(self.stage.now, "nobody_spins", why);
         }
     }
 

@@ -341,11 +341,11 @@ impl Agent {
         stage.trace.line(stage.now, || {
             format!("a{} starts with {} rows, same boot: {}", self.number, rows.len(), found.is_same_boot)
         });
-        self.stored_boot = self.host.boot;
         let (supervisor, actions) = Supervisor::restore(self.id.clone(), rows, found, self.now(stage));
         self.supervisor = supervisor;
         self.perform(actions, stage);
         if self.is_up {
+            self.stored_boot = self.host.boot;
             let delay = stage.chance.uneven_span(Duration::from_millis(1), Duration::from_secs(2));
             self.later(stage, delay, Wake::Connect);
         }

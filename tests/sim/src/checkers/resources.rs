@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cluster::{Change, ClusterState};
+use cluster::{Change, ClusterState, Task};
 use model::{AgentId, Resources};
 
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
 
 /// Looks at promises at one of so many turns: that takes longer than the turn.
 const SETTLED_LOOKED_AT: u64 = 16;
+
+/// At one of so many entries all tasks are looked at.
+const ALL_LOOKED_AT: u64 = 32;
 
 /// Adds everything up by itself.
 pub struct ResourcesConserved {
@@ -30,10 +33,17 @@ impl ResourcesConserved {
 
     fn allocated(&self, id: &AgentId, state: &ClusterState) -> Result<Resources, String> {
         let mut sum = Resources::default();
-        for task in state.tasks().values() {
+        let mut add = |task: &Task| {
             if task.agent.as_ref() == Some(id) && !(task.state.is_final() && task.is_released) {
                 sum = sum.plus(&task.spec.resources);
             }
+        };
+        // All tasks are many; those that the agent is said to have are right if the sum is, now and then.
+        match state.agent(id) {
+            Some(agent) if !state.applied().is_multiple_of(ALL_LOOKED_AT) => {
+                agent.tasks.iter().filter_map(|task| state.task(task)).for_each(&mut add);
+            }
+            Some(_) | None => state.tasks().values().for_each(|task| add(task)),
         }
         if !self.total.contains(&sum) {
             return Err(format!("agent {id} has {}, and {sum} are allocated", self.total));

@@ -63,6 +63,9 @@ pub enum Wake {
     },
 }
 
+/// Thousandths of snapshots that are read again.
+const READ_AGAIN: u64 = 100;
+
 /// One of the coordinators.
 pub struct Member {
     pub number: usize,
@@ -232,13 +235,16 @@ impl Member {
             return;
         }
         let Some(term) = self.disk.term_at(self.applied) else { return };
-        // As a real one: written as parts and read again.
-        let state = match ClusterState::from_parts(self.state.parts()) {
-            Ok(state) => state,
-            Err(error) => return stage.record.fail(stage.now, "states_agree", error.to_string()),
-        };
-        let fact = Fact::Snapshot { member: self.number, state: &self.state, restored: &state };
-        stage.record.note(stage.now, &fact);
+        let mut state = self.state.clone();
+        // Some are written as parts and read again, as real ones are: that takes the longest here.
+        if stage.chance.happens(READ_AGAIN) {
+            state = match ClusterState::from_parts(self.state.parts()) {
+                Ok(state) => state,
+                Err(error) => return stage.record.fail(stage.now, "states_agree", error.to_string()),
+            };
+            let fact = Fact::Snapshot { member: self.number, state: &self.state, restored: &state };
+            stage.record.note(stage.now, &fact);
+        }
         let kept = stage.chance.below(stage.parameters.snapshot_after);
         self.disk.compact(Snapshot { index: self.applied, term, state }, kept);
     }
