@@ -7,7 +7,7 @@ use std::process::Command;
 /// Leaves `$OUT_DIR/muster-init` for `sys::launch` to take in.
 pub fn build() {
     let source = "init/main.rs";
-    for file in [source, "src/sys/raw.rs", "build/init.rs"] {
+    for file in [source, "init/group.rs", "src/sys/raw.rs", "build/init.rs"] {
         println!("cargo::rerun-if-changed={file}");
     }
     let (Some(compiler), Some(target), Some(out)) =

@@ -5,13 +5,15 @@
 //! starts the command, passes signals on to it, reaps, records how the command ended, and ends the
 //! same way; the kernel then ends whatever is left in the namespace.
 //! It has no memory allocator and no libc. The agent starts it and arranges its descriptors:
-//! `agent/src/sys/launch/child.rs`.
+//! `agent/src/sys/launch/child.rs`. Of a task group it watches several; see `group`.
 
 #![no_std]
 #![no_main]
 
 #[path = "../src/sys/raw.rs"]
 mod raw;
+
+mod group;
 
 use raw::syscall;
 
@@ -21,6 +23,8 @@ mod descriptor {
     pub const STATUS: usize = 3;
     /// File that gets the exit record.
     pub const EXIT: usize = 4;
+    /// Pipe to the processes of a group, which wait for a byte each.
+    pub const BEGIN: usize = 6;
 }
 
 /// What the numbers in an exit record mean; read by `agent/src/sys/process.rs`.
@@ -44,6 +48,7 @@ mod number {
     pub const CLOSE: i64 = 3;
     pub const LSEEK: i64 = 8;
     pub const SIGPROCMASK: i64 = 14;
+    pub const PREAD64: i64 = 17;
     pub const PWRITE64: i64 = 18;
     pub const CLONE: i64 = 56;
     pub const EXECVE: i64 = 59;
@@ -53,6 +58,7 @@ mod number {
     pub const SETSID: i64 = 112;
     pub const SIGTIMEDWAIT: i64 = 128;
     pub const PRCTL: i64 = 157;
+    pub const CLOCK_GETTIME: i64 = 228;
     pub const EXIT_GROUP: i64 = 231;
 }
 
@@ -62,8 +68,10 @@ mod number {
     pub const CLOSE: i64 = 57;
     pub const LSEEK: i64 = 62;
     pub const WRITE: i64 = 64;
+    pub const PREAD64: i64 = 67;
     pub const PWRITE64: i64 = 68;
     pub const EXIT_GROUP: i64 = 94;
+    pub const CLOCK_GETTIME: i64 = 113;
     pub const KILL: i64 = 129;
     pub const SIGPROCMASK: i64 = 135;
     pub const SIGTIMEDWAIT: i64 = 137;
@@ -139,6 +147,11 @@ extern "C" fn main(stack: *const usize) -> ! {
     // Blocked signals of a namespace's first process are kept for it, although it handles none.
     set_signal_mask(u64::MAX);
 
+    // SAFETY: the agent passes at least one argument.
+    if unsafe { text(*arguments) }.is_empty() {
+        // SAFETY: `arguments` are the kernel's, as above.
+        unsafe { group::watch(arguments.add(1)) }
+    }
     // Before the command can do anything: an agent that died since it let us go must not start it again.
     note_begun();
 
@@ -152,16 +165,20 @@ extern "C" fn main(stack: *const usize) -> ! {
     }
     call(number::CLOSE, [descriptor::STATUS, 0, 0, 0, 0, 0]);
     close_standard_streams();
-    let status = watch_over(command);
-    let (kind, value, code) = match status & 0x7f {
-        0 => (record::EXITED, (status >> 8) & 0xff, (status >> 8) & 0xff),
-        signal => (record::SIGNALED, signal, 128 + signal),
-    };
+    let (kind, value, code) = end_of(watch_over(command));
     // The command's side has recorded already that it could not exec: the offset is shared.
     if call(number::LSEEK, [descriptor::EXIT, 0, SEEK_CUR, 0, 0, 0]) == 0 {
         write_pair(descriptor::EXIT, kind, value);
     }
     exit(code as usize)
+}
+
+/// Kind and value for the record, and the code to end with.
+fn end_of(status: u32) -> (u32, u32, u32) {
+    match status & 0x7f {
+        0 => (record::EXITED, (status >> 8) & 0xff, (status >> 8) & 0xff),
+        signal => (record::SIGNALED, signal, 128 + signal),
+    }
 }
 
 /// Passes signals on and reaps until the command has ended; answers its wait status.

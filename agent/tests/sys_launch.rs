@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use agent::sys::seccomp::{self, Seccomp};
 use agent::sys::{
-    Ending, LaunchStep, Limits, PathMount, ReleaseError, Secrets, Signal, Sys, SysError, UserPolicy,
+    Ending, GroupRecord, LaunchRequest, LaunchStep, Limits, MemberEnd, MemberLimits, PathMount, ReleaseError,
+    Secrets, Signal, Sys, SysError, UserPolicy,
 };
 use model::{Exit, StopSignal};
 use rustix::thread::CapabilitySet;
@@ -560,4 +561,139 @@ fn host_paths_are_seen_where_they_were_asked_for() {
     assert!(!root.join("out").exists());
     host.remove(&request);
     fs::remove_dir_all(&root).unwrap();
+}
+
+/// What a process of a group has written.
+fn wrote(request: &LaunchRequest, process: &str) -> String {
+    let member = request.group.as_ref().unwrap().members.iter().find(|member| member.name == process);
+    fs::read_to_string(&member.unwrap().stdout).unwrap_or_default()
+}
+
+fn own(exit: Exit) -> Option<MemberEnd> {
+    Some(MemberEnd { exit, is_own: true })
+}
+
+fn asked(exit: Exit) -> Option<MemberEnd> {
+    Some(MemberEnd { exit, is_own: false })
+}
+
+#[test]
+fn a_group_shares_its_sandbox_and_ends_with_an_essential_process() {
+    let Some(host) = host("group") else { return };
+    let request = host.group(
+        "a",
+        &LIMITS,
+        &[
+            ("web", "echo $NAME; ls /proc/self/fd | tr '\\n' ' '; echo here > file; exec sleep 1000"),
+            ("log", "until [ -s file ]; do sleep 0.01; done; cat file; echo $$; exit 3"),
+            ("aside?", "until [ -s file ]; do sleep 0.01; done; exit 4"),
+        ],
+    );
+    let process = host.start(&request);
+    assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Code(3)));
+    // 3 is the listing's own. The first process of the namespace is the init.
+    assert_eq!(wrote(&request, "web"), "web\n0 1 2 3 ");
+    assert_eq!(wrote(&request, "log"), "here\n3\n");
+    let record = host.kernel.read_group_record(&request.exit_file).unwrap().unwrap();
+    assert_eq!(
+        (record.decisive, record.ends[0], record.ends[1]),
+        (Some(1), asked(Exit::Signal(15)), own(Exit::Code(3)))
+    );
+    host.remove(&request);
+}
+
+#[test]
+fn what_is_not_essential_ends_alone_and_without_essential_ones_all_must_end() {
+    let Some(host) = host("aside") else { return };
+    let request =
+        host.group("a", &LIMITS, &[("one?", "exit 7"), ("two", "until [ -e go ]; do sleep 0.01; done")]);
+    let process = host.start(&request);
+    let record = || host.kernel.read_group_record(&request.exit_file).unwrap().unwrap();
+    until("the first is over", || record().ends[0].is_some());
+    let expected = GroupRecord { decisive: None, ends: vec![own(Exit::Code(7)), None] };
+    assert_eq!(record(), expected);
+    assert_eq!(host.kernel.read_exit_file(&request.exit_file).unwrap(), None);
+    fs::write(request.sandbox.join("go"), "").unwrap();
+    assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Code(0)));
+    assert_eq!(
+        record(),
+        GroupRecord { decisive: Some(1), ends: vec![own(Exit::Code(7)), own(Exit::Code(0))] }
+    );
+    host.remove(&request);
+
+    let request = host.group("b", &LIMITS, &[("one?", "exit 7"), ("two?", "kill -9 $$")]);
+    let process = host.start(&request);
+    assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Code(0)));
+    let record = host.kernel.read_group_record(&request.exit_file).unwrap().unwrap();
+    assert_eq!(record, GroupRecord { decisive: None, ends: vec![own(Exit::Code(7)), own(Exit::Signal(9))] });
+    host.remove(&request);
+}
+
+#[test]
+fn of_a_group_with_one_process_that_is_not_there_none_begins() {
+    let Some(host) = host("group-missing") else { return };
+    let mut request = host.group("a", &LIMITS, &[("one", "echo begun"), ("two", "")]);
+    request.group.as_mut().unwrap().members[1].argv = vec!["muster-no-such-program".into()];
+    let error = host.start_fails(&request);
+    let ReleaseError::Member { name, error } = &error else { panic!("{error:?}") };
+    assert_eq!(name, "two");
+    assert_eq!(error.to_string(), "can't run `muster-no-such-program`");
+    assert_eq!(wrote(&request, "one"), "");
+    host.remove(&request);
+
+    // What no look at the program can tell: then the others may have begun, and end with it.
+    let mut request = host.group("b", &LIMITS, &[("one", "sleep 1000"), ("two", "")]);
+    let broken = request.sandbox.join("broken");
+    fs::write(&broken, "#!/no/such/interpreter\n").unwrap();
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
+    request.group.as_mut().unwrap().members[1].argv = vec![broken.into()];
+    assert!(host.start_fails(&request).is_of_command());
+    host.remove(&request);
+}
+
+#[test]
+fn a_process_of_a_group_is_held_to_its_own_memory() {
+    let Some(host) = host("group-memory") else { return };
+    let limits = Limits {
+        members: vec![MemberLimits {
+            name: "eater".to_owned(),
+            cpu_quota_milli: Some(500),
+            memory_bytes: Some(16 << 20),
+        }],
+        ..LIMITS
+    };
+    // `tail` keeps the whole of a line without end.
+    let eat = "head -c 200000000 /dev/zero | tail";
+    let request = host.group("a", &limits, &[("eater", eat), ("other", "sleep 1000")]);
+    let process = host.start(&request);
+    assert_eq!(host.wait(&process, &request), Ending::Ended(Exit::Code(137)));
+    let eater = host.kernel.member_figures(&request.cgroup, "eater").unwrap();
+    assert!(eater.oom_kills > 0 && eater.has_reached_memory_limit, "{eater:?}");
+    let other = host.kernel.member_figures(&request.cgroup, "other").unwrap();
+    assert_eq!((other.oom_kills, other.has_reached_memory_limit), (0, false));
+    // The whole knows of it on every kind of host.
+    assert_eq!(host.kernel.figures(&request.cgroup).unwrap().oom_kills, Some(eater.oom_kills));
+    host.remove(&request);
+}
+
+#[test]
+fn a_group_is_asked_to_end_and_killed_together() {
+    let Some(host) = host("group-kill") else { return };
+    let wait = "trap 'echo term; exit 5' TERM; echo ready; while :; do sleep 0.01; done";
+    let stubborn = "trap '' TERM; echo ready; while :; do sleep 0.01; done";
+    let request = host.group("a", &LIMITS, &[("one", wait), ("two", wait), ("three", stubborn)]);
+    let process = host.start(&request);
+    for name in ["one", "two", "three"] {
+        until("the traps are set", || wrote(&request, name) == "ready\n");
+    }
+    host.kernel.signal(&process, Signal::Stop(StopSignal::Term)).unwrap();
+    for name in ["one", "two"] {
+        until("it was asked to end, once", || wrote(&request, name) == "ready\nterm\n");
+    }
+    let record = || host.kernel.read_group_record(&request.exit_file).unwrap().unwrap();
+    until("two are over", || record().ends.iter().flatten().count() == 2);
+    assert_eq!(record().ends, [asked(Exit::Code(5)), asked(Exit::Code(5)), None]);
+    host.kernel.kill_cgroup(&request.cgroup).unwrap();
+    host.wait(&process, &request);
+    host.remove(&request);
 }

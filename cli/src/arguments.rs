@@ -106,22 +106,23 @@ pub enum Command {
   muster run --count 20 --name batch --env STEP=1 -- ./work
   muster run --detach --health http:8080/health --health-kill -- ./server
   muster run --mem 256MiB --mem-limit 1GiB --cpuset 0-1 --secret key=@/etc/app.key -- ./serve
+  muster run --spec group.toml --mem 256MiB
 
 Ends with the exit code of the command (128 + the signal's number when a signal ended it),
 or with 1 when any of several tasks failed. Ctrl-C kills what runs.")]
 pub struct Run {
-    /// CPU cores, for example 0.5
-    #[arg(long, default_value = "0.1", value_parser = units::thousandths, value_name = "CORES", help_heading = "Resources")]
-    pub cpus: u64,
-    /// Memory, for example 64MiB or 1.5GiB; a hard limit unless --mem-limit is above it
-    #[arg(long, default_value = "64MiB", value_parser = units::mebibytes, value_name = "SIZE", help_heading = "Resources")]
-    pub mem: u64,
+    /// CPU cores, for example 0.5 [default: 0.1]
+    #[arg(long, value_parser = units::thousandths, value_name = "CORES", help_heading = "Resources")]
+    pub cpus: Option<u64>,
+    /// Memory, for example 64MiB or 1.5GiB; a hard limit unless --mem-limit is above it [default: 64MiB]
+    #[arg(long, value_parser = units::mebibytes, value_name = "SIZE", help_heading = "Resources")]
+    pub mem: Option<u64>,
     /// Disk, for example 1GiB
     #[arg(long, value_parser = units::mebibytes, value_name = "SIZE", help_heading = "Resources")]
     pub disk: Option<u64>,
     /// Whole GPUs
-    #[arg(long, default_value_t = 0, help_heading = "Resources")]
-    pub gpus: u32,
+    #[arg(long, value_name = "NUMBER", help_heading = "Resources")]
+    pub gpus: Option<u32>,
     /// Hard limit on CPU, at least --cpus [default: the same]
     #[arg(long, value_parser = units::thousandths, value_name = "CORES", help_heading = "Resources")]
     pub cpu_limit: Option<u64>,
@@ -155,6 +156,9 @@ pub struct Run {
     /// How long the task may run; it is asked to end then, and has failed
     #[arg(long, value_parser = units::duration, value_name = "TIME", help_heading = "Task")]
     pub run_time_max: Option<Duration>,
+    /// File that describes the task, in TOML or JSON; what is said here wins over it
+    #[arg(long, value_name = "FILE", help_heading = "How")]
+    pub spec: Option<PathBuf>,
     /// How many tasks of this kind to run
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "How")]
     pub count: u32,
@@ -162,7 +166,7 @@ pub struct Run {
     #[arg(long, help_heading = "How")]
     pub detach: bool,
     /// The program and its arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(last = true, required_unless_present = "spec", value_name = "COMMAND")]
     pub command: Vec<String>,
     // Last, because their heading would be that of what comes after.
     #[command(flatten)]
@@ -206,7 +210,7 @@ pub enum Task {
     Show { id: String },
     /// Prints what a task has written
     #[command(
-        after_help = "Examples:\n  muster task logs hello.7f3c91ab -f\n  muster task logs hello.7f3c91ab --stderr --since 10m --grep 'error|warn'"
+        after_help = "Examples:\n  muster task logs hello.7f3c91ab -f\n  muster task logs hello.7f3c91ab --stderr --since 10m --grep 'error|warn'\n  muster task logs group.7f3c91ab --process web"
     )]
     Logs {
         id: String,
@@ -216,6 +220,9 @@ pub enum Task {
         /// Its stderr instead of its stdout
         #[arg(long)]
         stderr: bool,
+        /// Of this process of a task group
+        #[arg(long, value_name = "NAME")]
+        process: Option<String>,
         /// Only the last part, for example 4KiB
         #[arg(long, value_parser = tail_bytes, value_name = "SIZE")]
         tail: Option<u64>,
@@ -533,6 +540,7 @@ mod tests {
         let arguments =
             Arguments::try_parse_from(["muster", "run", "--cpus", "0.5", "--", "sh", "-c", "x"]).unwrap();
         let Command::Run(run) = arguments.command else { panic!("not a run") };
-        assert_eq!((run.cpus, run.mem, run.command), (500, 64, ["sh", "-c", "x"].map(String::from).to_vec()));
+        let command = ["sh", "-c", "x"].map(String::from).to_vec();
+        assert_eq!((run.cpus, run.mem, run.command), (Some(500), None, command));
     }
 }

@@ -6,6 +6,7 @@ mod arguments;
 mod commands;
 mod output;
 mod report;
+mod spec_file;
 mod units;
 
 use std::process::ExitCode;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use model::{
-    Device, Fetch, HealthCheck, IoLimits, KILL_GRACE_DEFAULT, Mount, Probe, Rlimit, RlimitKind, Secret,
-    SecretValue, Sha256, SharedNamespaces, StopSignal, TaskSpec, limits,
+    Device, Fetch, HealthCheck, IoLimits, KILL_GRACE_DEFAULT, Mount, Probe, ProcessSpec, Rlimit, RlimitKind,
+    Secret, SecretValue, Sha256, SharedNamespaces, StopSignal, TaskSpec, limits,
 };
 use proto::types::v1 as wire;
 
@@ -51,6 +51,7 @@ pub fn task_spec_named(spec: wire::TaskSpec, task_id: model::TaskId) -> Result<T
         seccomp,
         private_network,
         health_check: check,
+        processes,
     } = spec;
     let kill_grace = match kill_grace_ms {
         Some(ms) => grace("kill_grace_ms", ms)?,
@@ -59,6 +60,7 @@ pub fn task_spec_named(spec: wire::TaskSpec, task_id: model::TaskId) -> Result<T
     let wire::SharedNamespaces { pid, ipc } = shared_namespaces.unwrap_or_default();
     // Bounds before copies: what is too long is refused before it is turned over.
     at_most("cpuset", cpuset.len(), limits::CORE_NUMBER_MAX as usize + 1)?;
+    at_most("processes", processes.len(), limits::PROCESSES_MAX)?;
     at_most("rlimits", rlimits.len(), RlimitKind::ALL.len())?;
     let mut kinds = std::collections::BTreeMap::new();
     for (place, limit) in rlimits.into_iter().enumerate() {
@@ -72,6 +74,7 @@ pub fn task_spec_named(spec: wire::TaskSpec, task_id: model::TaskId) -> Result<T
         name,
         resources: resources(amounts.unwrap_or_default()).within("resources")?,
         command,
+        processes: processes.into_iter().map(process).collect(),
         env,
         user,
         groups,
@@ -105,6 +108,7 @@ pub fn to_task_spec(spec: &TaskSpec) -> wire::TaskSpec {
         name,
         resources,
         command,
+        processes,
         env,
         user,
         groups,
@@ -159,6 +163,7 @@ pub fn to_task_spec(spec: &TaskSpec) -> wire::TaskSpec {
         seccomp: seccomp.clone(),
         private_network: *has_private_network,
         health_check: health_check.as_ref().map(to_health_check),
+        processes: processes.iter().map(to_process).collect(),
     }
 }
 
@@ -169,6 +174,24 @@ pub fn to_shown_task_spec(spec: &TaskSpec) -> wire::TaskSpec {
         secret.value.clear();
     }
     shown
+}
+
+fn process(process: wire::Process) -> ProcessSpec {
+    let wire::Process { name, command, env, cpu_limit_milli, mem_limit_mib, essential } = process;
+    let is_essential = essential.unwrap_or(true);
+    ProcessSpec { name, command, env, cpu_limit_milli, mem_limit_mib, is_essential }
+}
+
+fn to_process(process: &ProcessSpec) -> wire::Process {
+    let ProcessSpec { name, command, env, cpu_limit_milli, mem_limit_mib, is_essential } = process;
+    wire::Process {
+        name: name.clone(),
+        command: command.clone(),
+        env: env.clone(),
+        cpu_limit_milli: *cpu_limit_milli,
+        mem_limit_mib: *mem_limit_mib,
+        essential: Some(*is_essential),
+    }
 }
 
 fn kill_signal(spec: &wire::TaskSpec) -> Result<StopSignal, Invalid> {

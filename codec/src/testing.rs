@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use model::{
     AgentId, Device, Duration, Exit, Fetch, Figure, FrameworkId, Health, HealthCheck, Histogram, IoLimits,
-    Mount, Opened, PortRange, PortRanges, Probe, Reason, Resources, Rlimit, RlimitKind, ScalarName, Secret,
-    SecretValue, Sha256, SharedNamespaces, StopSignal, Subject, TaskId, TaskSpec, TaskState, TaskStatus,
-    Timestamp, Usage, UsageReport,
+    Mount, Opened, PortRange, PortRanges, Probe, ProcessSpec, Reason, Resources, Rlimit, RlimitKind,
+    ScalarName, Secret, SecretValue, Sha256, SharedNamespaces, StopSignal, Subject, TaskId, TaskSpec,
+    TaskState, TaskStatus, Timestamp, Usage, UsageReport,
 };
 use proptest::{
     array::{uniform2, uniform4},
@@ -95,6 +95,7 @@ pub fn spec() -> impl Strategy<Value = TaskSpec> {
             kill_grace,
             labels,
             shared_namespaces: SharedNamespaces { pid, ipc },
+            processes: furnished.processes,
             devices: furnished.devices,
             mounts: furnished.mounts,
             secrets: furnished.secrets,
@@ -168,9 +169,11 @@ fn furnished() -> impl Strategy<Value = TaskSpec> {
         },
     );
     let files = (vec(device, 0..3), vec(mount, 0..3), vec(secret, 0..3), vec(fetch, 0..3));
-    (task_id(), files, option::of(health_check())).prop_map(|(task_id, files, health_check)| {
+    let check = option::of(health_check());
+    (task_id(), files, check, vec(process(), 0..3)).prop_map(|(task_id, files, health_check, processes)| {
         let (devices, mounts, secrets, fetches) = files;
         TaskSpec {
+            processes,
             devices,
             mounts,
             secrets,
@@ -179,6 +182,20 @@ fn furnished() -> impl Strategy<Value = TaskSpec> {
             ..TaskSpec::new(task_id, Resources::default(), Vec::new())
         }
     })
+}
+
+fn process() -> impl Strategy<Value = ProcessSpec> {
+    let limits = (option::of(any::<u64>()), option::of(any::<u64>()));
+    (".{0,8}", vec(".{0,8}", 0..3), texts(), limits, any::<bool>()).prop_map(
+        |(name, command, env, (cpu_limit_milli, mem_limit_mib), is_essential)| ProcessSpec {
+            name,
+            command,
+            env,
+            cpu_limit_milli,
+            mem_limit_mib,
+            is_essential,
+        },
+    )
 }
 
 fn health_check() -> impl Strategy<Value = HealthCheck> {

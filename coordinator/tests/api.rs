@@ -556,6 +556,7 @@ async fn a_task_is_run_watched_read_and_remembered() {
         follow: true,
         tail_bytes: None,
         newer_than_ms: None,
+        process: "web".to_owned(),
     };
     let mut output = operator.read_output(read).await.unwrap().into_inner();
     let mut read = Vec::new();
@@ -575,6 +576,7 @@ async fn a_task_is_run_watched_read_and_remembered() {
                 }
             };
             assert_eq!((asked.task_id.as_str(), asked.stream, asked.offset), ("hello", 1, offset));
+            assert_eq!(asked.process, "web");
             let answer = agent::OutputAnswer {
                 request: asked.request,
                 offset,

@@ -245,8 +245,7 @@ impl Actor {
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         let lanes = Lanes::start(&executor, THREADS, &done).map_err(ActorError::Threads)?;
         // It ends with this actor's channel of outcomes, or the rounds'.
-        let directories = executor.directories().clone();
-        rounds.measure_disks(directories, done.clone()).map_err(ActorError::Threads)?;
+        rounds.look(executor.clone(), done.clone()).map_err(ActorError::Threads)?;
         let handle = Handle { requests: sender };
         let (checks, answers) = Checks::new(executor.clone());
         let actor = Self {
@@ -681,6 +680,7 @@ impl Actor {
             | Event::Fetched { .. }
             | Event::NeverBegun { .. }
             | Event::Exited { .. }
+            | Event::ProcessesEnded { .. }
             | Event::OutOfMemory { .. }
             | Event::DiskOutgrown { .. }
             | Event::Probed { .. }

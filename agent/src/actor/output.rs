@@ -1,6 +1,6 @@
 //! Reading what a task wrote, and waiting for more.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use model::{TaskId, Timestamp};
@@ -69,7 +69,8 @@ impl Reader {
     }
 
     async fn wait_for_data(&self, wish: OutputRequest) -> Result<Chunk, String> {
-        let OutputRequest { request: _, task_id, stream, offset, tail, newer_than, limit, wait } = wish;
+        let OutputRequest { request: _, task_id, stream, offset, tail, newer_than, limit, wait, process } =
+            wish;
         let limit = limit.min(CHUNK_BYTES_MAX);
         let deadline = Instant::now() + wait.min(WAIT_MAX);
         let mut offset = offset;
@@ -81,7 +82,8 @@ impl Reader {
         loop {
             // Whether it is over is asked before it is read: what is written in between is read, too.
             let place = self.place(&task_id).await?;
-            let read = self.read_now(&place, stream, offset, start, limit).await?;
+            let file = self.file(&place, stream, process.as_deref())?;
+            let read = self.read_now(file, offset, start, limit).await?;
             let is_end = place.is_over && read.offset + read.data.len() as u64 >= read.end;
             offset = read.offset;
             start = Start::Offset;
@@ -100,20 +102,38 @@ impl Reader {
         place.ok_or_else(|| "the agent keeps no output of this task".to_owned())
     }
 
+    /// A group's outputs are those of its processes, and it has no other.
+    fn file(&self, place: &Place, stream: Stream, process: Option<&str>) -> Result<PathBuf, String> {
+        let directories = self.executor.directories();
+        let attempt = &place.attempt;
+        let file = match (stream, process) {
+            (Stream::Stdout, None) => directories.stdout(attempt),
+            (Stream::Stderr, None) => directories.stderr(attempt),
+            (Stream::Stdout, Some(process)) => directories.stdout_of(attempt, process),
+            (Stream::Stderr, Some(process)) => directories.stderr_of(attempt, process),
+        };
+        if file.exists() {
+            return Ok(file);
+        }
+        let known = directories.processes(attempt);
+        match process {
+            None if known.is_empty() => Ok(file),
+            None => Err(format!("it is a group; name one of its processes: {}", known.join(", "))),
+            Some(process) if known.is_empty() => {
+                Err(format!("it has no process `{process}`: it is no group"))
+            }
+            Some(process) => Err(format!("it has no process `{process}`; it has {}", known.join(", "))),
+        }
+    }
+
     async fn read_now(
         &self,
-        place: &Place,
-        stream: Stream,
+        file: PathBuf,
         offset: u64,
         start: Start,
         limit: u32,
     ) -> Result<crate::sys::OutputSlice, String> {
         let executor = self.executor.clone();
-        let directories = executor.directories();
-        let file = match stream {
-            Stream::Stdout => directories.stdout(&place.attempt),
-            Stream::Stderr => directories.stderr(&place.attempt),
-        };
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let read = move || {
             let offset = match start {

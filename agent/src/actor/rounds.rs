@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{Figure, FrameworkId, Kind, Subject, TaskId};
-use supervisor::{Event, Row};
+use model::{Figure, FrameworkId, Kind, Subject, TaskId, TaskSpec};
+use supervisor::{Event, ProcessEnd, Row};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -28,8 +28,9 @@ use crate::{
 /// How often outputs are looked at: a task that writes 1 GB/s gets this much ahead of its limit.
 const TRIM_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often the disk of tasks is measured: so long may one go on that outgrows its own.
-const DISK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the disk of tasks is measured: so long may one go on that outgrows its own. And how often it is asked
+/// which processes of a group have ended that aren't the end of the group.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A running task.
 #[derive(Debug, Clone)]
@@ -40,6 +41,10 @@ pub struct Live {
     disk_mib: u64,
     /// Absent until the first round.
     cgroup: Option<CgroupId>,
+    /// Those inside it.
+    members: Vec<CgroupId>,
+    /// Present: it is a group.
+    group: Option<Arc<TaskSpec>>,
 }
 
 /// What a task used, when it was last looked at.
@@ -84,6 +89,8 @@ impl Rounds {
             attempt: row.attempt.clone(),
             disk_mib: row.spec.resources.disk_mib,
             cgroup: None,
+            members: Vec::new(),
+            group: (!row.spec.processes.is_empty()).then(|| row.spec.clone()),
         };
         self.lock().live.entry(row.task_id.clone()).or_insert(live);
     }
@@ -146,29 +153,60 @@ impl Rounds {
         thread::Builder::new().name("trim".to_owned()).spawn(move || {
             let mut times = Times::default();
             while !rounds.wait(TRIM_INTERVAL) {
-                let attempts: Vec<String> =
-                    rounds.lock().live.values().map(|live| live.attempt.clone()).collect();
-                attempts.iter().for_each(|attempt| executor.look_at_output(attempt, &mut times));
+                let tasks: Vec<(String, Option<Arc<TaskSpec>>)> = {
+                    let state = rounds.lock();
+                    state.live.values().map(|live| (live.attempt.clone(), live.group.clone())).collect()
+                };
+                for (attempt, group) in &tasks {
+                    executor.look_at_output(attempt, group.as_deref(), &mut times);
+                }
                 times.forget_others();
             }
         })
     }
 
-    /// Starts the thread that looks how much disk the tasks use; it ends with those who hear of it.
-    pub fn measure_disks(
+    /// Starts the thread that looks how much disk the tasks use, and which processes of groups have ended; it ends
+    /// with those who hear of it.
+    pub fn look(
         self: &Arc<Self>,
-        directories: Directories,
+        executor: Arc<Executor>,
         outcomes: mpsc::Sender<Outcome>,
     ) -> std::io::Result<JoinHandle<()>> {
         let rounds = self.clone();
-        thread::Builder::new().name("disk".to_owned()).spawn(move || {
-            while !rounds.wait(DISK_INTERVAL) && !outcomes.is_closed() {
-                for task_id in rounds.outgrown(&directories) {
+        thread::Builder::new().name("look".to_owned()).spawn(move || {
+            let mut told = BTreeMap::new();
+            while !rounds.wait(LOOK_INTERVAL) && !outcomes.is_closed() {
+                let outgrown = rounds.outgrown(executor.directories());
+                let outgrown = outgrown.into_iter().map(|task_id| Event::DiskOutgrown { task_id });
+                for event in outgrown.chain(rounds.ended_of_groups(&executor, &mut told)) {
                     // Who no longer hears of it is about to be gone.
-                    let _ = outcomes.blocking_send(Outcome::Event(Event::DiskOutgrown { task_id }));
+                    let _ = outcomes.blocking_send(Outcome::Event(event));
                 }
             }
         })
+    }
+
+    /// What is news of groups that go on; `told` was told before.
+    fn ended_of_groups(
+        &self,
+        executor: &Executor,
+        told: &mut BTreeMap<TaskId, Vec<ProcessEnd>>,
+    ) -> Vec<Event> {
+        let groups: BTreeMap<TaskId, String> = {
+            let state = self.lock();
+            let groups = state.live.iter().filter(|(_, live)| live.group.is_some());
+            groups.map(|(task_id, live)| (task_id.clone(), live.attempt.clone())).collect()
+        };
+        told.retain(|task_id, _| groups.contains_key(task_id));
+        let mut news = Vec::new();
+        for (task_id, attempt) in groups {
+            let processes = executor.ends(&task_id, &attempt);
+            if told.get(&task_id).map_or(&[][..], Vec::as_slice) != processes {
+                told.insert(task_id.clone(), processes.clone());
+                news.push(Event::ProcessesEnded { task_id, processes });
+            }
+        }
+        news
     }
 
     /// Running tasks whose files take more than they asked for.
@@ -219,7 +257,7 @@ impl Rounds {
         let mut pause = Duration::from_millis(100);
         while !self.wait(pause) {
             let live = self.with_ids(executor);
-            let targets: Vec<Target> = live.iter().map(|(_, _, _, target)| *target).collect();
+            let targets: Vec<Target> = live.iter().map(|(_, _, _, target)| target.clone()).collect();
             let names: Vec<Option<CgroupName>> =
                 live.iter().map(|(_, live, _, _)| CgroupName::new(&live.attempt).ok()).collect();
             let at = clock::now();
@@ -263,18 +301,25 @@ impl Rounds {
             self.lock().live.iter().map(|(id, live)| (id.clone(), live.clone())).collect();
         let is_v2 = executor.sys.layout() == Layout::V2;
         let mut known = Vec::with_capacity(live.len());
-        for (task_id, live) in live {
+        for (task_id, mut live) in live {
             let found = live.cgroup.or_else(|| {
                 let name = CgroupName::new(&live.attempt).ok()?;
-                let id = executor.sys.cgroup_id(&name).ok().flatten()?;
+                let ids = executor.sys.cgroup_ids(&name).ok()?;
+                let (id, members) = ids.split_first()?;
                 if let Some(live) = self.lock().live.get_mut(&task_id) {
-                    live.cgroup = Some(id);
+                    live.cgroup = Some(*id);
+                    live.members = members.to_vec();
                 }
-                Some(id)
+                live.members = members.to_vec();
+                Some(*id)
             });
             if let Some(cgroup) = found {
                 // On v2 one group is both; elsewhere the meter finds out.
-                let target = Target { cgroup, memory_cgroup_id: is_v2.then_some(cgroup.0) };
+                let target = Target {
+                    cgroup,
+                    members: live.members.clone(),
+                    memory_cgroup_id: is_v2.then_some(cgroup.0),
+                };
                 known.push((task_id, live, cgroup, target));
             }
         }

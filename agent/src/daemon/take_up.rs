@@ -105,7 +105,8 @@ fn sweep_programs(programs: &Programs, kernel: &Kernel, rows: &[Row]) {
         .map(|id| ProcessId { pid: id.pid, start_ticks: id.start_ticks })
         .collect();
     let cgroups: BTreeSet<_> = held()
-        .filter_map(|row| kernel.cgroup_id(&CgroupName::new(&row.attempt).ok()?).ok().flatten())
+        .filter_map(|row| kernel.cgroup_ids(&CgroupName::new(&row.attempt).ok()?).ok())
+        .flatten()
         .collect();
     let swept = || -> Result<(), bpf::BpfError> {
         for (process, _) in programs.processes()? {

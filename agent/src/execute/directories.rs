@@ -1,6 +1,11 @@
 //! Where everything of a task stands below the data directory.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use model::{ProcessSpec, TaskSpec, is_process_name};
 
 /// Beside a sandbox.
 pub(super) const SECRETS: &str = "secrets";
@@ -50,6 +55,34 @@ impl Directories {
 
     pub fn stderr(&self, attempt: &str) -> PathBuf {
         self.attempt(attempt).join("stderr")
+    }
+
+    /// What one process of a task group writes.
+    pub fn stdout_of(&self, attempt: &str, process: &str) -> PathBuf {
+        self.attempt(attempt).join(format!("stdout.{process}"))
+    }
+
+    pub fn stderr_of(&self, attempt: &str, process: &str) -> PathBuf {
+        self.attempt(attempt).join(format!("stderr.{process}"))
+    }
+
+    /// All that a task or a group with these processes writes.
+    pub fn outputs(&self, attempt: &str, group: Option<&TaskSpec>) -> Vec<PathBuf> {
+        let Some(group) = group else { return vec![self.stdout(attempt), self.stderr(attempt)] };
+        let of = |process: &ProcessSpec| {
+            [self.stdout_of(attempt, &process.name), self.stderr_of(attempt, &process.name)]
+        };
+        group.processes.iter().flat_map(of).collect()
+    }
+
+    /// The processes of a group that has written here, also when nobody knows its spec any more.
+    pub fn processes(&self, attempt: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.attempt(attempt)).into_iter().flatten().flatten();
+        // A list of times ends in a second word: no process has a dot in its name.
+        let of = |entry: fs::DirEntry| Some(entry.file_name().to_str()?.strip_prefix("stdout.")?.to_owned());
+        let mut names: Vec<String> = entries.filter_map(of).filter(|name| is_process_name(name)).collect();
+        names.sort();
+        names
     }
 
     /// What entered the task later: one empty file for each process.

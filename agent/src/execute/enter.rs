@@ -142,6 +142,7 @@ impl Executor {
         }
         let EnterWish { argv, env, cwd, terminal, has_input } = wish;
         launch.argv = argv;
+        launch.group = None;
         if let Some(cwd) = cwd {
             launch.cwd = launch.cwd.join(cwd);
         }

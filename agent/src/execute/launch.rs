@@ -8,13 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use model::TaskSpec;
+use model::{ProcessSpec, TaskSpec};
 
 use crate::{
     fetch,
     sys::{
-        DeviceRule, Extras, Identity, LaunchRequest, Limits, Namespaces, PathMount, Secrets, capability,
-        seccomp::Seccomp,
+        DeviceRule, Extras, Identity, LaunchGroup, LaunchMember, LaunchRequest, Limits, MemberLimits,
+        Namespaces, PathMount, Secrets, capability, seccomp::Seccomp,
     },
 };
 
@@ -62,6 +62,12 @@ impl Executor {
         limits.cores = spec.cpuset.clone();
         limits.io = spec.io;
         limits.devices = self.device_rules(attempt, spec)?;
+        let member = |process: &ProcessSpec| MemberLimits {
+            name: process.name.clone(),
+            cpu_quota_milli: process.cpu_limit_milli,
+            memory_bytes: process.mem_limit_mib.map(mib),
+        };
+        limits.members = spec.processes.iter().map(member).collect();
         if !resources.scalars.is_empty() {
             let pages = offered::huge_pages(spec, &self.sys.abilities());
             limits.huge_pages = pages.map_err(|why| ExecuteError::Refused { why })?;
@@ -119,6 +125,7 @@ impl Executor {
                 env.push(("MUSTER_GPUS".into(), gpus::show(&gpus, ",").into()));
             }
         }
+        let group = (!spec.processes.is_empty()).then(|| self.launch_group(attempt, spec, &env));
         Ok(LaunchRequest {
             cgroup: name(attempt)?,
             argv: spec.command.iter().map(OsString::from).collect(),
@@ -137,11 +144,36 @@ impl Executor {
             },
             hidden: self.settings.hidden.clone(),
             extras: self.extras(attempt, spec)?,
+            group,
         })
     }
 }
 
 impl Executor {
+    /// `env`: what every process of the group has.
+    fn launch_group(&self, attempt: &str, spec: &TaskSpec, env: &[(OsString, OsString)]) -> LaunchGroup {
+        let member = |process: &ProcessSpec| {
+            let own: BTreeMap<OsString, OsString> =
+                process.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+            let mut env: BTreeMap<OsString, OsString> = env.iter().cloned().collect();
+            env.insert("MUSTER_PROCESS".into(), (&process.name).into());
+            env.extend(own);
+            LaunchMember {
+                name: process.name.clone(),
+                argv: process.command.iter().map(OsString::from).collect(),
+                env: env.into_iter().collect(),
+                stdout: self.directories.stdout_of(attempt, &process.name),
+                stderr: self.directories.stderr_of(attempt, &process.name),
+                is_essential: process.is_essential,
+            }
+        };
+        LaunchGroup {
+            members: spec.processes.iter().map(member).collect(),
+            kill_signal: spec.kill_signal,
+            kill_grace: spec.kill_grace,
+        }
+    }
+
     fn extras(&self, attempt: &str, spec: &TaskSpec) -> Result<Extras, ExecuteError> {
         let sandbox = self.directories.sandbox(attempt);
         let directory = self.directories.secrets(attempt);

@@ -6,6 +6,7 @@
 mod directories;
 mod enter;
 mod gpus;
+mod group;
 pub mod lanes;
 mod launch;
 mod offered;
@@ -23,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Exit, Reason, TaskId, Usage};
+use model::{Exit, Reason, TaskId, TaskSpec, Usage};
 use supervisor::{Action, Confidence, Event, ProcessId};
 use tokio::sync::oneshot;
 
@@ -34,7 +35,7 @@ use crate::{
     meter,
     sys::{
         CgroupId, CgroupName, Ending, Held, IdentityError, Process, ReleaseError, Signal, SpawnError, Sys,
-        SysError, UserPolicy, Watch,
+        SysError, UserPolicy, Watch, bpf::Counted,
     },
 };
 
@@ -136,6 +137,8 @@ struct State {
     /// Adopted without proof that they ever ran the command.
     doubtful: BTreeSet<TaskId>,
     cgroups: BTreeMap<CgroupId, TaskId>,
+    /// Specs of task groups, from their launch or adoption until their cgroups are removed.
+    groups: BTreeMap<TaskId, Arc<TaskSpec>>,
     /// Those that stand still, with their attempts.
     frozen: BTreeMap<TaskId, String>,
 }
@@ -206,7 +209,7 @@ impl ExecuteError {
                 | IdentityError::UnknownGroup { .. }
                 | IdentityError::RefusedGroup { .. },
             ) => Reason::UserRefused,
-            Self::Release(ReleaseError::Exec { .. }) => Reason::CommandNotExecutable,
+            Self::Release(error) if error.is_of_command() => Reason::CommandNotExecutable,
             Self::Refused { .. }
             | Self::Spawn(
                 SpawnError::HostPath { .. }
@@ -214,12 +217,7 @@ impl ExecuteError {
                 | SpawnError::MountPoint { .. },
             ) => Reason::SpecRefused,
             Self::User(IdentityError::Lookup { .. })
-            | Self::Release(
-                ReleaseError::Step { .. }
-                | ReleaseError::Ended
-                | ReleaseError::TimedOut { .. }
-                | ReleaseError::Pipe { .. },
-            )
+            | Self::Release(_)
             | Self::Gpus(_)
             | Self::Checkpoint(_)
             | Self::MakeDirectory { .. }
@@ -381,19 +379,23 @@ impl Executor {
                 let limits = self.limits(attempt, spec)?;
                 let id = self.sys.create_cgroup(&name(attempt)?, &limits).map_err(ExecuteError::Cgroup)?;
                 self.lock().cgroups.insert(id, task_id.clone());
+                if !limits.members.is_empty() {
+                    self.own_cgroups(task_id, attempt)?;
+                }
             }
             Action::RemoveCgroups { task_id, attempt } => {
+                let group = self.group_of(task_id);
                 self.forget_process(task_id);
-                self.look_at_output_last(attempt);
+                self.look_at_output_last(attempt, group.as_deref());
                 self.sys.remove_cgroup(&name(attempt)?).map_err(ExecuteError::Cgroup)?;
                 self.gpus.give_back(attempt);
             }
-            Action::RegisterMeter { attempt, .. } => self.with_cgroup_id(attempt, |recorder, id| {
+            Action::RegisterMeter { attempt, .. } => self.with_cgroup_ids(attempt, |recorder, id| {
                 if let Err(error) = recorder.register_cgroup(id) {
                     tracing::warn!(attempt, error = chain(&error), "a task's cpu time is not metered");
                 }
             })?,
-            Action::UnregisterMeter { attempt, .. } => self.with_cgroup_id(attempt, |recorder, id| {
+            Action::UnregisterMeter { attempt, .. } => self.with_cgroup_ids(attempt, |recorder, id| {
                 self.lock().cgroups.remove(&id);
                 if let Err(error) = recorder.unregister_cgroup(id) {
                     tracing::warn!(attempt, error = chain(&error), "a cgroup stays in the meter's table");
@@ -406,6 +408,7 @@ impl Executor {
             }
             Action::CancelFetch { attempt, .. } => self.fetcher.cancel(attempt),
             Action::Spawn { task_id, attempt, spec } => {
+                self.note_group(task_id, spec);
                 let request = self.launch_request(attempt, spec)?;
                 let held = self.sys.spawn(&request).map_err(ExecuteError::Spawn)?;
                 let process = process_id(held.process().id());
@@ -473,13 +476,11 @@ impl Executor {
     }
 
     fn adopt(&self, action: &Action) -> Result<Vec<Outcome>, ExecuteError> {
-        let Action::Adopt { task_id, attempt, process: id, confidence } = action else {
+        let Action::Adopt { task_id, attempt, process: id, confidence, spec } = action else {
             return Ok(Vec::new());
         };
-        let cgroup = self.sys.cgroup_id(&name(attempt)?).map_err(ExecuteError::Cgroup)?;
-        if let Some(cgroup) = cgroup {
-            self.lock().cgroups.insert(cgroup, task_id.clone());
-        }
+        self.own_cgroups(task_id, attempt)?;
+        self.note_group(task_id, spec);
         self.look_frozen(task_id, attempt);
         self.end_entered(attempt);
         if *confidence == Confidence::Doubtful {
@@ -542,7 +543,13 @@ impl Executor {
             (!is_doubtful).then_some(exit)
         };
         let exit = from_file.or_else(other);
-        Outcome::Event(Event::Exited { task_id: task_id.clone(), exit, usage: self.usage(attempt) })
+        let processes = self.ends(task_id, attempt);
+        Outcome::Event(Event::Exited {
+            task_id: task_id.clone(),
+            exit,
+            usage: self.usage(attempt),
+            processes,
+        })
     }
 
     fn kill_all(&self, task_id: &TaskId, attempt: &str) -> Result<Vec<Outcome>, ExecuteError> {
@@ -596,7 +603,7 @@ impl Executor {
 
     fn remove_stray(&self, attempt: &str) -> Result<(), ExecuteError> {
         let name = name(attempt)?;
-        self.with_cgroup_id(attempt, |recorder, id| {
+        self.with_cgroup_ids(attempt, |recorder, id| {
             // What was never registered needs no word.
             let _ = recorder.unregister_cgroup(id);
         })?;
@@ -613,39 +620,42 @@ impl Executor {
     pub fn usage(&self, attempt: &str) -> Option<Usage> {
         let name = name(attempt).ok()?;
         let figures = self.sys.figures(&name).ok()?;
-        let id = self.sys.cgroup_id(&name).ok().flatten();
-        let recorder = self.recorder.as_ref().zip(id);
-        let cpu_ns = recorder.and_then(|(recorder, id)| recorder.cpu_ns(id));
-        let counted = recorder.map(|(recorder, id)| recorder.counted(id)).unwrap_or_default();
+        let (mut cpu_ns, mut counted) = (None, Counted::default());
+        if let Some(recorder) = &self.recorder {
+            let ids = self.sys.cgroup_ids(&name).unwrap_or_default();
+            let cpu = ids.iter().map(|id| recorder.cpu_ns(*id));
+            cpu_ns = cpu.reduce(|one, two| Some(one? + two?)).flatten();
+            counted = ids.iter().map(|id| recorder.counted(*id)).reduce(Counted::plus).unwrap_or_default();
+        }
         Some(meter::last_usage(clock::now(), cpu_ns, &counted, figures))
     }
 
-    fn look_at_output_last(&self, attempt: &str) {
-        for file in [self.directories.stdout(attempt), self.directories.stderr(attempt)] {
+    fn look_at_output_last(&self, attempt: &str, group: Option<&TaskSpec>) {
+        for file in self.directories.outputs(attempt, group) {
             if let Ok(data) = fs::metadata(&file)
                 && let Err(error) = Times::note_last(&file, data.len(), clock::now())
             {
                 tracing::warn!(attempt, error = chain(&error), "can't note when a task wrote");
             }
         }
-        self.trim(attempt);
+        self.trim(attempt, group);
     }
 
-    /// Frees the head of both outputs beyond what is kept, and notes how long they are.
-    pub fn look_at_output(&self, attempt: &str, times: &mut Times) {
-        for file in [self.directories.stdout(attempt), self.directories.stderr(attempt)] {
+    /// Frees the head of all outputs beyond what is kept, and notes how long they are.
+    pub fn look_at_output(&self, attempt: &str, group: Option<&TaskSpec>, times: &mut Times) {
+        for file in self.directories.outputs(attempt, group) {
             if let Ok(data) = fs::metadata(&file)
                 && let Err(error) = times.note(&file, data.len(), clock::now())
             {
                 tracing::warn!(attempt, error = chain(&error), "can't note when a task wrote");
             }
         }
-        self.trim(attempt);
+        self.trim(attempt, group);
     }
 
-    /// Frees the head of both outputs beyond what is kept.
-    pub fn trim(&self, attempt: &str) {
-        for file in [self.directories.stdout(attempt), self.directories.stderr(attempt)] {
+    /// Frees the head of all outputs beyond what is kept.
+    fn trim(&self, attempt: &str, group: Option<&TaskSpec>) {
+        for file in self.directories.outputs(attempt, group) {
             let is_long = fs::metadata(&file).is_ok_and(|data| is_worth_trimming(&data, &self.settings));
             if is_long && let Err(error) = self.sys.trim_output(&file, self.settings.output_bytes_max) {
                 tracing::warn!(attempt, error = chain(&error), "can't trim a task's output");
@@ -657,19 +667,18 @@ impl Executor {
         let mut state = self.lock();
         state.processes.remove(task_id);
         state.doubtful.remove(task_id);
+        state.groups.remove(task_id);
         state.frozen.remove(task_id);
     }
 
-    fn with_cgroup_id(
+    fn with_cgroup_ids(
         &self,
         attempt: &str,
-        tell: impl FnOnce(&dyn Recorder, CgroupId),
+        tell: impl Fn(&dyn Recorder, CgroupId),
     ) -> Result<(), ExecuteError> {
         let Some(recorder) = &self.recorder else { return Ok(()) };
-        let id = self.sys.cgroup_id(&name(attempt)?).map_err(ExecuteError::Cgroup)?;
-        if let Some(id) = id {
-            tell(recorder.as_ref(), id);
-        }
+        let ids = self.sys.cgroup_ids(&name(attempt)?).map_err(ExecuteError::Cgroup)?;
+        ids.into_iter().for_each(|id| tell(recorder.as_ref(), id));
         Ok(())
     }
 

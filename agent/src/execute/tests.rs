@@ -5,13 +5,13 @@
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _};
 
 use expect_test::expect;
-use model::{AgentId, Duration, FrameworkId, Resources, TaskSpec};
+use model::{AgentId, Duration, FrameworkId, ProcessSpec, Resources, TaskSpec};
 use supervisor::{Assignment, Confidence, Supervisor};
 
 use super::*;
 use crate::metrics::FetchMetrics;
 use crate::sys::{
-    Figures,
+    Figures, GroupRecord, MemberEnd,
     fake::{Call, FakeSys},
 };
 
@@ -101,6 +101,10 @@ impl World {
 
     fn launch(&mut self, user: Option<&str>) -> Vec<String> {
         self.play(Event::Assigned { assignments: vec![assignment(user)] })
+    }
+
+    fn spec(&self) -> Arc<TaskSpec> {
+        assignment(None).spec
     }
 
     fn attempt(&self) -> String {
@@ -235,8 +239,13 @@ fn what_ended_while_nobody_looked_is_told_by_its_record() {
     let (_, id) = world.sys.running().remove(0);
     world.sys.end(id, Exit::Code(5));
     let (task_id, attempt) = (TaskId::new("t").unwrap(), world.attempt());
-    let adopt =
-        Action::Adopt { task_id, attempt, process: process_id(id), confidence: Confidence::ToldByInit };
+    let adopt = Action::Adopt {
+        task_id,
+        attempt,
+        process: process_id(id),
+        confidence: Confidence::ToldByInit,
+        spec: world.spec(),
+    };
     let outcome = world.executor.execute_plan(&[adopt]).remove(0);
     let Outcome::Event(Event::Exited { exit, .. }) = outcome else { panic!("{outcome:?}") };
     assert_eq!(exit, Some(Exit::Code(5)));
@@ -250,8 +259,13 @@ fn what_its_agent_never_let_go_has_never_begun() {
     world.sys.end_unrecorded(id);
     // An attempt whose init never wrote a word.
     let (task_id, attempt) = (TaskId::new("t").unwrap(), "task-t.other".to_owned());
-    let adopt =
-        Action::Adopt { task_id, attempt, process: process_id(id), confidence: Confidence::ToldByInit };
+    let adopt = Action::Adopt {
+        task_id,
+        attempt,
+        process: process_id(id),
+        confidence: Confidence::ToldByInit,
+        spec: world.spec(),
+    };
     let outcome = world.executor.execute_plan(&[adopt]).remove(0);
     assert!(matches!(outcome, Outcome::Event(Event::NeverBegun { .. })), "{outcome:?}");
 }
@@ -263,8 +277,13 @@ fn what_ended_without_a_record_is_unknown() {
     let (_, id) = world.sys.running().remove(0);
     world.sys.end_unrecorded(id);
     let (task_id, attempt) = (TaskId::new("t").unwrap(), world.attempt());
-    let adopt =
-        Action::Adopt { task_id, attempt, process: process_id(id), confidence: Confidence::Confirmed };
+    let adopt = Action::Adopt {
+        task_id,
+        attempt,
+        process: process_id(id),
+        confidence: Confidence::Confirmed,
+        spec: world.spec(),
+    };
     let outcome = world.executor.execute_plan(&[adopt]).remove(0);
     let Outcome::Event(Event::Exited { exit, .. }) = outcome else { panic!("{outcome:?}") };
     assert_eq!(exit, None);
@@ -277,8 +296,13 @@ fn a_process_that_cannot_be_reached_is_looked_for_again() {
     let (_, id) = world.sys.running().remove(0);
     world.sys.fail_next(Call::Reopen, libc::EMFILE);
     let (task_id, attempt) = (TaskId::new("t").unwrap(), world.attempt());
-    let adopt =
-        Action::Adopt { task_id, attempt, process: process_id(id), confidence: Confidence::Confirmed };
+    let adopt = Action::Adopt {
+        task_id,
+        attempt,
+        process: process_id(id),
+        confidence: Confidence::Confirmed,
+        spec: world.spec(),
+    };
     let outcomes = world.executor.execute_plan(std::slice::from_ref(&adopt));
     assert!(matches!(outcomes.as_slice(), [Outcome::Later(again)] if *again == adopt), "{outcomes:?}");
 }
@@ -289,7 +313,13 @@ fn a_code_of_zero_is_not_believed_of_a_process_that_may_have_waited() {
     world.launch(None);
     let (_, id) = world.sys.running().remove(0);
     let (task_id, attempt) = (TaskId::new("t").unwrap(), world.attempt());
-    let adopt = Action::Adopt { task_id, attempt, process: process_id(id), confidence: Confidence::Doubtful };
+    let adopt = Action::Adopt {
+        task_id,
+        attempt,
+        process: process_id(id),
+        confidence: Confidence::Doubtful,
+        spec: world.spec(),
+    };
     let outcomes = world.executor.execute_plan(&[adopt]);
     let [_, Outcome::Process { task_id, process }] = outcomes.as_slice() else { panic!("{outcomes:?}") };
     let exit_of = |told| match world.executor.exited(task_id, &world.attempt(), id_of(process), told) {
@@ -309,8 +339,13 @@ fn a_process_that_never_began_is_told_as_such() {
     let plan: Vec<Action> = told.into_iter().filter(|action| !action.is_immediate()).collect();
     let outcome = world.executor.execute_plan(&plan).remove(0);
     let Outcome::Event(Event::Prepared { task_id, process }) = outcome else { panic!("{outcome:?}") };
-    let adopt =
-        Action::Adopt { task_id, attempt: world.attempt(), process, confidence: Confidence::ToldByInit };
+    let adopt = Action::Adopt {
+        task_id,
+        attempt: world.attempt(),
+        process,
+        confidence: Confidence::ToldByInit,
+        spec: world.spec(),
+    };
     // While it lives it may be about to begin.
     let outcomes = world.executor.execute_plan(std::slice::from_ref(&adopt));
     assert!(matches!(outcomes.as_slice(), [Outcome::Later(_)]), "{outcomes:?}");
@@ -344,4 +379,41 @@ fn a_specs_variables_win_over_ours() {
         USER=nobody"#]]
     .assert_eq(&shown.join("\n"));
     assert!(request.cwd.ends_with("tasks/task-t.1/sandbox/work"));
+}
+
+#[test]
+fn the_end_of_a_group_is_told_by_the_names_of_its_processes() {
+    let Some(mut world) = world() else { return };
+    let plain = assignment(None);
+    let process = |name: &str| ProcessSpec::new(name, vec!["run".to_owned()]);
+    let log = ProcessSpec { is_essential: false, mem_limit_mib: Some(16), ..process("log") };
+    let processes = vec![process("web"), log];
+    let spec = TaskSpec { command: Vec::new(), processes, ..(*plain.spec).clone() };
+    let spec = Arc::new(spec);
+    world.play(Event::Assigned { assignments: vec![Assignment { spec: spec.clone(), ..plain }] });
+    let (cgroup, process) = world.sys.running().remove(0);
+    let members = world.sys.limits(&cgroup).unwrap().members;
+    assert_eq!((members[0].memory_bytes, members[1].memory_bytes), (None, Some(16 << 20)));
+    let request = world.executor.launch_request("task-t.1", &spec).unwrap();
+    let log = &request.group.unwrap().members[1];
+    assert!(log.stdout.ends_with("task-t.1/stdout.log") && !log.is_essential);
+    assert!(log.env.contains(&("MUSTER_PROCESS".into(), "log".into())));
+
+    let task_id = TaskId::new("t").unwrap();
+    let attempt = world.attempt();
+    let exit_file = world.executor.directories().exit_file(&attempt);
+    let end = |code| Some(MemberEnd { exit: Exit::Code(code), is_own: true });
+    world.sys.record_group(&exit_file, GroupRecord { decisive: None, ends: vec![None, end(4)] });
+    let processes = world.executor.ends(&task_id, &attempt);
+    let told = world.play(Event::ProcessesEnded { task_id: task_id.clone(), processes });
+    expect!["report t #3 running (None: the process `log` exited with code 4)"].assert_eq(&told.join("\n"));
+
+    world.sys.record_group(&exit_file, GroupRecord { decisive: Some(0), ends: vec![end(3), end(4)] });
+    world.sys.end(process, Exit::Code(3));
+    let held = world.executor.lock().processes.values().next().unwrap().clone();
+    let Outcome::Event(event) = world.executor.collect_exit(&task_id, &attempt, &held) else { panic!() };
+    let told = world.play(event);
+    expect!["report t #4 failed code 3 released (CommandExited: the process `web` exited with code 3; the process `log` exited with code 4)"]
+        .assert_eq(&told.join("\n"));
+    assert_eq!(world.executor.group_of(&task_id), None);
 }

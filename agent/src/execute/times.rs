@@ -99,7 +99,9 @@ pub fn offset_since(output: &Path, since: Timestamp) -> io::Result<u64> {
 }
 
 fn list_of(output: &Path) -> PathBuf {
-    output.with_extension("times")
+    let mut name = output.file_name().unwrap_or_default().to_owned();
+    name.push(".times");
+    output.with_file_name(name)
 }
 
 fn micros(duration: Duration) -> i64 {

@@ -51,10 +51,12 @@ impl Counters for Programs {
 
 /// A task to be measured, from when its command runs: before that, its first process may still be in the
 /// agent's own memory group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Its v2 cgroup.
     pub cgroup: CgroupId,
+    /// Those inside it, of a task group on a host with v2 controllers.
+    pub members: Vec<CgroupId>,
     /// Id of its memory cgroup, where the caller knows it: the inode number of its directory.
     pub memory_cgroup_id: Option<u64>,
 }
@@ -120,11 +122,12 @@ impl Meter {
         for (index, target) in targets.iter().enumerate() {
             let threads = snapshot.as_ref().map(|snapshot| {
                 // A cgroup without a living thread isn't in the snapshot: it has none.
-                snapshot.cgroups.get(&target.cgroup).cloned().unwrap_or_default()
+                let of = |cgroup| snapshot.cgroups.get(cgroup).cloned().unwrap_or_default();
+                target.members.iter().fold(of(&target.cgroup), |sum, member| sum.plus(&of(member)))
             });
             let files = read(index);
-            let cpu_ns = self.cpu_ns(target.cgroup, &files.figures, &mut sample.errors);
-            let counted = self.counted(target.cgroup, &mut sample.errors);
+            let cpu_ns = self.cpu_ns(target, &files.figures, &mut sample.errors);
+            let counted = self.counted(target, &mut sample.errors);
             let used = threads.as_ref().zip(counted.ended).map(|(threads, ended)| {
                 // A cgroup without threads has used nothing beside what ended ones had.
                 let used = if threads.threads == 0 { ended } else { threads.used.plus(ended) };
@@ -149,29 +152,34 @@ impl Meter {
         self.last_took.saturating_mul(Self::SHARE).clamp(Self::INTERVAL_MIN, Self::INTERVAL_MAX)
     }
 
-    fn cpu_ns(&mut self, cgroup: CgroupId, figures: &Figures, errors: &mut Vec<BpfError>) -> Option<u64> {
-        let counted = match &self.counters {
+    fn cpu_ns(&mut self, target: &Target, figures: &Figures, errors: &mut Vec<BpfError>) -> Option<u64> {
+        let cgroup = target.cgroup;
+        let mut of = |cgroup| match &self.counters {
             Some(counters) => counters.cpu_ns(cgroup).unwrap_or_else(|error| {
                 errors.push(error);
                 None
             }),
             None => None,
         };
+        let counted = target.members.iter().fold(of(cgroup), |sum, member| Some(sum? + of(*member)?));
         let now = counted.or(figures.cpu_usage_ns)?;
         let seen = self.seen.entry(cgroup).or_default();
         seen.cpu_ns = seen.cpu_ns.max(now);
         Some(seen.cpu_ns)
     }
 
-    fn counted(&self, cgroup: CgroupId, errors: &mut Vec<BpfError>) -> Counted {
-        let counted = self.counters.as_ref().map(|counters| counters.counted(cgroup));
-        counted
-            .transpose()
-            .unwrap_or_else(|error| {
-                errors.push(error);
-                None
-            })
-            .unwrap_or_default()
+    fn counted(&self, target: &Target, errors: &mut Vec<BpfError>) -> Counted {
+        let mut of = |cgroup| {
+            let counted = self.counters.as_ref().map(|counters| counters.counted(cgroup));
+            counted
+                .transpose()
+                .unwrap_or_else(|error| {
+                    errors.push(error);
+                    None
+                })
+                .unwrap_or_default()
+        };
+        target.members.iter().fold(of(target.cgroup), |sum, member| sum.plus(of(*member)))
     }
 }
 
@@ -189,7 +197,7 @@ pub fn last_usage(at: Timestamp, cpu_ns: Option<u64>, counted: &Counted, figures
     // Of threads that live nothing is known here, and a part is no figure.
     let used = counted.ended.filter(|_| figures.processes == Some(0));
     let cpu_ns = cpu_ns.or(figures.cpu_usage_ns);
-    let nobody = Target { cgroup: CgroupId(0), memory_cgroup_id: None };
+    let nobody = Target { cgroup: CgroupId(0), members: Vec::new(), memory_cgroup_id: None };
     join(at, &nobody, &Parts { cpu_ns, threads: None, counted, used, files: &files })
 }
 
@@ -295,7 +303,7 @@ mod tests {
 
     use super::*;
 
-    const TASK: Target = Target { cgroup: CgroupId(7), memory_cgroup_id: None };
+    const TASK: Target = Target { cgroup: CgroupId(7), members: Vec::new(), memory_cgroup_id: None };
 
     const AT: Timestamp = Timestamp(5);
 
@@ -362,7 +370,7 @@ mod tests {
         let known = Target { memory_cgroup_id: Some(70), ..TASK };
         assert_eq!(memory(TASK, threads(&[(70, 4096)])), Some(4096));
         assert_eq!(memory(TASK, threads(&[(70, 4096), (1, 9)])), Some(5));
-        assert_eq!(memory(known, threads(&[(70, 4096), (1, 9)])), Some(4096));
+        assert_eq!(memory(known.clone(), threads(&[(70, 4096), (1, 9)])), Some(4096));
         assert_eq!(memory(known, threads(&[(1, 9)])), Some(5));
     }
 

@@ -81,6 +81,8 @@ pub struct OutputRequest {
     pub newer_than: Option<Duration>,
     pub limit: u32,
     pub wait: Duration,
+    /// Of which process of a task group.
+    pub process: Option<String>,
 }
 
 /// Its answer.
@@ -165,8 +167,17 @@ pub(super) fn acknowledge(acknowledge: wire::Acknowledge) -> Vec<FromLeader> {
 }
 
 pub(super) fn read_output(read: wire::ReadOutput) -> Vec<FromLeader> {
-    let wire::ReadOutput { request, task_id, stream, offset, tail_bytes, limit, wait_ms, newer_than_ms } =
-        read;
+    let wire::ReadOutput {
+        request,
+        task_id,
+        stream,
+        offset,
+        tail_bytes,
+        limit,
+        wait_ms,
+        newer_than_ms,
+        process,
+    } = read;
     let stream = match stream {
         1 => Stream::Stdout,
         2 => Stream::Stderr,
@@ -177,10 +188,25 @@ pub(super) fn read_output(read: wire::ReadOutput) -> Vec<FromLeader> {
     };
     let wait = Duration::from_millis(wait_ms);
     let newer_than = newer_than_ms.map(Duration::from_millis);
+    let process = (!process.is_empty()).then_some(process);
+    // It becomes part of a file's name.
+    if process.as_deref().is_some_and(|name| !model::is_process_name(name)) {
+        tracing::error!("the coordinator asked for an output of what can't be a process");
+        return Vec::new();
+    }
     let wish = |task_id| {
-        let wish =
-            OutputRequest { request, task_id, stream, offset, tail: tail_bytes, newer_than, limit, wait };
-        FromLeader::ReadOutput(wish)
+        let tail = tail_bytes;
+        FromLeader::ReadOutput(OutputRequest {
+            request,
+            task_id,
+            stream,
+            offset,
+            tail,
+            newer_than,
+            limit,
+            wait,
+            process,
+        })
     };
     valid_id(&task_id).map(wish).into_iter().collect()
 }

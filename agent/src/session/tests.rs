@@ -407,6 +407,7 @@ async fn output_is_read_waited_for_and_ends() {
         newer_than_ms: None,
         limit: 100,
         wait_ms,
+        process: String::new(),
     };
     world.sys.write_output(&file, b"one two");
     leader.say(Said::ReadOutput(read(1, 4, None, 0))).await;

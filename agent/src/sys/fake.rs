@@ -14,9 +14,9 @@ use std::time::Duration;
 use model::Exit;
 
 use super::{
-    Abilities, BootId, CgroupId, CgroupName, Ending, EnterRequest, Fetching, FetchingRequest, Figures, Held,
-    Identity, IdentityError, LaunchRequest, Layout, Limits, OutputSlice, Pressure, Process, ProcessId,
-    ReleaseError, Signal, SpawnError, Sys, SysError, UserPolicy, Watch,
+    Abilities, BootId, CgroupId, CgroupName, Ending, EnterRequest, Fetching, FetchingRequest, Figures,
+    GroupRecord, Held, Identity, IdentityError, LaunchRequest, Layout, Limits, MemberFigures, OutputSlice,
+    Pressure, Process, ProcessId, ReleaseError, Signal, SpawnError, Sys, SysError, UserPolicy, Watch,
 };
 
 /// A handle to the kernel in memory; clones share it, as two lives of an agent share a host.
@@ -44,6 +44,7 @@ struct State {
     names_used: BTreeSet<CgroupName>,
     processes: BTreeMap<u32, Proc>,
     exit_files: BTreeMap<PathBuf, Exit>,
+    group_records: BTreeMap<PathBuf, GroupRecord>,
     begun: BTreeSet<PathBuf>,
     output: BTreeMap<PathBuf, Output>,
     users: BTreeMap<String, Identity>,
@@ -103,6 +104,7 @@ impl FakeSys {
             names_used: BTreeSet::new(),
             processes: BTreeMap::new(),
             exit_files: BTreeMap::new(),
+            group_records: BTreeMap::new(),
             begun: BTreeSet::new(),
             output: BTreeMap::new(),
             users: BTreeMap::from([user("root", 0), user("nobody", 65534), user("alice", 1000)]),
@@ -128,6 +130,11 @@ impl FakeSys {
     /// Lets a running process end.
     pub fn end(&self, process: ProcessId, exit: Exit) {
         self.lock().end(process.pid, exit, true);
+    }
+
+    /// What a group's init has written down so far.
+    pub fn record_group(&self, exit_file: &Path, record: GroupRecord) {
+        self.lock().group_records.insert(exit_file.to_owned(), record);
     }
 
     /// Lets a process end without an exit record, as when its init was killed.
@@ -250,6 +257,14 @@ impl Sys for FakeSys {
 
     fn cgroup_id(&self, name: &CgroupName) -> Result<Option<CgroupId>, SysError> {
         Ok(self.lock().groups.get(name).map(|group| CgroupId(group.id)))
+    }
+
+    fn cgroup_ids(&self, name: &CgroupName) -> Result<Vec<CgroupId>, SysError> {
+        Ok(self.cgroup_id(name)?.into_iter().collect())
+    }
+
+    fn member_figures(&self, _name: &CgroupName, _process: &str) -> Result<MemberFigures, SysError> {
+        Ok(MemberFigures::default())
     }
 
     fn figures(&self, name: &CgroupName) -> Result<Figures, SysError> {
@@ -447,6 +462,10 @@ impl Sys for FakeSys {
 
     fn read_exit_file(&self, exit_file: &Path) -> Result<Option<Exit>, SysError> {
         Ok(self.lock().exit_files.get(exit_file).copied())
+    }
+
+    fn read_group_record(&self, exit_file: &Path) -> Result<Option<GroupRecord>, SysError> {
+        Ok(self.lock().group_records.get(exit_file).cloned())
     }
 
     fn has_begun(&self, exit_file: &Path) -> Result<bool, SysError> {

@@ -9,9 +9,10 @@ use model::Exit;
 use super::cgroup::Cgroups;
 use super::launch::Launcher;
 use super::{
-    Abilities, BootId, CgroupId, CgroupName, Ending, EnterRequest, Fetching, FetchingRequest, Figures, Held,
-    Identity, IdentityError, LaunchRequest, Layout, Limits, OutputSlice, Pressure, Process, ProcessId,
-    Signal, SpawnError, Sys, SysError, UserPolicy, Watch, fetching, identity, output, process, session,
+    Abilities, BootId, CgroupId, CgroupName, Ending, EnterRequest, Fetching, FetchingRequest, Figures,
+    GroupRecord, Held, Identity, IdentityError, LaunchRequest, Layout, Limits, MemberFigures, OutputSlice,
+    Pressure, Process, ProcessId, Signal, SpawnError, Sys, SysError, UserPolicy, Watch, fetching, group,
+    identity, output, process, session,
 };
 
 /// What the operator sets.
@@ -79,6 +80,14 @@ impl Sys for Kernel {
 
     fn cgroup_id(&self, name: &CgroupName) -> Result<Option<CgroupId>, SysError> {
         self.cgroups.id(name)
+    }
+
+    fn cgroup_ids(&self, name: &CgroupName) -> Result<Vec<CgroupId>, SysError> {
+        self.cgroups.ids(name)
+    }
+
+    fn member_figures(&self, name: &CgroupName, process: &str) -> Result<MemberFigures, SysError> {
+        self.cgroups.member_figures(name, process)
     }
 
     fn figures(&self, name: &CgroupName) -> Result<Figures, SysError> {
@@ -173,6 +182,10 @@ impl Sys for Kernel {
 
     fn read_exit_file(&self, exit_file: &Path) -> Result<Option<Exit>, SysError> {
         process::read_exit_file(exit_file)
+    }
+
+    fn read_group_record(&self, exit_file: &Path) -> Result<Option<GroupRecord>, SysError> {
+        group::read(exit_file)
     }
 
     fn has_begun(&self, exit_file: &Path) -> Result<bool, SysError> {

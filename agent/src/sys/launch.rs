@@ -6,6 +6,7 @@ mod child;
 mod paths;
 mod prepare;
 pub mod seccomp;
+mod together;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,7 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use model::{Rlimit, RlimitKind};
+use model::{Duration, Rlimit, RlimitKind, StopSignal};
 
 pub use paths::PathMount;
 pub(super) use prepare::Launcher;
@@ -47,6 +48,29 @@ pub struct LaunchRequest {
     /// Files and directories that the task must not see; absent ones are skipped.
     pub hidden: Vec<PathBuf>,
     pub extras: Extras,
+    /// Present: its processes are started instead of the command, and `stdout` and `stderr` get nothing.
+    pub group: Option<LaunchGroup>,
+}
+
+/// Several processes that begin and end together.
+#[derive(Debug, Clone)]
+pub struct LaunchGroup {
+    pub members: Vec<LaunchMember>,
+    /// What the others get when one ends whose end is that of all, and how long it may take.
+    pub kill_signal: StopSignal,
+    pub kill_grace: Duration,
+}
+
+/// One of them. Its control groups were made with the task's.
+#[derive(Debug, Clone)]
+pub struct LaunchMember {
+    pub name: String,
+    pub argv: Vec<OsString>,
+    /// All of it; nothing is added.
+    pub env: Vec<(OsString, OsString)>,
+    pub stdout: PathBuf,
+    pub stderr: PathBuf,
+    pub is_essential: bool,
 }
 
 /// What only some tasks ask for.
@@ -183,6 +207,24 @@ pub enum ReleaseError {
     TimedOut { seconds: u64 },
     #[error("can't talk to the task's process")]
     Pipe { source: io::Error },
+    /// One process of a group, and so none of them.
+    #[error("the process `{name}` can't begin, and so none of its group does")]
+    Member {
+        name: String,
+        #[source]
+        error: Box<Self>,
+    },
+}
+
+impl ReleaseError {
+    /// Whether the command is at fault, and so the user can mend it.
+    pub fn is_of_command(&self) -> bool {
+        match self {
+            Self::Exec { .. } => true,
+            Self::Member { error, .. } => error.is_of_command(),
+            Self::Step { .. } | Self::Ended | Self::TimedOut { .. } | Self::Pipe { .. } => false,
+        }
+    }
 }
 
 /// What a task's first process does before it is the command, in order.

@@ -13,6 +13,7 @@ mod error;
 pub mod fake;
 mod fetching;
 pub mod filter;
+mod group;
 mod identity;
 mod kernel;
 mod launch;
@@ -29,17 +30,19 @@ use std::time::Duration;
 
 pub use abilities::Abilities;
 pub use cgroup::{
-    CgroupId, CgroupName, DeviceRule, Figures, HugePageSize, Layout, Limits, Pressure, Stalled,
+    CgroupId, CgroupName, DeviceRule, Figures, HugePageSize, Layout, Limits, MemberFigures, MemberLimits,
+    Pressure, Stalled,
 };
 pub use error::SysError;
 pub use fetching::{
     FETCH_VERB, Fetching, FetchingRequest, Killer, NAME_VERB, confine_fetching, confine_naming, spawn_naming,
 };
+pub use group::{GroupRecord, MemberEnd};
 pub use identity::{Identity, IdentityError, UserPolicy};
 pub use kernel::{Kernel, KernelConfig};
 pub use launch::{
-    EnterRequest, Extras, Held, LaunchRequest, LaunchStep, Namespaces, PathMount, ReleaseError, Secrets,
-    SpawnError,
+    EnterRequest, Extras, Held, LaunchGroup, LaunchMember, LaunchRequest, LaunchStep, Namespaces, PathMount,
+    ReleaseError, Secrets, SpawnError,
 };
 pub use launch::{capability, seccomp};
 pub use output::OutputSlice;
@@ -63,6 +66,12 @@ pub trait Sys: Send + Sync + 'static {
 
     /// The id of a group that is there; `None` if it is not.
     fn cgroup_id(&self, name: &CgroupName) -> Result<Option<CgroupId>, SysError>;
+
+    /// The ids of a group and of those inside it, as kernel programs see them; empty if it is not there.
+    fn cgroup_ids(&self, name: &CgroupName) -> Result<Vec<CgroupId>, SysError>;
+
+    /// What the kernel counted for one process of a task group.
+    fn member_figures(&self, name: &CgroupName, process: &str) -> Result<MemberFigures, SysError>;
 
     /// What the kernel counted for the group. A figure that this host does not have is `None`.
     fn figures(&self, name: &CgroupName) -> Result<Figures, SysError>;
@@ -145,6 +154,9 @@ pub trait Sys: Send + Sync + 'static {
     /// How the task ended, by the record that outlives the agent; for tasks without a process to
     /// ask. `None` where nothing was recorded.
     fn read_exit_file(&self, exit_file: &Path) -> Result<Option<model::Exit>, SysError>;
+
+    /// How the processes of a task group ended, as far as they have. `None` where nothing was recorded.
+    fn read_group_record(&self, exit_file: &Path) -> Result<Option<GroupRecord>, SysError>;
 
     /// Whether the task's init has begun, and so its command may have run. Where the init never wrote a
     /// word, the command has not. Tasks without an init write nothing either.

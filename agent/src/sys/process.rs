@@ -267,20 +267,28 @@ pub(super) fn read_exit_file(path: &Path) -> Result<Option<Exit>, SysError> {
         Err(error) => return Err(failed(error)),
     };
     let mut bytes = Vec::new();
-    (&mut file).take(9).read_to_end(&mut bytes).map_err(failed)?;
+    // What stands behind it is of the processes of a group: `sys::group`.
+    (&mut file).take(8).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.is_empty() {
         return Ok(None);
     }
     let unknown = || SysError::Parse { path: path.to_owned(), found: format!("{bytes:?}") };
     let (kind, value) = parse_pair(&bytes).ok_or_else(unknown)?;
+    if kind == record::BEGUN {
+        return Ok(None);
+    }
+    exit_of(kind, value).map(Some).ok_or_else(unknown)
+}
+
+/// How a command ended, of the two numbers that tell it.
+pub(super) fn exit_of(kind: u32, value: u32) -> Option<Exit> {
     match (kind, u8::try_from(value)) {
-        (record::BEGUN, _) => Ok(None),
-        (record::EXITED, Ok(code)) => Ok(Some(Exit::Code(code))),
-        (record::SIGNALED, Ok(signal)) => Ok(Some(Exit::Signal(signal))),
+        (record::EXITED, Ok(code)) => Some(Exit::Code(code)),
+        (record::SIGNALED, Ok(signal)) => Some(Exit::Signal(signal)),
         // As a shell would end: 127 where there is no such command, 126 where it can't be run.
-        (record::EXEC_FAILED, _) if value == libc::ENOENT.unsigned_abs() => Ok(Some(Exit::Code(127))),
-        (record::EXEC_FAILED, _) => Ok(Some(Exit::Code(126))),
-        _ => Err(unknown()),
+        (record::EXEC_FAILED, _) if value == libc::ENOENT.unsigned_abs() => Some(Exit::Code(127)),
+        (record::EXEC_FAILED, _) => Some(Exit::Code(126)),
+        _ => None,
     }
 }
 

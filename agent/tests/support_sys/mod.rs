@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent::sys::{
-    CgroupName, Ending, Extras, Held, Identity, Kernel, KernelConfig, LaunchRequest, Limits, Namespaces,
-    Process, ReleaseError, Sys,
+    CgroupName, Ending, Extras, Held, Identity, Kernel, KernelConfig, LaunchGroup, LaunchMember,
+    LaunchRequest, Limits, MemberLimits, Namespaces, Process, ReleaseError, Sys,
 };
-use model::Exit;
+use model::{Exit, StopSignal};
 
 /// Ends a test that hangs. An emulated machine beside other work may take minutes for what is done in seconds here.
 pub const PATIENCE: Duration = Duration::from_secs(300);
@@ -95,7 +95,38 @@ impl Host {
             namespaces: Namespaces { pid: true, ipc: true, network: false },
             hidden: vec![self.directory.clone()],
             extras: Extras::default(),
+            group: None,
         }
+    }
+
+    /// A request for a group of scripts by name; a name that ends in `?` is of one that isn't essential.
+    pub fn group(&self, name: &str, limits: &Limits, scripts: &[(&str, &str)]) -> LaunchRequest {
+        let bare = |name: &str| name.trim_end_matches('?').to_owned();
+        let mut limits = limits.clone();
+        for (process, _) in scripts {
+            if !limits.members.iter().any(|member| member.name == bare(process)) {
+                let name = bare(process);
+                limits.members.push(MemberLimits { name, cpu_quota_milli: None, memory_bytes: None });
+            }
+        }
+        let request = self.request(name, &[], &limits);
+        let state = request.exit_file.parent().unwrap().to_owned();
+        let member = |(process, script): &(&str, &str)| LaunchMember {
+            name: bare(process),
+            argv: ["sh", "-c", script].map(OsString::from).to_vec(),
+            env: [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("NAME", &bare(process))]
+                .map(|(name, value)| (name.into(), value.into()))
+                .to_vec(),
+            stdout: state.join(format!("stdout.{}", bare(process))),
+            stderr: state.join(format!("stderr.{}", bare(process))),
+            is_essential: !process.ends_with('?'),
+        };
+        let group = LaunchGroup {
+            members: scripts.iter().map(member).collect(),
+            kill_signal: StopSignal::Term,
+            kill_grace: PATIENCE,
+        };
+        LaunchRequest { group: Some(group), ..request }
     }
 
     pub fn spawn(&self, request: &LaunchRequest) -> Held {

@@ -74,7 +74,7 @@ pub struct Rights {
 }
 
 impl Limits {
-    /// Writes them into a spec.
+    /// Writes them into a spec, over what it has.
     pub fn apply(self, spec: &mut TaskSpec) {
         let Self {
             mem_limit,
@@ -89,41 +89,50 @@ impl Limits {
             oom_score,
         } = self;
         let bytes = |mib: Option<u64>| mib.map(|mib| mib.saturating_mul(1 << 20));
+        let filed = spec.io.take().unwrap_or_default();
         let io = IoLimits {
-            read_bytes_per_second: bytes(io_read_bps),
-            write_bytes_per_second: bytes(io_write_bps),
-            read_operations_per_second: io_read_iops,
-            write_operations_per_second: io_write_iops,
-            weight: io_weight,
+            read_bytes_per_second: bytes(io_read_bps).or(filed.read_bytes_per_second),
+            write_bytes_per_second: bytes(io_write_bps).or(filed.write_bytes_per_second),
+            read_operations_per_second: io_read_iops.or(filed.read_operations_per_second),
+            write_operations_per_second: io_write_iops.or(filed.write_operations_per_second),
+            weight: io_weight.or(filed.weight),
         };
-        spec.mem_limit_mib = mem_limit;
-        spec.cpuset = cpuset.map(|Cores(cores)| cores).unwrap_or_default();
+        spec.mem_limit_mib = mem_limit.or(spec.mem_limit_mib);
+        if let Some(Cores(cores)) = cpuset {
+            spec.cpuset = cores;
+        }
         spec.io = (io != IoLimits::default()).then_some(io);
-        spec.rlimits = ulimit;
-        spec.oom_score_adjust = oom_score;
+        spec.rlimits.retain(|filed| ulimit.iter().all(|typed| typed.kind != filed.kind));
+        spec.rlimits.extend(ulimit);
+        spec.oom_score_adjust = oom_score.or(spec.oom_score_adjust);
         let resources = spec.resources.get_or_insert_with(Resources::default);
         resources.scalars.extend(scalar);
     }
 }
 
 impl Rights {
-    /// Writes them into a spec; reads the files of secrets.
+    /// Writes them into a spec, over what it has; reads the files of secrets.
     pub fn apply(self, spec: &mut TaskSpec) -> Result<(), Failure> {
         let Self { group, device, mount, secret, cap_add, seccomp, private_network } = self;
-        spec.groups = group;
-        spec.devices = device;
-        spec.mounts = mount;
+        if !group.is_empty() {
+            spec.groups = group;
+        }
+        spec.devices.retain(|filed| device.iter().all(|typed| typed.path != filed.path));
+        spec.devices.extend(device);
+        spec.mounts.retain(|filed| mount.iter().all(|typed| typed.path != filed.path));
+        spec.mounts.extend(mount);
+        spec.secrets.retain(|filed| secret.iter().all(|(name, _)| *name != filed.name));
         for (name, path) in secret {
             let value = fs::read(&path).attempted(&format!("read the secret in {}", path.display()))?;
             spec.secrets.push(Secret { name, value: value.into() });
         }
-        spec.capabilities = cap_add
+        let capabilities = cap_add
             .iter()
             .map(|name| name.to_ascii_lowercase())
-            .map(|name| name.strip_prefix("cap_").map(str::to_owned).unwrap_or(name))
-            .collect();
-        spec.seccomp = seccomp;
-        spec.private_network = private_network;
+            .map(|name| name.strip_prefix("cap_").map(str::to_owned).unwrap_or(name));
+        spec.capabilities.extend(capabilities);
+        spec.seccomp = seccomp.or(spec.seccomp.take());
+        spec.private_network |= private_network;
         Ok(())
     }
 }

@@ -46,9 +46,10 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             task::list(&connect()?, live, framework, agent).await?;
         }
         Command::Task(arguments::Task::Show { id }) => task::show(&connect()?, id).await?,
-        Command::Task(arguments::Task::Logs { id, follow, stderr, tail, since, grep }) => {
+        Command::Task(arguments::Task::Logs { id, follow, stderr, process, tail, since, grep }) => {
             let part = run::Part { tail, since };
-            task::logs(&connect()?, id, follow, stderr, part, grep).await?;
+            let source = run::Source::new(id, process, stderr);
+            task::logs(&connect()?, &source, follow, part, grep).await?;
         }
         Command::Task(arguments::Task::Exec(wish)) => return exec::exec(&connect()?, wish).await,
         Command::Task(arguments::Task::Attach { id }) => return run::attach(&connect()?, id).await,

@@ -15,7 +15,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use muster_client::{
     ClientError, is_final, new_request_id,
     operator::{OutputStream, ReadOutputRequest, RunRequest, TaskView, WatchTasksRequest},
-    types::{self, Resources, TaskSpec, TaskState, exit},
+    types::{self, TaskSpec, TaskState, exit},
 };
 use tokio::sync::Semaphore;
 
@@ -24,6 +24,7 @@ use crate::{
     arguments::{KillSignal, Run},
     output::{Progress, print_text, state_name, with_progress, write_all},
     report::{Attempted, Failure},
+    spec_file,
 };
 
 /// Outputs that are followed at once; the others wait, and are read when their turn comes.
@@ -45,35 +46,46 @@ pub async fn run(context: &Context, run: Run) -> Result<ExitCode, Failure> {
     attend(context, task_ids).await
 }
 
+/// Thousandths of a core, and MiB, of a task that says nothing.
+const CPUS_MILLI_DEFAULT: u64 = 100;
+const MEM_MIB_DEFAULT: u64 = 64;
+
+/// What the file says, if there is one, and above it what was typed.
 fn spec(run: Run) -> Result<TaskSpec, Failure> {
-    let program = run.command.first().map(Path::new).and_then(Path::file_name);
-    let name = run
-        .name
-        .unwrap_or_else(|| program.map_or_else(String::new, |name| name.to_string_lossy().into_owned()));
-    let mut spec = TaskSpec {
-        task_id: String::new(),
-        name,
-        resources: Some(Resources {
-            cpus_milli: run.cpus,
-            mem_mib: run.mem,
-            disk_mib: run.disk.unwrap_or(0),
-            gpus: run.gpus,
-            ..Resources::default()
-        }),
-        command: run.command,
-        env: run.env.into_iter().collect(),
-        user: run.user,
-        cwd: run.cwd,
-        cpu_limit_milli: run.cpu_limit,
-        pids_limit: run.pids_limit,
-        kill_grace_ms: run.kill_grace.map(milliseconds),
-        run_time_max_ms: run.run_time_max.map(milliseconds),
-        kill_signal: run.kill_signal.map_or(types::KillSignal::Unspecified, kill_signal).into(),
-        labels: run.label.into_iter().collect(),
-        fetches: run.fetch,
-        health_check: run.health.message(),
-        ..TaskSpec::default()
+    let mut spec = match &run.spec {
+        Some(path) => spec_file::read(path)?,
+        None => TaskSpec::default(),
     };
+    let resources = spec.resources.get_or_insert_default();
+    let or =
+        |typed: Option<u64>, filed: u64, default| typed.unwrap_or(if filed > 0 { filed } else { default });
+    resources.cpus_milli = or(run.cpus, resources.cpus_milli, CPUS_MILLI_DEFAULT);
+    resources.mem_mib = or(run.mem, resources.mem_mib, MEM_MIB_DEFAULT);
+    resources.disk_mib = run.disk.unwrap_or(resources.disk_mib);
+    resources.gpus = run.gpus.unwrap_or(resources.gpus);
+    if !run.command.is_empty() {
+        spec.command = run.command;
+        // One command instead of a group.
+        spec.processes.clear();
+    }
+    let program = spec.command.first().map(Path::new).and_then(Path::file_name);
+    let program = program.map(|name| name.to_string_lossy().into_owned());
+    let file = run.spec.as_deref().and_then(Path::file_stem).map(|stem| stem.to_string_lossy().into_owned());
+    let filed = Some(std::mem::take(&mut spec.name)).filter(|name| !name.is_empty());
+    spec.name = run.name.or(filed).or(program).or(file).unwrap_or_default();
+    spec.env.extend(run.env);
+    spec.labels.extend(run.label);
+    spec.user = run.user.or(spec.user);
+    spec.cwd = run.cwd.or(spec.cwd);
+    spec.cpu_limit_milli = run.cpu_limit.or(spec.cpu_limit_milli);
+    spec.pids_limit = run.pids_limit.or(spec.pids_limit);
+    spec.kill_grace_ms = run.kill_grace.map(milliseconds).or(spec.kill_grace_ms);
+    spec.run_time_max_ms = run.run_time_max.map(milliseconds).or(spec.run_time_max_ms);
+    if let Some(signal) = run.kill_signal {
+        spec.kill_signal = kill_signal(signal).into();
+    }
+    spec.fetches.extend(run.fetch);
+    spec.health_check = run.health.message().or(spec.health_check);
     run.limits.apply(&mut spec);
     run.rights.apply(&mut spec)?;
     Ok(spec)
@@ -114,9 +126,9 @@ async fn attend(context: &Context, task_ids: Vec<String>) -> Result<ExitCode, Fa
                     let id = view.spec.as_ref().map(|spec| spec.task_id.clone()).unwrap_or_default();
                     let was_placed = views.get(&id).is_some_and(has_output);
                     if has_output(&view) && !was_placed {
-                        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
-                            let prefix = if are_many { format!("{id} | ") } else { String::new() };
-                            outputs.push(relay(context, id.clone(), stream, prefix, Arc::clone(&permits)));
+                        for source in Source::of(&id, &view) {
+                            let prefix = source.prefix(are_many);
+                            outputs.push(relay(context, source, prefix, Arc::clone(&permits)));
                         }
                         progress.clear();
                     }
@@ -164,19 +176,13 @@ async fn attend(context: &Context, task_ids: Vec<String>) -> Result<ExitCode, Fa
 pub async fn attach(context: &Context, id: String) -> Result<ExitCode, Failure> {
     let mut watch = Watch::new(context, vec![id.clone()]);
     let attending = async {
-        let outputs = async {
-            tokio::try_join!(
-                follow_output(context, &id, OutputStream::Stdout, true, NOW, |chunk| {
-                    let mut stdout = io::stdout().lock();
-                    write_all(&mut stdout, chunk)?;
-                    stdout.flush().attempted("write to stdout")
-                }),
-                follow_output(context, &id, OutputStream::Stderr, true, NOW, |chunk| {
-                    write_all(&mut io::stderr().lock(), chunk)
-                }),
-            )
-        };
-        outputs.await?;
+        let view = task::get(context, &id).await?;
+        let permits = Arc::new(Semaphore::new(OUTPUTS_AT_ONCE));
+        let outputs = Source::of(&id, &view).into_iter().map(|source| {
+            let prefix = source.prefix(false);
+            relay_from(context, source, prefix, NOW, Arc::clone(&permits))
+        });
+        futures::future::try_join_all(outputs).await?;
         let mut last = None;
         while let Some(view) = watch.next().await? {
             let is_over = is_final(view.state());
@@ -291,22 +297,73 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Copies one stream of one task to ours, whole lines at a time where there is a prefix.
+/// One output of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    id: String,
+    /// Of a task group.
+    process: Option<String>,
+    stream: OutputStream,
+}
+
+impl Source {
+    pub fn new(id: String, process: Option<String>, is_stderr: bool) -> Self {
+        Self { id, process, stream: if is_stderr { OutputStream::Stderr } else { OutputStream::Stdout } }
+    }
+
+    /// All of them.
+    fn of(id: &str, view: &TaskView) -> Vec<Self> {
+        let processes = view.spec.iter().flat_map(|spec| &spec.processes).map(|process| &process.name);
+        let mut names: Vec<Option<String>> = processes.cloned().map(Some).collect();
+        if names.is_empty() {
+            names.push(None);
+        }
+        let both = |name: Option<String>| {
+            [false, true].map(|is_stderr| Self::new(id.to_owned(), name.clone(), is_stderr))
+        };
+        names.into_iter().flat_map(both).collect()
+    }
+
+    /// What tells its lines from those of others.
+    fn prefix(&self, are_many: bool) -> String {
+        match (&self.process, are_many) {
+            (None, false) => String::new(),
+            (None, true) => format!("{} | ", self.id),
+            (Some(process), false) => format!("{process} | "),
+            (Some(process), true) => format!("{} {process} | ", self.id),
+        }
+    }
+}
+
+/// Copies one output of one task to ours, whole lines at a time where there is a prefix.
 async fn relay(
     context: &Context,
-    id: String,
-    stream: OutputStream,
+    source: Source,
     prefix: String,
+    permits: Arc<Semaphore>,
+) -> Result<(), Failure> {
+    relay_from(context, source, prefix, Part::default(), permits).await
+}
+
+async fn relay_from(
+    context: &Context,
+    source: Source,
+    prefix: String,
+    part: Part,
     permits: Arc<Semaphore>,
 ) -> Result<(), Failure> {
     // The semaphore is never closed, so the permit is always given.
     let _permit = permits.acquire().await;
     let mut partial = Vec::new();
-    let write = |bytes: &[u8]| match stream {
+    let write = |bytes: &[u8]| match source.stream {
         OutputStream::Stderr => write_all(&mut io::stderr().lock(), bytes),
-        OutputStream::Stdout | OutputStream::Unspecified => write_all(&mut io::stdout().lock(), bytes),
+        OutputStream::Stdout | OutputStream::Unspecified => {
+            let mut stdout = io::stdout().lock();
+            write_all(&mut stdout, bytes)?;
+            stdout.flush().attempted("write to stdout")
+        }
     };
-    follow_output(context, &id, stream, true, Part::default(), |chunk| {
+    follow_output(context, &source, true, part, |chunk| {
         if prefix.is_empty() {
             return write(chunk);
         }
@@ -349,19 +406,20 @@ const NOW: Part = Part { tail: Some(0), since: None };
 /// Gives a task's output to `take`, chunk by chunk, over connections that may break.
 pub async fn follow_output(
     context: &Context,
-    id: &str,
-    stream: OutputStream,
+    source: &Source,
     follow: bool,
     part: Part,
     mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    let Source { id, process, stream } = source;
     let attempted = format!("read the output of task `{id}`");
     let mut offset = 0;
     let mut part = part;
     loop {
         let request = ReadOutputRequest {
-            task_id: id.to_owned(),
-            stream: stream.into(),
+            task_id: id.clone(),
+            stream: (*stream).into(),
+            process: process.clone().unwrap_or_default(),
             offset,
             follow,
             tail_bytes: part.tail,

@@ -4,16 +4,15 @@ use std::{io, time::Duration};
 
 use muster_client::{
     is_final, new_request_id,
-    operator::{
-        GetTaskRequest, GetUsageRequest, KillTaskRequest, ListTasksRequest, OutputStream, TaskUsage, TaskView,
-    },
+    operator::{GetTaskRequest, GetUsageRequest, KillTaskRequest, ListTasksRequest, TaskUsage, TaskView},
+    types::Process,
 };
 use regex::bytes::Regex;
 use serde_json::{Value, json};
 
 use super::{
     Context,
-    run::{Part, follow_output},
+    run::{Part, Source, follow_output},
 };
 use crate::{
     arguments::Format,
@@ -69,13 +68,14 @@ pub async fn list(
     print_rows(context.format, &header, rows.collect(), &json)
 }
 
+pub async fn get(context: &Context, id: &str) -> Result<TaskView, Failure> {
+    let request = GetTaskRequest { task_id: id.to_owned() };
+    let work = context.connection.call(async |mut operator| operator.get_task(request.clone()).await);
+    work.await.attempted(&format!("show task `{id}`"))
+}
+
 pub async fn show(context: &Context, id: String) -> Result<(), Failure> {
-    let request = GetTaskRequest { task_id: id.clone() };
-    let task = context
-        .connection
-        .call(async |mut operator| operator.get_task(request.clone()).await)
-        .await
-        .attempted(&format!("show task `{id}`"))?;
+    let task = get(context, &id).await?;
     let spec = task.spec.clone().unwrap_or_default();
     let status = task.status.clone().unwrap_or_default();
     let mut facts = vec![
@@ -88,6 +88,7 @@ pub async fn show(context: &Context, id: String) -> Result<(), Failure> {
         ("framework", task.framework_id.clone()),
         ("agent", task.agent_id.clone()),
         ("command", spec.command.join(" ")),
+        ("processes", spec.processes.iter().map(show_process).collect::<Vec<_>>().join("; ")),
         ("user", spec.user.clone().unwrap_or_default()),
         ("resources", show_resources(&spec.resources.clone().unwrap_or_default())),
         ("created", show_time(task.created_at_us)),
@@ -110,21 +111,19 @@ pub async fn show(context: &Context, id: String) -> Result<(), Failure> {
 
 pub async fn logs(
     context: &Context,
-    id: String,
+    source: &Source,
     follow: bool,
-    stderr: bool,
     part: Part,
     grep: Option<Regex>,
 ) -> Result<(), Failure> {
-    let stream = if stderr { OutputStream::Stderr } else { OutputStream::Stdout };
     let Some(grep) = grep else {
         let write = |chunk: &[u8]| write_all(&mut io::stdout().lock(), chunk);
-        return follow_output(context, &id, stream, follow, part, write).await;
+        return follow_output(context, source, follow, part, write).await;
     };
     // Here and not on the agent: what is kept is small, and a daemon with so many rights reads no patterns.
     let mut lines = Lines { grep, partial: Vec::new() };
     let write = |chunk: &[u8]| write_all(&mut io::stdout().lock(), &lines.found_in(chunk));
-    follow_output(context, &id, stream, follow, part, write).await?;
+    follow_output(context, source, follow, part, write).await?;
     write_all(&mut io::stdout().lock(), &lines.found_at_end())
 }
 
@@ -241,6 +240,22 @@ pub async fn all_usage(context: &Context, ids: &[String]) -> Result<Vec<TaskUsag
     }
 }
 
+fn json_process(process: &Process) -> Value {
+    json!({
+        "name": process.name,
+        "command": process.command,
+        "env": process.env,
+        "cpu_limit_milli": process.cpu_limit_milli,
+        "mem_limit_mib": process.mem_limit_mib,
+        "essential": process.essential.unwrap_or(true),
+    })
+}
+
+fn show_process(process: &Process) -> String {
+    let aside = if process.essential.unwrap_or(true) { "" } else { " (not essential)" };
+    format!("{}{aside}: {}", process.name, process.command.join(" "))
+}
+
 fn show_seconds(ns: u64) -> String {
     format!("{}.{:03}s", ns / 1_000_000_000, ns / 1_000_000 % 1000)
 }
@@ -280,6 +295,7 @@ fn view(task: &TaskView) -> Value {
         "status": json_status(task.status.as_ref()),
         "spec": {
             "command": spec.command,
+            "processes": spec.processes.iter().map(json_process).collect::<Vec<_>>(),
             "env": spec.env,
             "user": spec.user,
             "cwd": spec.cwd,

@@ -148,7 +148,7 @@ pub fn to_agent(message: ToAgent) -> wire::ToAgent {
                 .collect(),
         }),
         ToAgent::ReadOutput { request, output } => {
-            let OutputRequest { task, stream, offset, tail, newer_than, limit, wait } = output;
+            let OutputRequest { task, stream, offset, tail, newer_than, limit, wait, process } = output;
             Message::ReadOutput(wire::ReadOutput {
                 request,
                 task_id: task.to_string(),
@@ -161,6 +161,7 @@ pub fn to_agent(message: ToAgent) -> wire::ToAgent {
                 newer_than_ms: newer_than.map(millis),
                 limit,
                 wait_ms: millis(wait),
+                process: process.unwrap_or_default(),
             })
         }
         ToAgent::ReadHistory { request, history } => {

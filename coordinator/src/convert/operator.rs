@@ -150,10 +150,12 @@ pub struct OutputWish {
     pub follow: bool,
     pub tail: Option<u64>,
     pub newer_than: Option<Duration>,
+    pub process: Option<String>,
 }
 
 pub fn read_output(request: wire::ReadOutputRequest) -> Result<OutputWish, Invalid> {
-    let wire::ReadOutputRequest { task_id, stream, offset, follow, tail_bytes, newer_than_ms } = request;
+    let wire::ReadOutputRequest { task_id, stream, offset, follow, tail_bytes, newer_than_ms, process } =
+        request;
     let stream = match wire::OutputStream::try_from(stream) {
         Ok(wire::OutputStream::Stdout) => OutputStream::Stdout,
         Ok(wire::OutputStream::Stderr) => OutputStream::Stderr,
@@ -161,7 +163,12 @@ pub fn read_output(request: wire::ReadOutputRequest) -> Result<OutputWish, Inval
         Err(_) => return Err(Invalid::new("stream", format_args!("of {stream} is neither 1 nor 2"))),
     };
     let newer_than = newer_than_ms.map(Duration::from_millis);
-    Ok(OutputWish { task: id("task_id", &task_id)?, stream, offset, follow, tail: tail_bytes, newer_than })
+    let process = (!process.is_empty()).then_some(process);
+    if process.as_deref().is_some_and(|name| !model::is_process_name(name)) {
+        return Err(Invalid::new("process", "is no name of a process"));
+    }
+    let task = id("task_id", &task_id)?;
+    Ok(OutputWish { task, stream, offset, follow, tail: tail_bytes, newer_than, process })
 }
 
 pub fn to_output_chunk(chunk: OutputChunk) -> wire::OutputChunk {

@@ -262,6 +262,7 @@ async fn run_waits_says_why_and_starts() {
         offset: 0,
         tail: None,
         newer_than: None,
+        process: None,
         limit: 10,
         wait: Duration::from_secs(1),
     };

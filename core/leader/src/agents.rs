@@ -447,8 +447,8 @@ fn in_messages(assignments: Vec<Assignment>) -> Vec<ToAgent> {
     let (mut part, mut bytes) = (Vec::new(), 0);
     for assignment in assignments {
         let spec = &assignment.spec;
-        let command: usize = spec.command.iter().map(String::len).sum();
-        let env: usize = spec.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let command: usize = spec.arguments().map(String::len).sum();
+        let env: usize = spec.variables().map(|(name, value)| name.len() + value.len()).sum();
         bytes += ASSIGNMENT_BYTES + command + env;
         part.push(assignment);
         if bytes >= LAUNCH_BYTES_MAX {

@@ -74,6 +74,8 @@ pub struct OutputRequest {
     pub limit: u32,
     /// How long to wait for data when there is none yet.
     pub wait: Duration,
+    /// Of which process of a task group.
+    pub process: Option<String>,
 }
 
 /// A piece of a task's output.

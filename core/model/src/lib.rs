@@ -27,8 +27,8 @@ pub use refusal::{Refusal, RefusalCode};
 pub use report::{Opened, ReportError, Reported, Reporter, UsageReport};
 pub use resources::{MilliCpus, PortRange, PortRanges, Resources, ResourcesError};
 pub use spec::{
-    Device, Fetch, HealthCheck, IoLimits, KILL_GRACE_DEFAULT, Mount, Probe, Rlimit, RlimitKind, Secret,
-    SecretValue, Sha256, SharedNamespaces, SpecError, StopSignal, TaskSpec,
+    Device, Fetch, HealthCheck, IoLimits, KILL_GRACE_DEFAULT, Mount, Probe, ProcessSpec, Rlimit, RlimitKind,
+    Secret, SecretValue, Sha256, SharedNamespaces, SpecError, StopSignal, TaskSpec, is_process_name,
 };
 pub use task::{Exit, Health, KillOrder, Reason, TaskState, TaskStatus};
 pub use time::{Duration, Timestamp};

@@ -48,6 +48,10 @@ const _: () = assert!(CPUS_MILLI_MAX <= MIB_MAX && SCALAR_MILLI_MAX <= MIB_MAX);
 pub const ARGUMENTS_MAX: usize = 1024;
 /// Bytes of arguments and of environment, each: Linux takes a quarter of an 8 MiB stack and 128 KiB for one string.
 pub const ARGUMENT_BYTES_MAX: usize = 128 * 1024;
+/// Processes of one task group: each costs cgroups, two output files and descriptors at its launch.
+pub const PROCESSES_MAX: usize = 16;
+/// A DNS label (RFC 1035).
+pub const PROCESS_NAME_BYTES_MAX: usize = 63;
 /// Paths end at PATH_MAX with their NUL.
 pub const PATH_BYTES_MAX: usize = 4095;
 /// Processes and threads of one task; pid_max is at most 2^22.

@@ -114,8 +114,8 @@ struct Room {
 
 /// What a spec weighs in the log, roughly.
 fn bytes_of(task: &TaskSpec) -> usize {
-    let command: usize = task.command.iter().map(String::len).sum();
-    let env: usize = task.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let command: usize = task.arguments().map(String::len).sum();
+    let env: usize = task.variables().map(|(name, value)| name.len() + value.len()).sum();
     command + env
 }
 

@@ -82,6 +82,7 @@ pub enum Action {
         attempt: String,
         process: ProcessId,
         confidence: Confidence,
+        spec: Arc<TaskSpec>,
     },
     /// Asks the task again and again how it is, as its spec says. Answered by `Probed`, each time.
     BeginChecks {
@@ -248,7 +249,13 @@ impl fmt::Display for Action {
                 write!(formatter, "fetch {attempt}, files: {}", spec.fetches.len())
             }
             Self::CancelFetch { attempt, .. } => write!(formatter, "cancel fetch {attempt}"),
-            Self::Spawn { attempt, spec, .. } => write!(formatter, "spawn {attempt} {:?}", spec.command),
+            Self::Spawn { attempt, spec, .. } if spec.processes.is_empty() => {
+                write!(formatter, "spawn {attempt} {:?}", spec.command)
+            }
+            Self::Spawn { attempt, spec, .. } => {
+                let names: Vec<&str> = spec.processes.iter().map(|process| process.name.as_str()).collect();
+                write!(formatter, "spawn {attempt}, processes: {}", names.join(" "))
+            }
             Self::RegisterProcess { task_id, process } => {
                 write!(formatter, "register process {process} of {task_id}")
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use model::{Duration, Exit, FrameworkId, KillOrder, Reason, TaskId, TaskSpec, Usage};
 
-use crate::ProcessId;
+use crate::{ProcessEnd, ProcessId};
 
 /// What the leader wants of this agent: one task.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +43,10 @@ pub enum Event {
     /// The process could not become the command, and is gone.
     ExecFailed { task_id: TaskId, message: String },
     /// The main process is over. `exit` is absent when the host doesn't know how it ended.
-    Exited { task_id: TaskId, exit: Option<Exit>, usage: Option<Usage> },
+    /// Of a task group: `exit` is that of the process whose end was the end of the whole.
+    Exited { task_id: TaskId, exit: Option<Exit>, usage: Option<Usage>, processes: Vec<ProcessEnd> },
+    /// Some processes of a task group are over, and it goes on: all that ended since it began.
+    ProcessesEnded { task_id: TaskId, processes: Vec<ProcessEnd> },
     /// The kernel killed a process of the task for memory; the figures of that moment.
     OutOfMemory { task_id: TaskId, usage: Usage },
     /// Its files take more than the disk that it asked for.

@@ -24,6 +24,7 @@
 
 mod action;
 mod event;
+mod group;
 mod health;
 pub mod limits;
 mod now;
@@ -34,6 +35,7 @@ mod verdict;
 
 pub use action::{Action, Confidence};
 pub use event::{Assignment, Event};
+pub use group::{MemoryEnd, ProcessEnd};
 pub use health::{Judge, KillBudget};
 pub use now::{Now, Uptime};
 pub use restore::Found;

@@ -64,6 +64,7 @@ impl Supervisor {
         let attempt = row.attempt.clone();
         let phase = row.phase.clone();
         let kill = row.kill;
+        let spec = row.spec.clone();
         let shares_pids = row.spec.shared_namespaces.pid;
         let signal = row.spec.kill_signal;
         let has_secrets = !row.spec.secrets.is_empty();
@@ -98,12 +99,12 @@ impl Supervisor {
             Phase::Preparing => self.begin_anew(&task_id, now, actions),
             Phase::Releasing { process } => {
                 let confidence = if shares_pids { Confidence::Doubtful } else { Confidence::ToldByInit };
-                actions.push(Action::Adopt { task_id, attempt, process, confidence });
+                actions.push(Action::Adopt { task_id, attempt, process, confidence, spec });
             }
             Phase::Running { process } => {
                 let task = task_id.clone();
                 let confidence = Confidence::Confirmed;
-                actions.push(Action::Adopt { task_id: task, attempt, process, confidence });
+                actions.push(Action::Adopt { task_id: task, attempt, process, confidence, spec });
                 // The signal may not have been sent; a second one does less harm than none.
                 if kill.is_some_and(|kill| kill.deadline > now.uptime) {
                     actions.push(Action::Terminate { task_id, process, signal });

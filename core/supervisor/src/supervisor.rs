@@ -10,8 +10,8 @@ use model::{
 };
 
 use crate::{
-    Action, Assignment, Event, Judge, Kill, KillBudget, KillCause, KnownTask, Now, Phase, ProcessId, Row,
-    Uptime, Verdict, limits,
+    Action, Assignment, Event, Judge, Kill, KillBudget, KillCause, KnownTask, Now, Phase, ProcessEnd,
+    ProcessId, Row, Uptime, Verdict, limits,
 };
 
 /// The tasks of one agent and what is to be done about them.
@@ -37,6 +37,8 @@ pub(crate) struct Entry {
     pub(crate) killed_at: Option<Uptime>,
     /// Figures of the moment in which the kernel ran out of memory for it.
     oom: Option<Usage>,
+    /// What was told of processes of its group that failed.
+    pub(crate) failures: String,
     /// Present: its spec has a health check.
     judge: Option<Judge>,
     /// Whether this start of the agent holds its process, or is still to hear of it.
@@ -57,6 +59,7 @@ impl Entry {
             row,
             killed_at: None,
             oom: None,
+            failures: String::new(),
             judge,
             is_in_hand: true,
             awaits_secrets: false,
@@ -155,8 +158,11 @@ impl Supervisor {
             Event::ExecFailed { task_id, message } => {
                 self.exec_failed(&task_id, Reason::CommandNotExecutable, message, now, &mut actions);
             }
-            Event::Exited { task_id, exit, usage } => {
-                self.exited(&task_id, exit, usage, now, &mut actions);
+            Event::Exited { task_id, exit, usage, processes } => {
+                self.exited(&task_id, exit, usage, &processes, now, &mut actions);
+            }
+            Event::ProcessesEnded { task_id, processes } => {
+                self.processes_ended(&task_id, &processes, now, &mut actions);
             }
             Event::OutOfMemory { task_id, usage } => {
                 if let Some(entry) = self.entries.get_mut(&task_id) {
@@ -611,14 +617,18 @@ impl Supervisor {
         task_id: &TaskId,
         exit: Option<Exit>,
         usage: Option<Usage>,
+        processes: &[ProcessEnd],
         now: Now,
         actions: &mut Vec<Action>,
     ) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
         let (Phase::Releasing { process } | Phase::Running { process }) = entry.row.phase else { return };
-        let usage = with_oom_figures(usage, entry.oom.take());
+        let is_group = !entry.row.spec.processes.is_empty();
+        // In a group they are those of one process, and no measure of the whole.
+        let usage = with_oom_figures(usage, entry.oom.take().filter(|_| !is_group));
         let verdict = match entry.row.kill {
             Some(kill) => Verdict::killed(kill, &entry.row.spec, exit, usage),
+            None if is_group => Verdict::of_group(exit, usage, processes, &entry.row.spec),
             None => Verdict::of_exit(exit, usage),
         };
         self.end(task_id, Some(process), verdict, now, actions);
@@ -662,7 +672,7 @@ impl Supervisor {
         if !entry.is_checked() {
             return; // It came late.
         }
-        let Entry { row, judge: Some(judge), .. } = entry else { return };
+        let Entry { row, judge: Some(judge), failures, .. } = entry else { return };
         let Some(check) = &row.spec.health_check else { return };
         let age = now.uptime.since(row.began.unwrap_or(now.uptime));
         let change = judge.hear(check, age, failure.is_none());
@@ -670,7 +680,7 @@ impl Supervisor {
         if change.is_some() {
             let times = check.failures_max;
             let because = |why| format!("its health check failed {times} times in a row: {why}");
-            let message = failure.map(because).unwrap_or_default();
+            let message = failure.map(because).unwrap_or_else(|| failures.clone());
             self.tell(task_id, Verdict::running(message), false, now, actions);
         }
         // One that is about to recover is left alone.
@@ -770,7 +780,7 @@ impl Supervisor {
     }
 
     /// Adds a status to the row, stores it and reports it.
-    fn tell(
+    pub(crate) fn tell(
         &mut self,
         task_id: &TaskId,
         verdict: Verdict,

@@ -88,7 +88,7 @@ impl Verdict {
 /// Whether the kernel killed because of the task's own limit, and not for want of memory on the host or in a group
 /// above the task's: it counts both as the task's OOM kills. The most that was ever in use is up to some hundred
 /// pages short of a limit that was reached. Where one of both isn't known, the limit is the usual cause.
-fn has_reached_its_limit(usage: Option<&Usage>) -> bool {
+pub(crate) fn has_reached_its_limit(usage: Option<&Usage>) -> bool {
     let figure = |figure| usage.and_then(|usage| usage.get(figure));
     match (figure(Figure::MemoryPeakBytes), figure(Figure::MemoryLimitBytes)) {
         (Some(peak), Some(limit)) => peak >= limit - limit / 8,

@@ -274,6 +274,7 @@ impl Bench {
             namespaces: Namespaces { pid: true, ipc: true, network: false },
             hidden: vec![self.directory.clone()],
             extras: Extras::default(),
+            group: None,
         })
     }
 

@@ -22,6 +22,7 @@ const THEMES: &[Theme] = &[
     Theme { name: "faults", seconds: 200, everyday: &[] },
     Theme { name: "fetch", seconds: 260, everyday: &[] },
     Theme { name: "frameworks", seconds: 20, everyday: &[] },
+    Theme { name: "groups", seconds: 100, everyday: &["groups::"] },
     Theme { name: "health", seconds: 250, everyday: &[] },
     Theme { name: "limits", seconds: 100, everyday: &["limits::"] },
     Theme { name: "metering", seconds: 110, everyday: &["metering::"] },

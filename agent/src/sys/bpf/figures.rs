@@ -17,6 +17,61 @@ pub struct Counted {
     pub ended: Option<Used>,
 }
 
+impl Counted {
+    /// Both together; a part that one of them lacks is absent.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        let sum = |one: Option<u64>, two: Option<u64>| one.zip(two).map(|(one, two)| one.saturating_add(two));
+        Self {
+            run_queue: self.run_queue.zip(other.run_queue).map(|(one, two)| RunQueue {
+                waited_ns: one.waited_ns.saturating_add(two.waited_ns),
+                waits: both(one.waits, &two.waits),
+                switches_voluntary: one.switches_voluntary.saturating_add(two.switches_voluntary),
+                switches_involuntary: one.switches_involuntary.saturating_add(two.switches_involuntary),
+            }),
+            network: self.network.zip(other.network).map(|(one, two)| Network {
+                received_bytes: one.received_bytes.saturating_add(two.received_bytes),
+                received_packets: one.received_packets.saturating_add(two.received_packets),
+                sent_bytes: one.sent_bytes.saturating_add(two.sent_bytes),
+                sent_packets: one.sent_packets.saturating_add(two.sent_packets),
+            }),
+            connections: self.connections.zip(other.connections).map(|(one, two)| Connections {
+                opened: one.opened.saturating_add(two.opened),
+                accepted: one.accepted.saturating_add(two.accepted),
+                failed: one.failed.saturating_add(two.failed),
+            }),
+            retransmits: sum(self.retransmits, other.retransmits),
+            forks: sum(self.forks, other.forks),
+            execs: sum(self.execs, other.execs),
+            reclaim: self.reclaim.zip(other.reclaim).map(|(one, two)| Reclaim {
+                stalls: one.stalls.saturating_add(two.stalls),
+                ns: one.ns.saturating_add(two.ns),
+            }),
+            block: self.block.zip(other.block).map(|(one, two)| Block {
+                reads: one.reads.plus(&two.reads),
+                writes: one.writes.plus(&two.writes),
+            }),
+            ended: self.ended.zip(other.ended).map(|(one, two)| one.plus(two)),
+        }
+    }
+}
+
+impl Operations {
+    fn plus(self, other: &Self) -> Self {
+        Self {
+            count: self.count.saturating_add(other.count),
+            bytes: self.bytes.saturating_add(other.bytes),
+            ns: self.ns.saturating_add(other.ns),
+            latency: both(self.latency, &other.latency),
+        }
+    }
+}
+
+fn both(mut sum: Buckets, more: &Buckets) -> Buckets {
+    add_buckets(&mut sum, more);
+    sum
+}
+
 /// Waits for a CPU, and ways off it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunQueue {
@@ -190,6 +245,15 @@ fn add_buckets(sum: &mut Buckets, more: &Buckets) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_groups_all_that_both_have_is_added() {
+        let one = of_cpus(&[CgroupFigures { forks: 2, queued_ns: 5, ..CgroupFigures::default() }]);
+        let two = of_cpus(&[CgroupFigures { forks: 3, queued_ns: 7, ..CgroupFigures::default() }]);
+        let both = one.clone().plus(two);
+        assert_eq!((both.forks, both.run_queue.map(|queue| queue.waited_ns)), (Some(5), Some(12)));
+        assert_eq!(one.plus(Counted::default()), Counted::default());
+    }
 
     #[test]
     fn an_unknown_part_makes_an_unknown_sum() {

@@ -37,6 +37,22 @@ pub struct CgroupSnapshot {
     pub used: Used,
 }
 
+impl CgroupSnapshot {
+    /// Of two groups.
+    #[must_use]
+    pub fn plus(mut self, other: &Self) -> Self {
+        self.used = match (self.threads, other.threads) {
+            (0, _) => other.used,
+            (_, 0) => self.used,
+            _ => self.used.plus(other.used),
+        };
+        self.processes += other.processes;
+        self.threads += other.threads;
+        self.memory.extend(&other.memory);
+        self
+    }
+}
+
 /// What is charged to a memory cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryFigures {

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use super::asked::Asked;
 use super::guards::{Guards, MendedDevices};
 use super::probe::{self, Controller, Hierarchies};
-use super::{CgroupId, CgroupName, Figures, Layout, Limits, Pressure, Stalled};
+use super::{CgroupId, CgroupName, Figures, Layout, Limits, Pressure, Stalled, members};
 use crate::sys::{SysError, Watch};
 
 /// Period of the CPU quota: the kernel's own default, and what everyone's graphs expect.
-const CPU_PERIOD_US: u64 = 100_000;
+pub(super) const CPU_PERIOD_US: u64 = 100_000;
 
 /// How often an empty group's removal is tried again while the kernel still takes it apart.
 const REMOVE_TRIES: u32 = 100;
@@ -141,6 +141,8 @@ impl Cgroups {
                 let given = self.guards.give(name, self.open_v2(name)?.as_fd(), &limits.devices);
                 given.map_err(|source| SysError::Devices { path: self.v2_path(name), source })?;
             }
+            // Last: what is attached above holds for what is below, and the task's first process is born there.
+            self.create_members(name, &limits.members)?;
             let id = self.id(name)?;
             let path = self.v2_path(name);
             id.ok_or(SysError::Read { path, source: io::ErrorKind::NotFound.into() })
@@ -163,8 +165,13 @@ impl Cgroups {
         }
     }
 
-    /// The v2 group, to clone a process into.
+    /// The v2 group, to clone a process into: the task's, or the leaf of one that has members.
     pub fn open_v2(&self, name: &CgroupName) -> Result<OwnedFd, SysError> {
+        if let Some(leaf) = self.v2_leaf(name)
+            && let Ok(leaf) = File::open(leaf)
+        {
+            return Ok(leaf.into());
+        }
         let path = self.v2_path(name);
         let file = File::open(&path).map_err(|source| SysError::Open { path, source })?;
         Ok(file.into())
@@ -216,7 +223,9 @@ impl Cgroups {
                 figures.memory_bytes = Some(read_number(&memory.join("memory.usage_in_bytes"))?);
                 figures.memory_peak_bytes = Some(read_number(&memory.join("memory.max_usage_in_bytes"))?);
                 figures.memory_limit_bytes = Some(read_number(&memory.join("memory.limit_in_bytes"))?);
-                figures.oom_kills = read_keys(&memory.join("memory.oom_control"))?.get("oom_kill");
+                let own = read_keys(&memory.join("memory.oom_control"))?.get("oom_kill");
+                figures.oom_kills =
+                    own.map(|own| members::oom_kills_below(&memory).map(|more| own + more)).transpose()?;
                 let kinds = read_keys(&memory.join("memory.stat"))?;
                 let inactive = kinds.get("total_inactive_file");
                 figures.memory_working_set_bytes = working_set(figures.memory_bytes, inactive);
@@ -411,11 +420,11 @@ impl Cgroups {
         self.v1_parents.iter().chain(self.asked.v1_parents()).chain([&self.v2_parent])
     }
 
-    fn v2_path(&self, name: &CgroupName) -> PathBuf {
+    pub(super) fn v2_path(&self, name: &CgroupName) -> PathBuf {
         self.v2_parent.join(name.as_str())
     }
 
-    fn controller_path(&self, place: &Option<Controller>, name: &CgroupName) -> PathBuf {
+    pub(super) fn controller_path(&self, place: &Option<Controller>, name: &CgroupName) -> PathBuf {
         match place {
             Some(Controller::V1(root)) => root.join(&self.parent).join(name.as_str()),
             Some(Controller::V2) | None => self.v2_path(name),
@@ -523,7 +532,7 @@ const AGENT_LEAF: &str = "muster-agent";
 /// Enables controllers for a group's children. A group that hands out controllers may hold no
 /// processes itself unless it is the root (cgroup v2, "No Internal Process Constraint"): if we
 /// are the only one in it, we move into a leaf below.
-fn enable(group: &Path, wanted: &str) -> Result<(), SysError> {
+pub(super) fn enable(group: &Path, wanted: &str) -> Result<(), SysError> {
     let path = group.join("cgroup.subtree_control");
     // What is as we want it stays untouched: above a subtree that was delegated to us, groups are another's.
     let has = fs::read_to_string(&path).unwrap_or_default();
@@ -633,7 +642,7 @@ fn remove_tree(path: &Path) -> Result<(), SysError> {
     }
 }
 
-fn directories_in(path: &Path) -> Result<Vec<PathBuf>, SysError> {
+pub(super) fn directories_in(path: &Path) -> Result<Vec<PathBuf>, SysError> {
     let failed = |source| SysError::Read { path: path.to_owned(), source };
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
@@ -676,7 +685,7 @@ pub(super) fn read(path: &Path) -> Result<String, SysError> {
     fs::read_to_string(path).map_err(|source| SysError::Read { path: path.to_owned(), source })
 }
 
-fn read_number(path: &Path) -> Result<u64, SysError> {
+pub(super) fn read_number(path: &Path) -> Result<u64, SysError> {
     let text = read(path)?;
     let number = text.trim().parse();
     number.map_err(|_| SysError::Parse { path: path.to_owned(), found: text.clone() })
@@ -706,16 +715,16 @@ fn stalled(text: &str) -> Option<Stalled> {
 }
 
 /// A file of lines "key number".
-struct Keys(String);
+pub(super) struct Keys(String);
 
 impl Keys {
-    fn get(&self, key: &str) -> Option<u64> {
+    pub(super) fn get(&self, key: &str) -> Option<u64> {
         let mut pairs = self.0.lines().filter_map(|line| line.split_once(' '));
         pairs.find(|(name, _)| *name == key).and_then(|(_, value)| value.trim().parse().ok())
     }
 }
 
-fn read_keys(path: &Path) -> Result<Keys, SysError> {
+pub(super) fn read_keys(path: &Path) -> Result<Keys, SysError> {
     read(path).map(Keys)
 }
 

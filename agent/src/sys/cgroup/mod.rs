@@ -10,6 +10,7 @@ mod asked;
 mod devices;
 mod groups;
 mod guards;
+mod members;
 mod probe;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,6 +129,27 @@ pub struct Limits {
     pub huge_pages: BTreeMap<HugePageSize, u64>,
     /// Beyond those of every task.
     pub devices: Vec<DeviceRule>,
+    /// Each gets a group inside the task's.
+    pub members: Vec<MemberLimits>,
+}
+
+/// What one process of a task group may use, of what the whole may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberLimits {
+    /// A DNS label.
+    pub name: String,
+    pub cpu_quota_milli: Option<u64>,
+    /// Swap included.
+    pub memory_bytes: Option<u64>,
+}
+
+/// What the kernel counted for one process of a task group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemberFigures {
+    /// Of it and of what it started.
+    pub oom_kills: u64,
+    /// Whether it met its own memory limit, and not only that of the whole.
+    pub has_reached_memory_limit: bool,
 }
 
 impl Limits {
@@ -143,6 +165,7 @@ impl Limits {
             io: NO_IO_LIMITS,
             huge_pages: BTreeMap::new(),
             devices: Vec::new(),
+            members: Vec::new(),
         }
     }
 }

@@ -9,24 +9,36 @@ use std::os::fd::RawFd;
 
 use rustix::thread::CapabilitySet;
 
+use super::together::Member;
 use super::{LaunchStep, seccomp};
 use crate::sys::raw::syscall;
 
 /// Descriptors below this are the child's to arrange; what the plan names is at or above it.
-pub const DESCRIPTOR_MIN: RawFd = 128;
+pub const DESCRIPTOR_MIN: RawFd = 256;
 
 /// Most v1 hierarchies that a task joins, so that their descriptors fit below `DESCRIPTOR_MIN`.
 pub const HIERARCHIES_MAX: usize = 16;
 
 // Both fit below, and what the child has at first.
-const _: () = assert!(place::JOIN + HIERARCHIES_MAX + model::limits::MOUNTS_MAX < DESCRIPTOR_MIN as usize);
+const _: () = assert!(
+    place::JOIN
+        + HIERARCHIES_MAX
+        + model::limits::MOUNTS_MAX
+        + model::limits::PROCESSES_MAX * (2 + MEMBER_JOINS_MAX)
+        < DESCRIPTOR_MIN as usize
+);
+
+/// Most groups that a process of a task group joins: of cpu and of memory.
+pub const MEMBER_JOINS_MAX: usize = 2;
 
 /// Where the child puts its descriptors; the first five by agreement with `agent/init/main.rs`.
-mod place {
+pub(super) mod place {
     pub const STATUS: usize = 3;
     pub const EXIT: usize = 4;
     pub const INIT: usize = 5;
     pub const GO: usize = 6;
+    /// A group's, when the word has come: its init lets the commands begin through it.
+    pub const BEGIN: usize = GO;
     pub const JOIN: usize = 7;
 }
 
@@ -39,6 +51,8 @@ pub struct Plan {
     pub go: RawFd,
     /// v1 `tasks` files.
     pub join: Vec<RawFd>,
+    /// Processes of a task group, which the init watches; empty: the init has one command.
+    pub members: Vec<Member>,
     pub program: Program,
     /// Addresses of the strings in `_strings`, each list ended by a null; as the kernel takes them, and a thread
     /// may take them along.
@@ -82,6 +96,16 @@ pub enum Scene {
     Joined { process: RawFd, kinds: usize },
 }
 
+impl Scene {
+    /// How many descriptors it needs.
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::Own(mounts) => mounts.paths.len(),
+            Self::Joined { .. } => 1,
+        }
+    }
+}
+
 /// How the mount namespace is to look.
 pub struct Mounts {
     pub has_own_proc: bool,
@@ -123,7 +147,7 @@ pub enum Hidden {
 /// Only in a process that `clone3` has just made, with descriptors of its own: it closes them, and leaves values
 /// behind without dropping them. Nobody else may use its stack.
 pub unsafe fn run(plan: &Plan) -> ! {
-    let child = Child { plan };
+    let child = Child { plan, member: 0 };
     child.arrange_descriptors();
     child.join_cgroups();
     child.start_session();
@@ -132,12 +156,16 @@ pub unsafe fn run(plan: &Plan) -> ! {
         Scene::Joined { process: _, kinds } => child.join_namespaces(*kinds),
     }
     child.await_word();
+    child.start_members();
     child.give_up_rights();
+    child.install_filter();
     child.become_task()
 }
 
-struct Child<'a> {
-    plan: &'a Plan,
+pub(super) struct Child<'a> {
+    pub plan: &'a Plan,
+    /// Which process of a group this is, from 1 on; 0: the first of the task.
+    pub member: u32,
 }
 
 impl Child<'_> {
@@ -175,6 +203,12 @@ impl Child<'_> {
                     self.place(*tree, next);
                     next += 1;
                 }
+            }
+        }
+        for member in &plan.members {
+            for descriptor in member.descriptors() {
+                self.place(descriptor, next);
+                next += 1;
             }
         }
         // Everything else of the agent's, other tasks' pipes too: who holds the end of a pipe that
@@ -389,7 +423,7 @@ impl Child<'_> {
         close(place::GO);
     }
 
-    fn give_up_rights(&self) {
+    pub(super) fn give_up_rights(&self) {
         let plan = self.plan;
         for (number, limit) in &plan.rlimits {
             let limit = &raw const *limit as usize;
@@ -428,11 +462,10 @@ impl Child<'_> {
         self.must(LaunchStep::NoNewPrivileges, call(libc::SYS_prctl, [forbid, 1, 0, 0, 0, 0]));
         // As the user, who may not be allowed in.
         self.must(LaunchStep::WorkingDirectory, call(libc::SYS_chdir, [pointer(&plan.cwd), 0, 0, 0, 0, 0]));
-        self.install_filter();
     }
 
     /// The last of all: what comes after it is the command's.
-    fn install_filter(&self) {
+    pub(super) fn install_filter(&self) {
         let Some(filter) = &self.plan.filter else { return };
         let program = libc::sock_fprog {
             // The kernel takes 4096 at most, and refuses a length that is not the program's.
@@ -500,29 +533,22 @@ impl Child<'_> {
             }
             Program::Command(places) => {
                 self.must(LaunchStep::Exec, call(libc::SYS_fcntl, [place::STATUS, set, cloexec, 0, 0, 0]));
-                let mut refused = -(libc::ENOENT as isize);
-                for path in places {
-                    let answer = call(libc::SYS_execve, [pointer(path), argv, envp, 0, 0, 0]);
-                    match i32::try_from(-answer) {
-                        Ok(libc::ENOENT | libc::ENOTDIR) => {}
-                        Ok(libc::EACCES) => refused = answer,
-                        _ => self.fail(LaunchStep::Exec, answer),
-                    }
-                }
-                self.fail(LaunchStep::Exec, refused)
+                let answer =
+                    first_of(places, |path| call(libc::SYS_execve, [pointer(path), argv, envp, 0, 0, 0]));
+                self.fail(LaunchStep::Exec, answer)
             }
         }
     }
 
-    fn must(&self, step: LaunchStep, answer: isize) -> isize {
+    pub(super) fn must(&self, step: LaunchStep, answer: isize) -> isize {
         if answer < 0 {
             self.fail(step, answer);
         }
         answer
     }
 
-    fn fail(&self, step: LaunchStep, answer: isize) -> ! {
-        let pair = [step.number(), u32::try_from(-answer).unwrap_or(0)];
+    pub(super) fn fail(&self, step: LaunchStep, answer: isize) -> ! {
+        let pair = [step.number() | self.member << 8, u32::try_from(-answer).unwrap_or(0)];
         let [first, second] = pair.map(u32::to_ne_bytes);
         let [a, b, c, d] = first;
         let [e, f, g, h] = second;
@@ -532,8 +558,22 @@ impl Child<'_> {
     }
 }
 
-const AT_FDCWD: usize = libc::AT_FDCWD as isize as usize;
-const SIGNAL_SET_BYTES: usize = 8;
+/// Tries a program at its places, as a shell would: goes on where it isn't, and answers what came of the last try.
+pub(super) fn first_of(places: &[CString], attempt: impl Fn(&CStr) -> isize) -> isize {
+    let mut refused = -(libc::ENOENT as isize);
+    for path in places {
+        let answer = attempt(path);
+        match i32::try_from(-answer) {
+            Ok(libc::ENOENT | libc::ENOTDIR) => {}
+            Ok(libc::EACCES) => refused = answer,
+            _ => return answer,
+        }
+    }
+    refused
+}
+
+pub(super) const AT_FDCWD: usize = libc::AT_FDCWD as isize as usize;
+pub(super) const SIGNAL_SET_BYTES: usize = 8;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 /// `struct ifreq` of include/uapi/linux/if.h, of which only the flags are used.
@@ -576,25 +616,25 @@ fn attach(tree: usize, at: &CStr) -> isize {
     answer
 }
 
-fn write(descriptor: usize, bytes: &[u8]) -> isize {
+pub(super) fn write(descriptor: usize, bytes: &[u8]) -> isize {
     call(libc::SYS_write, [descriptor, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0])
 }
 
-fn close(descriptor: usize) {
+pub(super) fn close(descriptor: usize) {
     call(libc::SYS_close, [descriptor, 0, 0, 0, 0, 0]);
 }
 
-fn exit(code: usize) -> ! {
+pub(super) fn exit(code: usize) -> ! {
     loop {
         call(libc::SYS_exit_group, [code, 0, 0, 0, 0, 0]);
     }
 }
 
-fn pointer(text: &CStr) -> usize {
+pub(super) fn pointer(text: &CStr) -> usize {
     text.as_ptr() as usize
 }
 
-fn call(number: libc::c_long, arguments: [usize; 6]) -> isize {
+pub(super) fn call(number: libc::c_long, arguments: [usize; 6]) -> isize {
     // SAFETY: every call in this file passes numbers, or pointers to values that outlive the call;
     // none maps, unmaps or shares memory.
     unsafe { syscall(number, arguments) }

@@ -1,7 +1,7 @@
 //! The parent's side of a launch: prepares everything, clones, and gives the word.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -20,7 +20,11 @@ use super::capability;
 use super::child::{self, Hidden, Mounts, Plan, Program, Scene};
 use super::paths::{self, HeldMount, Own};
 use super::seccomp::{self, Seccomp};
-use super::{EnterRequest, Held, LaunchRequest, LaunchStep, ReleaseError, Secrets, SpawnError};
+use super::together::Member;
+use super::{
+    EnterRequest, Held, LaunchGroup, LaunchMember, LaunchRequest, LaunchStep, ReleaseError, Secrets,
+    SpawnError,
+};
 use crate::sys::SysError;
 use crate::sys::cgroup::Cgroups;
 use crate::sys::process::{self, Process, ProcessId};
@@ -78,17 +82,27 @@ impl Launcher {
 
     /// See [`crate::sys::Sys::spawn`].
     pub fn spawn(&self, cgroups: &Cgroups, request: &LaunchRequest) -> Result<Held, SpawnError> {
-        let streams = [
-            open(Path::new("/dev/null"), File::options().read(true))?,
-            self.open_output(&request.stdout, request)?,
-            self.open_output(&request.stderr, request)?,
-        ];
+        let nothing = || open(Path::new("/dev/null"), File::options().read(true).write(true));
+        let streams = match &request.group {
+            None => [
+                nothing()?,
+                self.open_output(&request.stdout, request)?,
+                self.open_output(&request.stderr, request)?,
+            ],
+            Some(_) => [nothing()?, nothing()?, nothing()?],
+        };
+        // Read by a group's init, to see what its processes have written.
+        let mut options = File::options();
         let exit =
-            open(&request.exit_file, File::options().write(true).create(true).truncate(true).mode(0o600))?;
+            open(&request.exit_file, options.read(true).write(true).create(true).truncate(true).mode(0o600))?;
         let exit = move_up(exit).map_err(prepare("move a descriptor"))?;
         let program = match request.namespaces.pid {
             true => Program::Init { init: self.init.as_raw_fd(), exit: exit.as_raw_fd() },
-            false => Program::Command(places(request)?),
+            false if request.group.is_some() => {
+                let source = io::ErrorKind::InvalidInput.into();
+                return Err(SpawnError::Prepare { what: "watch several processes without an init", source });
+            }
+            false => Program::Command(places(&request.argv, &request.env)?),
         };
         let held = hold_paths(request)?;
         let mut mounts = self.plan_mounts(request)?;
@@ -106,7 +120,7 @@ impl Launcher {
         if request.namespaces.ipc {
             kinds |= libc::CLONE_NEWIPC;
         }
-        let part = Part { streams, program, scene, has_terminal: false };
+        let part = Part { streams, program, scene, has_terminal: false, group: request.group.as_ref() };
         self.start(cgroups, request, part, |group, plan| self.nursery.bear(group, kinds, plan))
     }
 
@@ -125,9 +139,10 @@ impl Launcher {
         let part = Part {
             streams: [stdin, stdout, stderr],
             // Orphans of it go to the task's own init; none is needed here.
-            program: Program::Command(places(&launch)?),
+            program: Program::Command(places(&launch.argv, &launch.env)?),
             scene: Scene::Joined { process: process.as_raw_fd(), kinds: kinds.cast_unsigned() as usize },
             has_terminal,
+            group: None,
         };
         let has_own_pids = launch.namespaces.pid;
         self.start(cgroups, &launch, part, |group, plan| {
@@ -158,7 +173,7 @@ impl Launcher {
         let tasks = cgroups.open_v1_tasks(&request.cgroup).map_err(SpawnError::Cgroup)?;
         let (go_theirs, go_ours) = pipe().map_err(prepare("make a pipe"))?;
         let (status_ours, status_theirs) = pipe().map_err(prepare("make a pipe"))?;
-        let Part { streams: [stdin, stdout, stderr], program, scene, has_terminal } = part;
+        let Part { streams: [stdin, stdout, stderr], program, scene, has_terminal, group: members } = part;
         let high = |fd: OwnedFd| move_up(fd).map_err(prepare("move a descriptor"));
         let [stdin, stdout, stderr, go, status] = [stdin, stdout, stderr, go_theirs, status_theirs].map(high);
         let (stdin, stdout, stderr, go, status) = (stdin?, stdout?, stderr?, go?, status?);
@@ -168,7 +183,11 @@ impl Launcher {
             return Err(SpawnError::Prepare { what: "join so many hierarchies", source });
         }
 
-        let (argv, envp, strings) = strings(request)?;
+        let (argv, envp, strings) = match members {
+            Some(group) => strings(&init_arguments(group), &[])?,
+            None => strings(&request.argv, &request.env)?,
+        };
+        let (members, commands, _streams) = self.plan_members(cgroups, request, members)?;
         let is_root = request.identity.uid == 0;
         let asked = request.extras.capabilities;
         let kept = if is_root { capability::OF_ROOT.union(asked) } else { asked };
@@ -185,6 +204,7 @@ impl Launcher {
             status: status.as_raw_fd(),
             go: go.as_raw_fd(),
             join: join.iter().map(AsRawFd::as_raw_fd).collect(),
+            members,
             program,
             argv,
             envp,
@@ -213,9 +233,7 @@ impl Launcher {
         let start_ticks = started.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         waiting.process.set_start(start_ticks);
         let process = waiting.process.clone();
-        let command =
-            request.argv.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Held::new(process, move || waiting.release(command)))
+        Ok(Held::new(process, move || waiting.release(&commands)))
     }
 
     /// The task's user owns its output, so that it may open /dev/stdout by name.
@@ -225,6 +243,46 @@ impl Launcher {
         let owned = std::os::unix::fs::fchown(&fd, Some(identity.uid), Some(identity.gid));
         owned.map_err(|source| SpawnError::Open { path: path.to_owned(), source })?;
         Ok(fd)
+    }
+
+    /// Their plans, what they are called in words, and what must stay open until they are born.
+    fn plan_members(
+        &self,
+        cgroups: &Cgroups,
+        request: &LaunchRequest,
+        group: Option<&LaunchGroup>,
+    ) -> Result<(Vec<Member>, Commands, Vec<OwnedFd>), SpawnError> {
+        let mut commands = Commands { own: shown(&request.argv), members: Vec::new() };
+        let (mut members, mut open) = (Vec::new(), Vec::new());
+        for LaunchMember { name, argv, env, stdout, stderr, is_essential: _ } in
+            group.iter().flat_map(|group| &group.members)
+        {
+            let joins = cgroups.open_member_joins(&request.cgroup, name).map_err(SpawnError::Cgroup)?;
+            if joins.len() > child::MEMBER_JOINS_MAX {
+                let source = io::Error::from(io::ErrorKind::TooManyLinks);
+                return Err(SpawnError::Prepare { what: "join so many hierarchies", source });
+            }
+            let outputs = [self.open_output(stdout, request)?, self.open_output(stderr, request)?];
+            let mut descriptors = Vec::with_capacity(2 + joins.len());
+            for descriptor in outputs.into_iter().chain(joins) {
+                let descriptor = move_up(descriptor).map_err(prepare("move a descriptor"))?;
+                descriptors.push(descriptor.as_raw_fd());
+                open.push(descriptor);
+            }
+            let [stdout, stderr, join @ ..] = descriptors.as_slice() else { continue };
+            let (argv_plan, envp, strings) = strings(argv, env)?;
+            members.push(Member {
+                stdout: *stdout,
+                stderr: *stderr,
+                join: join.to_vec(),
+                places: places(argv, env)?,
+                argv: argv_plan,
+                envp,
+                _strings: strings,
+            });
+            commands.members.push((name.clone(), shown(argv)));
+        }
+        Ok((members, commands, open))
     }
 
     fn filter(&self, request: &LaunchRequest, capabilities: CapabilitySet) -> Option<seccomp::Program> {
@@ -365,11 +423,32 @@ fn rlimit_number(kind: RlimitKind) -> usize {
 }
 
 /// What a first process and one that joins do not have in common.
-struct Part {
+struct Part<'a> {
     streams: [OwnedFd; 3],
     program: Program,
     scene: Scene,
     has_terminal: bool,
+    group: Option<&'a LaunchGroup>,
+}
+
+/// What is to be executed, for messages.
+struct Commands {
+    own: String,
+    /// By the names of a group's processes.
+    members: Vec<(String, String)>,
+}
+
+fn shown(argv: &[OsString]) -> String {
+    argv.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// What a group's init must know; see `agent/init/main.rs`. No command of a task begins with an empty word.
+fn init_arguments(group: &LaunchGroup) -> Vec<OsString> {
+    let signal = process::stop_number(group.kill_signal).as_raw();
+    let essential = |member: &LaunchMember| if member.is_essential { "e" } else { "n" };
+    let settings = [String::new(), signal.to_string(), group.kill_grace.as_millis().to_string()];
+    let members = group.members.iter().map(essential).map(str::to_owned);
+    settings.into_iter().chain(members).map(OsString::from).collect()
 }
 
 fn prepare(what: &'static str) -> impl Fn(io::Error) -> SpawnError {
@@ -384,7 +463,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn release(mut self, command: String) -> Result<(), ReleaseError> {
+    fn release(mut self, commands: &Commands) -> Result<(), ReleaseError> {
         let Some(go) = self.go.take() else { return Err(ReleaseError::Ended) };
         match File::from(go).write_all(b"!") {
             Ok(()) => {}
@@ -392,7 +471,7 @@ impl Waiting {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             Err(source) => return Err(ReleaseError::Pipe { source }),
         }
-        let answer = self.await_answer(command);
+        let answer = self.await_answer(commands);
         if answer.is_err() {
             self.end();
         }
@@ -401,7 +480,7 @@ impl Waiting {
 
     /// The pipe closes without a word when the command is there (or the process was killed before,
     /// which its end then tells).
-    fn await_answer(&self, command: String) -> Result<(), ReleaseError> {
+    fn await_answer(&self, commands: &Commands) -> Result<(), ReleaseError> {
         let pipe = |source| ReleaseError::Pipe { source };
         if !process::poll_readable(self.status.as_fd(), RELEASE_PATIENCE).map_err(pipe)? {
             return Err(ReleaseError::TimedOut { seconds: RELEASE_PATIENCE.as_secs() });
@@ -413,11 +492,19 @@ impl Waiting {
         }
         let (number, errno) = process::parse_pair(&bytes).unwrap_or_default();
         let source = io::Error::from_raw_os_error(errno.cast_signed());
-        match LaunchStep::from_number(number) {
-            Some(LaunchStep::Exec) => Err(ReleaseError::Exec { command, source }),
-            Some(step) => Err(ReleaseError::Step { step, source }),
-            None => Err(ReleaseError::Ended),
-        }
+        // Above the step stands which process of a group it was, from 1 on.
+        let member = usize::try_from(number >> 8).ok().and_then(|number| number.checked_sub(1));
+        let member = member.and_then(|place| commands.members.get(place));
+        let command = member.map_or(&commands.own, |(_, command)| command).clone();
+        let error = match LaunchStep::from_number(number & 0xff) {
+            Some(LaunchStep::Exec) => ReleaseError::Exec { command, source },
+            Some(step) => ReleaseError::Step { step, source },
+            None => return Err(ReleaseError::Ended),
+        };
+        Err(match member {
+            Some((name, _)) => ReleaseError::Member { name: name.clone(), error: Box::new(error) },
+            None => error,
+        })
     }
 
     /// Makes sure that the process ends, and reaps it.
@@ -489,12 +576,15 @@ fn move_up(fd: OwnedFd) -> io::Result<OwnedFd> {
 type Pointers = Vec<usize>;
 
 /// Arguments and environment as `execve` wants them, with their owner.
-fn strings(request: &LaunchRequest) -> Result<(Pointers, Pointers, Vec<CString>), SpawnError> {
-    let mut strings = Vec::with_capacity(request.argv.len() + request.env.len());
-    for argument in &request.argv {
+fn strings(
+    argv: &[OsString],
+    env: &[(OsString, OsString)],
+) -> Result<(Pointers, Pointers, Vec<CString>), SpawnError> {
+    let mut strings = Vec::with_capacity(argv.len() + env.len());
+    for argument in argv {
         strings.push(text(argument, "an argument")?);
     }
-    for (name, value) in &request.env {
+    for (name, value) in env {
         let mut variable = name.as_bytes().to_vec();
         variable.push(b'=');
         variable.extend_from_slice(value.as_bytes());
@@ -505,18 +595,18 @@ fn strings(request: &LaunchRequest) -> Result<(Pointers, Pointers, Vec<CString>)
     let pointers = |strings: &[CString]| -> Pointers {
         strings.iter().map(|string| string.as_ptr() as usize).chain([0]).collect()
     };
-    let (arguments, variables) = strings.split_at(request.argv.len());
+    let (arguments, variables) = strings.split_at(argv.len());
     let (argv, envp) = (pointers(arguments), pointers(variables));
     Ok((argv, envp, strings))
 }
 
 /// Where the command may be.
-fn places(request: &LaunchRequest) -> Result<Vec<CString>, SpawnError> {
-    let Some(name) = request.argv.first() else { return Ok(Vec::new()) };
+fn places(argv: &[OsString], env: &[(OsString, OsString)]) -> Result<Vec<CString>, SpawnError> {
+    let Some(name) = argv.first() else { return Ok(Vec::new()) };
     if name.as_bytes().contains(&b'/') {
         return Ok(vec![text(name, "an argument")?]);
     }
-    let path = request.env.iter().find(|(name, _)| name == "PATH");
+    let path = env.iter().find(|(name, _)| name == "PATH");
     let path = path.map_or(OsStr::new(PATH_DEFAULT), |(_, value)| value.as_os_str());
     let mut places = Vec::new();
     for directory in path.as_bytes().split(|byte| *byte == b':') {

@@ -52,10 +52,18 @@ impl Reader {
     async fn next(&mut self) -> Option<Result<wire::OutputChunk, Status>> {
         let stop = self.context.stop.clone();
         while !self.is_over {
-            let OutputWish { task, stream, offset, follow, tail, newer_than } = self.wish.clone();
+            let OutputWish { task, stream, offset, follow, tail, newer_than, process } = self.wish.clone();
             let wait = if follow { FOLLOW_WAIT } else { Duration::ZERO };
-            let request =
-                OutputRequest { task, stream, offset, tail, newer_than, limit: CHUNK_BYTES_MAX, wait };
+            let request = OutputRequest {
+                task,
+                stream,
+                offset,
+                tail,
+                newer_than,
+                limit: CHUNK_BYTES_MAX,
+                wait,
+                process,
+            };
             let answer = tokio::select! {
                 () = stop.cancelled() => return Some(Err(stream_over())),
                 answer = self.context.leader.read_output(request) => answer,

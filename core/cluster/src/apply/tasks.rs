@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use model::{
-    AgentId, Duration, FrameworkEvent, FrameworkId, Health, KillOrder, Reason, Refusal, RefusalCode,
-    RequestId, Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, limits,
+    AgentId, Duration, FrameworkEvent, FrameworkId, KillOrder, Reason, Refusal, RefusalCode, RequestId,
+    Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, limits,
 };
 
 use super::{Step, invalid, shortened};
@@ -295,8 +295,7 @@ impl Step<'_> {
             return recorded;
         }
         Arc::make_mut(task).recorded_sequence = status.sequence;
-        let health = task.status.as_ref().and_then(|status| status.health);
-        let Some(state) = next_state(task.state, health, status) else {
+        let Some(state) = next_state(task, status) else {
             if status.is_released {
                 self.release(id);
             }
@@ -383,15 +382,18 @@ impl Step<'_> {
 /// What a status of an agent makes of a task, or `None` when it tells nothing new.
 ///
 /// An end is always believed: a DROPPED after it ran can't be, so it is FAILED.
-fn next_state(now: TaskState, health: Option<Health>, status: &TaskStatus) -> Option<TaskState> {
-    let reported = status.state;
+fn next_state(task: &Task, status: &TaskStatus) -> Option<TaskState> {
+    let (now, reported) = (task.state, status.state);
     if matches!(reported, TaskState::Staging | TaskState::Unreachable) {
         // Not for an agent to say.
         return None;
     }
-    // A task that runs on may feel better or worse.
-    let is_health_news = reported == TaskState::Running && status.health.is_some() && status.health != health;
-    if now.can_become(reported) || now == reported && is_health_news {
+    // A task that runs on may feel better or worse, and a group that runs on may have lost a process.
+    let (health, message) = task.status.as_ref().map_or((None, ""), |last| (last.health, &last.message));
+    let is_health_news = status.health.is_some() && status.health != health;
+    let is_group_news = !task.spec.processes.is_empty() && status.message != message;
+    let is_news = reported == TaskState::Running && (is_health_news || is_group_news);
+    if now.can_become(reported) || now == reported && is_news {
         return Some(reported);
     }
     (reported.is_final() && !now.is_final()).then_some(TaskState::Failed)
@@ -409,4 +411,56 @@ pub(super) fn taken(id: &TaskId, attempted: &str) -> Refusal {
         RefusalCode::TaskIdTaken,
         format!("{attempted}: a task with the id `{id}` is known already. Choose another id."),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{ProcessSpec, Timestamp};
+
+    use super::*;
+
+    fn running(message: &str) -> TaskStatus {
+        TaskStatus {
+            task_id: TaskId::new("t").unwrap(),
+            framework_id: FrameworkId::new("f").unwrap(),
+            agent_id: None,
+            state: TaskState::Running,
+            reason: Reason::None,
+            message: message.to_owned(),
+            exit: None,
+            at: Timestamp(0),
+            sequence: 1,
+            is_released: false,
+            usage: None,
+            health: None,
+        }
+    }
+
+    #[test]
+    fn of_a_running_task_only_a_group_has_news_in_words() {
+        let id = TaskId::new("t").unwrap();
+        let one = TaskSpec::new(id, Resources::default(), vec!["true".to_owned()]);
+        let processes = vec![ProcessSpec::new("web", vec!["true".to_owned()])];
+        let group = TaskSpec { command: Vec::new(), processes, ..one.clone() };
+        let news = |spec: &TaskSpec, before: &str, after: &str| {
+            let task = Task {
+                spec: Arc::new(spec.clone()),
+                framework: FrameworkId::new("f").unwrap(),
+                role: RoleName::new("default").unwrap(),
+                agent: None,
+                epoch: 1,
+                state: TaskState::Running,
+                kill: None,
+                is_released: false,
+                status: Some(running(before)),
+                recorded_sequence: 1,
+                created_at: Timestamp(0),
+                changed_at: Timestamp(0),
+            };
+            next_state(&task, &running(after))
+        };
+        assert_eq!(news(&one, "", "the process `log` exited with code 1"), None);
+        assert_eq!(news(&group, "", "the process `log` exited with code 1"), Some(TaskState::Running));
+        assert_eq!(news(&group, "as before", "as before"), None);
+    }
 }

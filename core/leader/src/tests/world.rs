@@ -156,6 +156,7 @@ impl World {
                     offset: 0,
                     tail: None,
                     newer_than: None,
+                    process: None,
                     limit: 100,
                     wait: Duration::from_secs(2),
                 };

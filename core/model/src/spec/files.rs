@@ -188,7 +188,10 @@ fn check_path(what: &'static str, path: &str) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn distinct<'a>(what: &'static str, names: impl Iterator<Item = &'a str>) -> Result<(), SpecError> {
+pub(super) fn distinct<'a>(
+    what: &'static str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), SpecError> {
     let mut seen = BTreeSet::new();
     for name in names {
         if !seen.insert(name) {

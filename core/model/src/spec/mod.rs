@@ -2,11 +2,12 @@
 //!
 //! [`TaskSpec::check`] holds every rule that needs no host; what one host can't or may not do is
 //! refused there. Kernel limits are in `limits`, what a task finds on its disk in `files`,
-//! how its health is judged in `health`.
+//! how its health is judged in `health`, several processes in `processes`.
 
 mod files;
 mod health;
 mod limits;
+mod processes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,7 @@ use crate::{Duration, Resources, ResourcesError, TaskId, limits as bounds};
 pub use files::{Device, Fetch, Mount, Secret, SecretValue, Sha256};
 pub use health::{HealthCheck, Probe};
 pub use limits::{IoLimits, Rlimit, RlimitKind, StopSignal};
+pub use processes::{ProcessSpec, is_process_name};
 
 /// What a user wants to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +26,10 @@ pub struct TaskSpec {
     pub name: String,
     /// Taken from the offer and counted against the role.
     pub resources: Resources,
-    /// The program and its arguments.
+    /// The program and its arguments; empty where there are `processes`.
     pub command: Vec<String>,
+    /// What it runs instead of one command.
+    pub processes: Vec<ProcessSpec>,
     pub env: BTreeMap<String, String>,
     /// Name or number; absent: the agent's default user.
     pub user: Option<String>,
@@ -113,6 +117,18 @@ pub enum SpecError {
     SoftAboveHard { kind: &'static str, hard: u64 },
     #[error("the health check names no port, and the task has declared none")]
     NoProbePort,
+    #[error("a task has a command or processes, and this one has both")]
+    CommandAndProcesses,
+    #[error("several processes need a process namespace of their own, and this task shares the host's")]
+    ProcessesOfHost,
+    #[error("{what} of {limit} is above the {whole} of the whole task")]
+    AboveWhole { what: &'static str, limit: u64, whole: u64 },
+    #[error("the process `{name}` breaks a rule")]
+    Process {
+        name: String,
+        #[source]
+        error: Box<Self>,
+    },
     #[error("resources can't be met")]
     Resources(#[source] ResourcesError),
 }
@@ -125,6 +141,7 @@ impl TaskSpec {
             name: String::new(),
             resources,
             command,
+            processes: Vec::new(),
             env: BTreeMap::new(),
             user: None,
             groups: Vec::new(),
@@ -157,10 +174,10 @@ impl TaskSpec {
     pub fn check(&self) -> Result<(), SpecError> {
         check_size("the name", self.name.len(), bounds::DISPLAY_NAME_BYTES_MAX)?;
         self.resources.check().map_err(SpecError::Resources)?;
-        self.check_command()?;
-        self.check_env()?;
+        check_env(&self.env)?;
         self.check_identity()?;
         self.check_limits()?;
+        processes::check(self)?;
         self.check_end()?;
         self.check_files()?;
         if let Some(check) = &self.health_check {
@@ -184,6 +201,16 @@ impl TaskSpec {
         self.mem_limit_mib.unwrap_or(self.resources.mem_mib)
     }
 
+    /// Every string of its command or commands.
+    pub fn arguments(&self) -> impl Iterator<Item = &String> {
+        self.command.iter().chain(self.processes.iter().flat_map(|process| &process.command))
+    }
+
+    /// Every variable that it adds for its command or commands.
+    pub fn variables(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.env.iter().chain(self.processes.iter().flat_map(|process| &process.env))
+    }
+
     /// Whether it asks for nothing that cluster version 1 did not know.
     pub fn is_plain(&self) -> bool {
         let plain = Self::new(self.task_id.clone(), self.resources.clone(), self.command.clone());
@@ -200,24 +227,6 @@ impl TaskSpec {
                 shared_namespaces: self.shared_namespaces,
                 ..plain
             }
-    }
-
-    fn check_command(&self) -> Result<(), SpecError> {
-        check_command(&self.command)
-    }
-
-    fn check_env(&self) -> Result<(), SpecError> {
-        check_count("environment variables", self.env.len(), bounds::ARGUMENTS_MAX)?;
-        let size = self.env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
-        check_size("the environment", size, bounds::ARGUMENT_BYTES_MAX)?;
-        for (name, value) in &self.env {
-            if name.is_empty() || name.contains('=') {
-                return Err(SpecError::VariableName { name: name.escape_debug().to_string() });
-            }
-            check_nul("the environment", name)?;
-            check_nul("the environment", value)?;
-        }
-        Ok(())
     }
 
     fn check_identity(&self) -> Result<(), SpecError> {
@@ -301,6 +310,20 @@ fn check_command(command: &[String]) -> Result<(), SpecError> {
     let size = command.iter().map(|argument| argument.len() + 1).sum();
     check_size("the command", size, bounds::ARGUMENT_BYTES_MAX)?;
     command.iter().try_for_each(|argument| check_nul("the command", argument))
+}
+
+fn check_env(env: &BTreeMap<String, String>) -> Result<(), SpecError> {
+    check_count("environment variables", env.len(), bounds::ARGUMENTS_MAX)?;
+    let size = env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    check_size("the environment", size, bounds::ARGUMENT_BYTES_MAX)?;
+    for (name, value) in env {
+        if name.is_empty() || name.contains('=') {
+            return Err(SpecError::VariableName { name: name.escape_debug().to_string() });
+        }
+        check_nul("the environment", name)?;
+        check_nul("the environment", value)?;
+    }
+    Ok(())
 }
 
 fn check_size(what: &'static str, size: usize, max: usize) -> Result<(), SpecError> {

@@ -64,6 +64,69 @@ fn a_spec_that_asks_for_everything_is_sound() {
     assert_eq!(spec.check(), Ok(()));
 }
 
+fn group() -> TaskSpec {
+    let process = |name: &str| ProcessSpec::new(name, vec!["true".to_owned()]);
+    let limited = ProcessSpec { cpu_limit_milli: Some(50), mem_limit_mib: Some(32), ..process("log-2") };
+    let processes = vec![process("web"), ProcessSpec { is_essential: false, ..limited }];
+    TaskSpec { command: Vec::new(), processes, ..plain() }
+}
+
+#[test]
+fn a_group_is_sound_and_unknown_to_the_first_version() {
+    assert_eq!(group().check(), Ok(()));
+    assert!(!group().is_plain());
+    assert_eq!(group().arguments().count(), 2);
+}
+
+#[test]
+fn a_group_that_breaks_a_rule_is_told_which() {
+    let with = |change: fn(&mut ProcessSpec)| {
+        let mut group = group();
+        change(&mut group.processes[1]);
+        group
+    };
+    let many = vec![group().processes.remove(0); bounds::PROCESSES_MAX + 1];
+    let mut errors = String::new();
+    for spec in [
+        TaskSpec { command: vec!["true".to_owned()], ..group() },
+        TaskSpec { shared_namespaces: SharedNamespaces { pid: true, ipc: false }, ..group() },
+        TaskSpec { processes: many, ..group() },
+        with(|process| process.name = "web".to_owned()),
+        with(|process| process.name = "Web".to_owned()),
+        with(|process| process.name = "../web".to_owned()),
+        with(|process| process.name = "web-".to_owned()),
+        with(|process| process.name = "x".repeat(64)),
+        with(|process| process.command.clear()),
+        with(|process| drop(process.env.insert("A=B".to_owned(), String::new()))),
+        with(|process| process.cpu_limit_milli = Some(101)),
+        with(|process| process.cpu_limit_milli = Some(9)),
+        with(|process| process.mem_limit_mib = Some(65)),
+        with(|process| process.mem_limit_mib = Some(3)),
+        with(|process| process.command.push("x".repeat(bounds::ARGUMENT_BYTES_MAX - 8))),
+    ] {
+        let error = spec.check().expect_err("it breaks a rule");
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        errors += &format!("{error}{cause}\n");
+    }
+    expect![[r#"
+        a task has a command or processes, and this one has both
+        several processes need a process namespace of their own, and this task shares the host's
+        17 processes are more than the 16 that are allowed
+        processes names `web` twice
+        the name of a process `Web` is not 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends
+        the name of a process `../web` is not 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends
+        the name of a process `web-` is not 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends
+        the name of a process `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx` is not 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends
+        the process `log-2` breaks a rule: the command is empty; name a program to run
+        the process `log-2` breaks a rule: `A=B` can't name an environment variable: it is empty or holds `=`
+        the process `log-2` breaks a rule: its cpu limit (in thousandths) of 101 is above the 100 of the whole task
+        the process `log-2` breaks a rule: its cpu limit (in thousandths) must be from 10 to 100; 9 was asked for
+        the process `log-2` breaks a rule: its memory limit (in MiB) of 65 is above the 64 of the whole task
+        the process `log-2` breaks a rule: its memory limit (in MiB) must be from 4 to 64; 3 was asked for
+        the sum of all commands has 131075 bytes; at most 131072 are allowed
+    "#]].assert_eq(&errors);
+}
+
 #[test]
 fn what_breaks_a_rule_is_told_which() {
     let text = |text: &str| text.to_owned();

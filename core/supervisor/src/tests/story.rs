@@ -1,10 +1,12 @@
 //! How a story is written: one event for each line in, the actions that follow out.
 
 use expect_test::Expect;
-use model::{Duration, Exit, Figure, KillOrder, Reason, StopSignal, TaskId, Timestamp, Usage};
+use model::{Duration, Exit, Figure, KillOrder, ProcessSpec, Reason, StopSignal, TaskId, Timestamp, Usage};
 
 use super::{agent, assignment, check as health_check, task};
-use crate::{Assignment, Event, Found, KillBudget, Now, ProcessId, Row, Supervisor, Uptime};
+use crate::{
+    Assignment, Event, Found, KillBudget, MemoryEnd, Now, ProcessEnd, ProcessId, Row, Supervisor, Uptime,
+};
 
 /// Plays a story; every line is an event, `+ SECONDS`, `clock SECONDS` (a step), or `restart`/`reboot`.
 pub(super) fn check(story: &str, expected: Expect) {
@@ -100,8 +102,9 @@ fn parse(words: &[&str]) -> Event {
             let usage = how
                 .contains(&"oom")
                 .then(|| Usage::default().with(Figure::MemoryLimitBytes, 64 << 20).with(Figure::OomKills, 1));
-            Event::Exited { task_id: task(name), exit, usage }
+            Event::Exited { task_id: task(name), exit, usage, processes: processes(how) }
         }
+        ["ended", name, how @ ..] => Event::ProcessesEnded { task_id: task(name), processes: processes(how) },
         ["out-of-memory", name] => Event::OutOfMemory {
             task_id: task(name),
             usage: Usage::default().with(Figure::MemoryBytes, (63 << 20) + (1 << 19)),
@@ -119,8 +122,31 @@ fn parse(words: &[&str]) -> Event {
     }
 }
 
+/// `by:web` is the process whose end was the end of the whole, by the exit before it; `log=3` exited by itself,
+/// `log+15` was killed by a signal after that; `~64` behind it: the kernel killed it at its limit.
+fn processes(how: &[&str]) -> Vec<ProcessEnd> {
+    let one = |word: &&str| {
+        let (word, memory) = word.split_once('~').map_or((*word, None), |(word, limit)| (word, Some(limit)));
+        let memory = memory.map(|limit| MemoryEnd { oom_kills: 1, limit_mib: limit.parse().ok() });
+        let end = |name: &str, exit, is_decisive, is_own| {
+            Some(ProcessEnd { name: name.to_owned(), exit, is_decisive, is_own, memory })
+        };
+        if let Some(name) = word.strip_prefix("by:") {
+            let number = how[1].parse().unwrap();
+            let exit = if how[0] == "signal" { Exit::Signal(number) } else { Exit::Code(number) };
+            return end(name, exit, true, true);
+        }
+        if let Some((name, code)) = word.split_once('=') {
+            return end(name, Exit::Code(code.parse().unwrap()), false, true);
+        }
+        let (name, signal) = word.split_once('+')?;
+        end(name, Exit::Signal(signal.parse().unwrap()), false, false)
+    };
+    how.iter().filter_map(one).collect()
+}
+
 /// `name`, `name#3` with a recorded sequence, `name!` with a kill order, `name~5` that may run for 5 s and is
-/// asked to end by SIGINT, `name?` with a health check, `name$` with a secret.
+/// asked to end by SIGINT, `name?` with a health check, `name$` with a secret, `name%` with processes.
 fn assignments(names: &[&str]) -> Vec<Assignment> {
     let one = |text: &&str| {
         let (text, is_killed) = text.strip_suffix('!').map_or((*text, false), |text| (text, true));
@@ -129,6 +155,7 @@ fn assignments(names: &[&str]) -> Vec<Assignment> {
             text.split_once('~').map_or((text, None), |(text, longest)| (text, Some(longest)));
         let (name, sequence) = text.split_once('#').unwrap_or((text, "0"));
         let (name, has_secret) = name.strip_suffix('$').map_or((name, false), |name| (name, true));
+        let (name, is_group) = name.strip_suffix('%').map_or((name, false), |name| (name, true));
         let plain = assignment(name);
         let mut spec = (*plain.spec).clone();
         if let Some(longest) = longest {
@@ -138,6 +165,12 @@ fn assignments(names: &[&str]) -> Vec<Assignment> {
         if has_secret {
             let value = model::SecretValue(b"hush".to_vec());
             spec.secrets = vec![model::Secret { name: "key".to_owned(), value }];
+        }
+        if is_group {
+            let process = |name: &str| ProcessSpec::new(name, vec!["run".to_owned()]);
+            let log = ProcessSpec { is_essential: false, ..process("log") };
+            spec.processes = vec![process("web"), log];
+            spec.command.clear();
         }
         spec.health_check = is_checked.then(health_check);
         Assignment {

@@ -316,7 +316,12 @@ impl World {
                     }
                     Process::Dead(exit) => {
                         logged.is_unknown_exit |= exit.is_none();
-                        self.events.push_back(Event::Exited { task_id, exit, usage: None });
+                        self.events.push_back(Event::Exited {
+                            task_id,
+                            exit,
+                            usage: None,
+                            processes: Vec::new(),
+                        });
                     }
                 }
             }
@@ -401,7 +406,12 @@ impl World {
         *process = Process::Dead(exit);
         if self.watched.remove(name) {
             *is_unknown_exit |= exit.is_none();
-            self.events.push_back(Event::Exited { task_id: name.clone(), exit, usage: None });
+            self.events.push_back(Event::Exited {
+                task_id: name.clone(),
+                exit,
+                usage: None,
+                processes: Vec::new(),
+            });
         }
     }
 

@@ -20,6 +20,7 @@ mod dev;
 mod faults;
 mod fetch;
 mod frameworks;
+mod groups;
 mod health;
 mod limits;
 mod members;

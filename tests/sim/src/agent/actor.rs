@@ -160,7 +160,7 @@ impl Agent {
                     }
                     Some(State::Dead(exit)) => {
                         let exit = exit.filter(|_| confidence != Confidence::Doubtful);
-                        Event::Exited { task_id, exit, usage: None }
+                        Event::Exited { task_id, exit, usage: None, processes: Vec::new() }
                     }
                 };
                 self.happened(event, stage);
@@ -261,7 +261,7 @@ impl Agent {
                 let fact = Fact::Over { agent: self.number, task: &task_id, is_killed };
                 stage.record.note(stage.now, &fact);
                 if self.watched.remove(attempt) && self.is_up {
-                    self.happened(Event::Exited { task_id, exit, usage: None }, stage);
+                    self.happened(Event::Exited { task_id, exit, usage: None, processes: Vec::new() }, stage);
                 }
             }
             State::NeverBegan | State::Dead(_) => {}
