@@ -50,6 +50,7 @@ static OFFSETS: Offsets = Offsets {
     block_group_owner: 0,
     block_owner_cgroup: 0,
     block_is_unified: 0,
+    sock_port: 0,
 };
 
 /// One of [`Offsets`], as the agent set it.
@@ -259,6 +260,12 @@ impl Sock {
     #[inline(always)]
     pub fn cgroup(self) -> Cgroup {
         Cgroup(self.0.read(offset!(sock_cgroup)))
+    }
+
+    /// Its own port.
+    #[inline(always)]
+    pub fn port(self) -> u16 {
+        self.0.read(offset!(sock_port))
     }
 }
 

@@ -42,7 +42,8 @@ pub fn m_stack(ctx: PerfEventContext) -> u32 {
         let kernel = &raw mut (*record).kernel;
         (*record).kernel_bytes = bpf_get_stack(ctx.as_ptr(), kernel.cast(), BYTES, 0) as i32;
         let user = &raw mut (*record).user;
-        (*record).user_bytes = bpf_get_stack(ctx.as_ptr(), user.cast(), BYTES, BPF_F_USER_STACK.into()) as i32;
+        (*record).user_bytes =
+            bpf_get_stack(ctx.as_ptr(), user.cast(), BYTES, BPF_F_USER_STACK.into()) as i32;
     }
     entry.submit(BPF_RB_NO_WAKEUP.into());
     count(StackCount::Taken);

@@ -2,13 +2,14 @@
 //!
 //! `m_cpu` charges CPU time, `m_exit` keeps exit statuses and what ended threads used, `m_snap` walks living threads,
 //! `m_oom` reports victims of the OOM killer; `m_rq`, `m_net`, `m_conn`, `m_block`, `m_fork` and `m_reclaim` count
-//! what their names say; `m_stack` takes stacks of one task while somebody asks for its profile. They only count:
-//! none of them changes what the kernel does.
+//! what their names say; `m_stack` takes stacks of one task while somebody asks for its profile. They only count.
+//! `g_ports` guards ports, and is the only one that changes what the kernel does.
 //! Start at [`kernel`] for how they read its structs, and at [`maps`] for what they leave to the agent.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod g_ports;
 mod kernel;
 mod m_block;
 mod m_conn;

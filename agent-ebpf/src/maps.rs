@@ -2,7 +2,7 @@
 //!
 //! Sizes given here are the smallest; the agent sets the real ones when it loads the object.
 //! Keys are created by the agent alone, so that no task can fill a map by what it does.
-use agent_ebpf_common::{BlockFigures, CgroupFigures, ExitRecord, ProcessKey, StackCount, Stat};
+use agent_ebpf_common::{BlockFigures, CgroupFigures, ExitRecord, PortRules, ProcessKey, StackCount, Stat};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
@@ -45,6 +45,14 @@ pub static EXITS: HashMap<ProcessKey, ExitRecord> = HashMap::with_max_entries(1,
 /// Victims of the OOM killer, on their way to the agent.
 #[map]
 pub static OOM_EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Which ports the tasks have declared, by v2 cgroup id; without an entry, every port is theirs.
+#[map]
+pub static PORT_RULES: HashMap<u64, PortRules> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// Ports used that were not declared, on their way to the agent.
+#[map]
+pub static PORT_EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// Stacks of the task that is profiled, on their way to the agent. Smallest in the copy that only counts.
 #[map]

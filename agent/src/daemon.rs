@@ -40,7 +40,7 @@ use crate::{
     session::{AddressError, Coordinators, Facts, Session, SessionError},
     sys::{
         Kernel, KernelConfig, Sys, SysError, UserPolicy,
-        bpf::{self, Availability, OomStream, Programs},
+        bpf::{self, Availability, PortPolicy, Programs},
     },
     systemd,
 };
@@ -298,6 +298,8 @@ impl Daemon {
             &loaded,
             is_same_boot,
         )?;
+        let held: Vec<supervisor::Row> =
+            loaded.rows.iter().filter(|row| row.holds_resources()).cloned().collect();
         let count = loaded.rows.len();
         let (supervisor, actions) =
             Supervisor::restore(identity.agent_id.clone(), loaded.rows, found, clock::moment());
@@ -329,6 +331,7 @@ impl Daemon {
             settings(config),
             fetcher,
         ));
+        executor.guard_ports_again(&held);
         let rounds = Arc::new(Rounds::default());
         let counters = programs.clone().map(|programs| programs as Arc<dyn Counters>);
         let watch = Arc::new(Watch::new(programs.clone(), kernel.clone()));
@@ -371,7 +374,8 @@ impl Daemon {
             metrics: metrics.clone(),
             rounds: rounds.clone(),
             channels,
-            oom: programs.as_deref().and_then(oom_stream),
+            oom: programs.as_deref().and_then(|it| stream(it.oom_events(), "no news of the OOM killer")),
+            ports: programs.as_deref().and_then(|it| stream(it.port_events(), "no news of ports")),
             session: session_events,
             stop,
         };
@@ -525,6 +529,7 @@ pub fn kernel_config(config: &Config) -> KernelConfig {
 fn open_programs(config: &Config, kernel: &Kernel) -> Option<Arc<Programs>> {
     let options = bpf::Options {
         measures: config.measures,
+        guards_ports: config.port_policy != PortPolicy::Off,
         cgroup: Some(kernel.cgroups().v2_parent().to_owned()),
         charges_block_io: kernel.cgroups().charges_block_io(),
         ..bpf::Options::default()
@@ -557,16 +562,15 @@ pub fn program_limitations(programs: Option<&Programs>) -> Vec<String> {
         .collect()
 }
 
-fn oom_stream(programs: &Programs) -> Option<OomStream> {
-    let events = match programs.oom_events() {
-        Ok(events) => events,
-        // Said among the limitations.
-        Err(_) => return None,
-    };
-    match events.stream() {
+fn stream<T: bpf::Record>(
+    events: Result<bpf::Events<T>, bpf::BpfError>,
+    lost: &str,
+) -> Option<bpf::EventStream<T>> {
+    // What is absent is said among the limitations.
+    match events.ok()?.stream() {
         Ok(stream) => Some(stream),
         Err(error) => {
-            tracing::warn!(%error, "no news of the OOM killer");
+            tracing::warn!(%error, lost, "can't wait for a kernel program");
             None
         }
     }
@@ -688,6 +692,7 @@ fn settings(config: &Config) -> Settings {
             gpus: config.gpu_devices.clone(),
             gpu_common: config.gpu_common_devices.clone(),
         },
+        port_policy: config.port_policy,
     }
 }
 

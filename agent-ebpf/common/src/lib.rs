@@ -52,6 +52,56 @@ impl ExitRecord {
     pub const ENDED: u64 = 1 << 32;
 }
 
+/// What ports a cgroup may use, and what it was told of already.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRules {
+    /// Not zero: a bind to another port fails.
+    pub refuses: u64,
+    /// First and last; the first range of zeros is the end.
+    pub declared: [[u16; 2]; PORT_RANGES_MAX],
+    /// A bit for each port, which some share: whether the agent has been told.
+    pub told: [u64; PortRules::TOLD_WORDS],
+}
+
+/// Ranges of ports that a rule can hold.
+pub const PORT_RANGES_MAX: usize = 64;
+
+impl PortRules {
+    pub const TOLD_WORDS: usize = 64;
+}
+
+/// A port that was used and not declared.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRecord {
+    pub cgroup_id: u64,
+    pub port: u16,
+    /// As in `/etc/protocols`.
+    pub protocol: u8,
+    /// A [`PortHow`].
+    pub how: u8,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// How it was used.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortHow {
+    /// Bound, and it was let go on.
+    Bound,
+    /// It was to be bound, and that was refused.
+    Refused,
+    /// The kernel chose the port, and the task listens there.
+    Listens,
+}
+
+const _: () = {
+    assert!(size_of::<PortRules>() == 8 + 4 * PORT_RANGES_MAX + 8 * PortRules::TOLD_WORDS);
+    assert!(size_of::<PortRecord>() == 16);
+};
+
 /// Frames of a stack that are kept, from the innermost; the kernel's own default is no more
 /// (`kernel.perf_event_max_stack`).
 pub const STACK_FRAMES_MAX: usize = 127;
@@ -261,6 +311,7 @@ pub struct Offsets {
     pub block_owner_cgroup: u32,
     /// One when a block request's cgroup is the task's v2 cgroup, else zero.
     pub block_is_unified: u32,
+    pub sock_port: u32,
 }
 
 /// What the programs count, one slot each in the `STATS` map.
@@ -329,11 +380,16 @@ pub enum Stat {
     ReclaimOther,
     /// Stalls whose time can't be told, because another thread's took the slot.
     ReclaimLost,
+    /// Uses of ports by cgroups with rules, and by others.
+    PortJudged,
+    PortOther,
+    /// Uses of ports not declared that didn't fit in the ring buffer.
+    PortLost,
 }
 
 impl Stat {
     /// How many there are.
-    pub const COUNT: u32 = Self::ReclaimLost as u32 + 1;
+    pub const COUNT: u32 = Self::PortLost as u32 + 1;
 }
 
 const _: () = {
@@ -344,12 +400,14 @@ const _: () = {
     assert!(size_of::<CgroupFigures>() == (15 + 5 + BUCKETS) * 8);
     assert!(size_of::<BlockFigures>() == 2 * (3 + BUCKETS) * 8);
     assert!(size_of::<OomRecord>() == 48);
-    assert!(size_of::<Offsets>() == 40 * 4);
+    assert!(size_of::<Offsets>() == 41 * 4);
 };
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{BlockFigures, CgroupFigures, ExitRecord, Offsets, OomRecord, ProcessKey, ThreadRecord};
+    use super::{
+        BlockFigures, CgroupFigures, ExitRecord, Offsets, OomRecord, PortRules, ProcessKey, ThreadRecord,
+    };
 
     // SAFETY: `repr(C)`, integers only, and the sizes asserted above leave no room for padding.
     unsafe impl aya::Pod for ProcessKey {}
@@ -365,4 +423,6 @@ mod user {
     unsafe impl aya::Pod for CgroupFigures {}
     // SAFETY: as above.
     unsafe impl aya::Pod for BlockFigures {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for PortRules {}
 }

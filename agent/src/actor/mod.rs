@@ -33,11 +33,11 @@ use crate::{
     },
     fetch,
     health::{Answer, Checks},
-    metrics::{Metrics, OutcomeLabel},
+    metrics::{Metrics, OutcomeLabel, PortLabel},
     session::{FromLeader, Greeting, SessionEvent, ToLeader},
     sys::{
         Process, Watch,
-        bpf::{OomEvent, OomStream},
+        bpf::{EventStream, OomEvent, PortEvent, PortHow, Record},
     },
 };
 
@@ -154,7 +154,9 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub rounds: Arc<Rounds>,
     pub channels: Arc<Channels>,
-    pub oom: Option<OomStream>,
+    pub oom: Option<EventStream<OomEvent>>,
+    /// Absent where nobody looks.
+    pub ports: Option<EventStream<PortEvent>>,
     pub session: mpsc::Receiver<SessionEvent>,
     pub stop: watch::Receiver<Stop>,
 }
@@ -174,7 +176,8 @@ pub struct Actor {
     channels: Arc<Channels>,
     checks: Checks,
     answers: mpsc::Receiver<Answer>,
-    oom: Option<OomStream>,
+    oom: Option<EventStream<OomEvent>>,
+    ports: Option<EventStream<PortEvent>>,
     session: mpsc::Receiver<SessionEvent>,
     stop: watch::Receiver<Stop>,
     outcomes: mpsc::Receiver<Outcome>,
@@ -217,6 +220,7 @@ enum Wake {
     Watched(Watched),
     Answered(Answer),
     OutOfMemory(OomEvent),
+    Port(PortEvent),
     Request(Request),
     Timer,
     UsageDue,
@@ -238,6 +242,7 @@ impl Actor {
             rounds,
             channels,
             oom,
+            ports,
             session,
             stop,
         } = parts;
@@ -263,6 +268,7 @@ impl Actor {
             checks,
             answers,
             oom,
+            ports,
             session,
             stop,
             outcomes,
@@ -336,7 +342,8 @@ impl Actor {
         tokio::select! {
             // In the kernel's order: what killed a task before its end.
             biased;
-            Some(event) = next_oom(&mut self.oom) => Wake::OutOfMemory(event),
+            Some(event) = next(&mut self.oom) => Wake::OutOfMemory(event),
+            Some(event) = next(&mut self.ports) => Wake::Port(event),
             Some(outcome) = self.outcomes.recv() => Wake::Outcome(outcome),
             Some(Ok(watched)) = self.watchers.join_next() => Wake::Watched(watched),
             Some(event) = self.session.recv() => Wake::Session(event),
@@ -359,6 +366,7 @@ impl Actor {
             Wake::Watched(watched) => self.watched(watched),
             Wake::Answered(answer) => self.answered(answer),
             Wake::OutOfMemory(event) => self.out_of_memory(&event),
+            Wake::Port(event) => self.port_used(&event),
             Wake::Request(request) => {
                 self.request(request);
                 Ok(())
@@ -682,6 +690,7 @@ impl Actor {
             | Event::Exited { .. }
             | Event::ProcessesEnded { .. }
             | Event::OutOfMemory { .. }
+            | Event::PortUsed { .. }
             | Event::DiskOutgrown { .. }
             | Event::Probed { .. }
             | Event::SandboxRemoved { .. }
@@ -722,6 +731,15 @@ impl Actor {
             .with(Figure::MemoryBytes, event.memory_bytes)
             .with(Figure::MemoryLimitBytes, event.memory_bytes_limit);
         self.decide(Event::OutOfMemory { task_id, usage })
+    }
+
+    fn port_used(&mut self, event: &PortEvent) -> Result<(), ActorError> {
+        let Some(task_id) = self.executor.task_of(event.cgroup) else { return Ok(()) };
+        let port = event.to_string();
+        tracing::info!(%task_id, port, "a task uses a port that it has not declared");
+        let how = PortLabel { how: if event.how == PortHow::Refused { "refused" } else { "reported" } };
+        self.metrics.ports_undeclared.get_or_create(&how).inc();
+        self.decide(Event::PortUsed { task_id, port })
     }
 
     /// Tells the leader which tasks stand still, where it does not know.
@@ -850,14 +868,14 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-async fn next_oom(oom: &mut Option<OomStream>) -> Option<OomEvent> {
+async fn next<T: Record>(events: &mut Option<EventStream<T>>) -> Option<T> {
     loop {
-        match oom {
+        match events {
             Some(stream) => match stream.next().await {
                 Ok(event) => return Some(event),
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "no news of the OOM killer from here on");
-                    *oom = None;
+                    tracing::warn!(error = chain(&error), "no news of a kernel program from here on");
+                    *events = None;
                 }
             },
             None => std::future::pending().await,

@@ -16,7 +16,7 @@ use std::{
 
 use model::{PortRange, PortRanges, limits};
 
-use crate::sys::bpf::Measures;
+use crate::sys::bpf::{Measures, PortPolicy};
 
 use crate::execute::AllowedPath;
 
@@ -69,6 +69,7 @@ pub struct Config {
     pub unhealthy_kills_per_minute: u32,
     pub output_limit: Bytes,
     pub measures: Measures,
+    pub port_policy: PortPolicy,
     pub allow_fetch_from: Vec<PathBuf>,
     pub fetch_cache_size: Bytes,
     pub fetch_size_limit: Bytes,
@@ -130,6 +131,9 @@ impl Default for Config {
             output_limit: Bytes(20 << 20),
             // What nobody measured can't be asked for afterwards, and all together cost less than a hundredth.
             measures: Measures::ALL,
+            // To refuse would break programs that open a port for debugging or metrics on the day of the upgrade; to say
+            // nothing would hide who takes the ports of others.
+            port_policy: PortPolicy::Report,
             // Files of the host are nobody's but the operator's to give.
             allow_fetch_from: Vec::new(),
             // Some versions of some programs; on most disks not worth a thought.
@@ -447,6 +451,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "What is measured of tasks: all, none, or some of cpu, threads, oom, run-queue, network, connections, block, forks, reclaim, pressure",
         set: |config, text| text.parse().map(|value| config.measures = value),
         show: |config| config.measures.to_string(),
+    },
+    Setting {
+        key: "port-policy",
+        value_name: Some("POLICY"),
+        help: "What is done about a port that a task binds or listens on and has not declared: off, report, or refuse",
+        set: |config, text| text.parse().map(|value| config.port_policy = value),
+        show: |config| config.port_policy.to_string(),
     },
     Setting {
         key: "allow-fetch-from",

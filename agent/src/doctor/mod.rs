@@ -18,7 +18,7 @@ use crate::{
     host,
     sys::{
         Kernel, KernelConfig, Sys,
-        bpf::{self, Availability, Program, Programs},
+        bpf::{self, Availability, PortPolicy, Program, Programs},
         cgroup::is_delegated,
     },
 };
@@ -73,6 +73,7 @@ pub fn examine(config: &Config) -> (String, bool) {
     let options = bpf::Options {
         limits: bpf::Limits { cgroups: 16, processes: 16, oom_events: 16 },
         measures: config.measures,
+        guards_ports: config.port_policy != PortPolicy::Off,
         cgroup: kernel.as_ref().map(|kernel| kernel.cgroups().v2_parent().to_owned()),
         ..bpf::Options::default()
     };
@@ -196,6 +197,8 @@ fn lost(program: Program) -> &'static str {
         Program::DirectIn | Program::DirectOut | Program::MemcgIn | Program::MemcgOut => {
             "stalls in which tasks freed memory before they got any"
         }
+        Program::Bind4 | Program::Bind6 => "the guard over ports: tasks may bind what they have not declared",
+        Program::Listen => "news of tasks that listen on a port which the kernel chose for them",
     }
 }
 

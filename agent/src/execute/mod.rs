@@ -10,6 +10,7 @@ mod group;
 pub mod lanes;
 mod launch;
 mod offered;
+mod ports;
 mod profiles;
 mod recorder;
 mod remove;
@@ -35,7 +36,7 @@ use crate::{
     meter,
     sys::{
         CgroupId, CgroupName, Ending, Held, IdentityError, Process, ReleaseError, Signal, SpawnError, Sys,
-        SysError, UserPolicy, Watch, bpf::Counted,
+        SysError, UserPolicy, Watch, bpf::{Counted, PortPolicy},
     },
 };
 
@@ -66,6 +67,7 @@ pub struct Settings {
     /// Of the host, which shares of it are judged by.
     pub memory_mib: u64,
     pub rights: Rights,
+    pub port_policy: PortPolicy,
 }
 
 /// What tasks may ask for because the operator says so; by default nothing.
@@ -382,8 +384,14 @@ impl Executor {
                 if !limits.members.is_empty() {
                     self.own_cgroups(task_id, attempt)?;
                 }
+                self.guard_ports(task_id, id, spec);
             }
             Action::RemoveCgroups { task_id, attempt } => {
+                self.with_cgroup_id(attempt, |recorder, id| {
+                    if let Err(error) = recorder.unguard_ports(id) {
+                        tracing::warn!(attempt, error = chain(&error), "the guard over a task's ports stays");
+                    }
+                })?;
                 let group = self.group_of(task_id);
                 self.forget_process(task_id);
                 self.look_at_output_last(attempt, group.as_deref());

@@ -13,6 +13,19 @@ use crate::sys::{
 pub trait Recorder: Send + Sync {
     fn register_cgroup(&self, cgroup: CgroupId) -> Result<(), BpfError>;
     fn unregister_cgroup(&self, cgroup: CgroupId) -> Result<(), BpfError>;
+    /// Every port but the `declared` ones is told, or refused too. Nothing where nobody can.
+    fn guard_ports(
+        &self,
+        _cgroup: CgroupId,
+        _declared: &[(u16, u16)],
+        _refuses: bool,
+    ) -> Result<(), BpfError> {
+        Ok(())
+    }
+    /// Lets go of what guards a cgroup that was not registered yet.
+    fn unguard_ports(&self, _cgroup: CgroupId) -> Result<(), BpfError> {
+        Ok(())
+    }
     fn cpu_ns(&self, cgroup: CgroupId) -> Option<u64>;
     /// Nothing where nobody counts.
     fn counted(&self, _cgroup: CgroupId) -> Counted {
@@ -31,6 +44,14 @@ impl Recorder for Programs {
 
     fn unregister_cgroup(&self, cgroup: CgroupId) -> Result<(), BpfError> {
         Self::unregister_cgroup(self, cgroup)
+    }
+
+    fn guard_ports(&self, cgroup: CgroupId, declared: &[(u16, u16)], refuses: bool) -> Result<(), BpfError> {
+        Self::guard_ports(self, cgroup, declared, refuses)
+    }
+
+    fn unguard_ports(&self, cgroup: CgroupId) -> Result<(), BpfError> {
+        Self::unguard_ports(self, cgroup)
     }
 
     fn cpu_ns(&self, cgroup: CgroupId) -> Option<u64> {

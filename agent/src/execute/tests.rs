@@ -31,6 +31,7 @@ fn settings() -> Settings {
         output_bytes_max: 10,
         memory_mib: 1000,
         rights: Rights::default(),
+        port_policy: Default::default(),
     }
 }
 

@@ -83,6 +83,7 @@ fn executor(folder: &Path) -> Arc<Executor> {
         output_bytes_max: 1 << 20,
         memory_mib: 1000,
         rights: Default::default(),
+        port_policy: Default::default(),
     };
     let checkpoint = Arc::new(Checkpoint::open(folder).unwrap());
     let sys = FakeSys::new();

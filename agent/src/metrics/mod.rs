@@ -62,6 +62,13 @@ pub struct Metrics {
     pub health_kills_withheld: Counter<u64, AtomicU64>,
     pub channels_open: Gauge,
     pub channels_opened: Family<PurposeLabel, Counter<u64, AtomicU64>>,
+    pub ports_undeclared: Family<PortLabel, Counter<u64, AtomicU64>>,
+}
+
+/// What was done about a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PortLabel {
+    pub how: &'static str,
 }
 
 /// What came of a question.
@@ -160,6 +167,7 @@ impl Default for Metrics {
             health_kills_withheld: Counter::default(),
             channels_open: Gauge::default(),
             channels_opened: Family::default(),
+            ports_undeclared: Family::default(),
             fetch: FetchMetrics::default(),
         }
     }
@@ -247,6 +255,12 @@ impl Page {
             "agent_channels_opened",
             "Conversations with tasks since the agent's start, by purpose",
             metrics.channels_opened.clone(),
+        );
+        registry.register(
+            "agent_ports_undeclared",
+            "Ports that tasks used and had not declared, each once for a task, by what was done; when it grows, \
+             `muster task list` says whose",
+            metrics.ports_undeclared.clone(),
         );
         metrics.fetch.register(&mut registry);
         registry.register(

@@ -192,6 +192,7 @@ impl World {
             output_bytes_max: 1 << 20,
             memory_mib: 1000,
             rights: Default::default(),
+            port_policy: Default::default(),
         };
         let executor = Arc::new(Executor::new(
             Arc::new(self.sys.clone()),
@@ -223,6 +224,7 @@ impl World {
             rounds: Arc::new(Rounds::default()),
             channels,
             oom: None,
+            ports: None,
             session,
             stop: stopped,
         };

@@ -6,6 +6,7 @@
 
 mod group;
 mod measures;
+mod ports;
 mod process;
 mod stacks;
 

@@ -51,6 +51,8 @@ pub enum Event {
     OutOfMemory { task_id: TaskId, usage: Usage },
     /// Its files take more than the disk that it asked for.
     DiskOutgrown { task_id: TaskId },
+    /// It uses a port that it has not declared: which, in a few words.
+    PortUsed { task_id: TaskId, port: String },
     /// The task's health check was answered, or wasn't: why not, in a few words.
     Probed { task_id: TaskId, failure: Option<String> },
     /// No process is left in the task's cgroup; its last figures.

@@ -15,3 +15,6 @@ pub const ENDED_KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 pub const LAUNCHES_MAX: u32 = 32;
 /// Statuses that one row can hold: starting, running, killing, final, released, refused.
 pub const STATUSES_PER_TASK_MAX: usize = 8;
+
+/// Undeclared ports that a task's status names; who uses more of them has made its point.
+pub const PORTS_TOLD_MAX: usize = 16;

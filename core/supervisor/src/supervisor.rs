@@ -41,6 +41,8 @@ pub(crate) struct Entry {
     pub(crate) failures: String,
     /// Present: its spec has a health check.
     judge: Option<Judge>,
+    /// Ports that it uses and has not declared, as far as this start of the agent knows.
+    ports: Vec<String>,
     /// Whether this start of the agent holds its process, or is still to hear of it.
     pub(crate) is_in_hand: bool,
     /// Its launch goes on when the leader assigns it again: its secrets are in no record.
@@ -61,6 +63,7 @@ impl Entry {
             oom: None,
             failures: String::new(),
             judge,
+            ports: Vec::new(),
             is_in_hand: true,
             awaits_secrets: false,
             timer: None,
@@ -173,6 +176,7 @@ impl Supervisor {
                 // At once, as for memory: in its grace it could fill the host's disk.
                 self.order_kill(&task_id, KillCause::DiskLimit, Some(Duration::ZERO), now, &mut actions);
             }
+            Event::PortUsed { task_id, port } => self.port_used(&task_id, port, now, &mut actions),
             Event::Probed { task_id, failure } => {
                 self.probed(&task_id, failure.as_deref(), now, &mut actions);
             }
@@ -698,6 +702,19 @@ impl Supervisor {
         }
     }
 
+    /// Each port is told once, together with those before it.
+    fn port_used(&mut self, task_id: &TaskId, port: String, now: Now, actions: &mut Vec<Action>) {
+        let Some(entry) = self.entries.get_mut(task_id) else { return };
+        if entry.ports.len() >= limits::PORTS_TOLD_MAX || entry.ports.contains(&port) {
+            return;
+        }
+        entry.ports.push(port);
+        // Before it runs, the status that says so will name it; afterwards there is more important news.
+        if matches!(entry.row.phase, Phase::Running { .. }) && entry.row.kill.is_none() {
+            self.tell(task_id, Verdict::running(""), false, now, actions);
+        }
+    }
+
     fn emptied(&mut self, task_id: &TaskId, last: Option<Usage>, now: Now, actions: &mut Vec<Action>) {
         let Some(entry) = self.entries.get(task_id) else { return };
         let row = &entry.row;
@@ -790,6 +807,7 @@ impl Supervisor {
     ) {
         let Some(entry) = self.entries.get_mut(task_id) else { return };
         let is_running = verdict.state == TaskState::Running;
+        let verdict = if is_running { verdict.with_ports(&entry.ports) } else { verdict };
         let health = entry.judge.as_ref().filter(|_| is_running).map(Judge::health);
         let status = push_status(&mut entry.row, &self.agent_id, verdict, health, is_released, now);
         actions.push(Action::WriteRecord(Box::new(entry.row.clone())));

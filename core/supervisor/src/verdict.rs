@@ -57,6 +57,17 @@ impl Verdict {
         Self::without_exit(TaskState::Running, Reason::None, message)
     }
 
+    /// Of one that runs: with the ports that it uses and has not declared.
+    #[must_use]
+    pub fn with_ports(self, ports: &[String]) -> Self {
+        if ports.is_empty() {
+            return self;
+        }
+        let said = format!("uses ports that it has not declared: {}", ports.join(", "));
+        let message = if self.message.is_empty() { said } else { format!("{}; {said}", self.message) };
+        Self { reason: Reason::PortNotDeclared, message, ..self }
+    }
+
     /// The main process is over and nobody had asked for it.
     pub fn of_exit(exit: Option<Exit>, usage: Option<Usage>) -> Self {
         let oom_kills = usage.as_ref().and_then(|usage| usage.get(Figure::OomKills)).unwrap_or(0);

@@ -3,7 +3,8 @@
 //! Runs as the command of a task in `tests/e2e`. One line for each attack: `contained`, `escaped` or
 //! `absent` (this kernel has no such thing), the attack's name, and what was seen.
 //! Harmless where it succeeds: it looks, or changes what it can change back, and the line tells.
-//! As `attacker spin` it only burns CPU time, in a function whose name a profile must show.
+//! As `attacker spin` it only burns CPU time, in a function whose name a profile must show;
+//! as `attacker bind` it takes ports and says what came of it.
 //! Start at [`ATTACKS`]; each file holds the attacks on one thing.
 
 mod files;
@@ -83,6 +84,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if arguments == ["spin"] {
         spin::forever();
+    }
+    if let ["bind", wishes @ ..] = arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        network::bind_and_stay(wishes);
     }
     let [agent, neighbour, private, neighbour_directory, cgroup_parent] = arguments.as_slice() else {
         eprintln!("usage: attacker AGENT-PID NEIGHBOUR-PID PRIVATE-PATH NEIGHBOUR-DIRECTORY CGROUP-PARENT");

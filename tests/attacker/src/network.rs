@@ -109,3 +109,28 @@ pub fn bind_a_low_port(_: &Target) -> Outcome {
     }
     all_must_fail([("port 7".to_owned(), TcpListener::bind("127.0.0.1:7").map(drop))])
 }
+
+/// Takes each port that is wished for, as `tcp=ADDRESS` or `udp=ADDRESS`; says of each what came of it, and stays
+/// unless the last wish is `end`.
+pub fn bind_and_stay(wishes: &[&str]) -> ! {
+    let mut tcp = Vec::new();
+    let mut udp = Vec::new();
+    for wish in wishes {
+        if *wish == "end" {
+            std::process::exit(0);
+        }
+        let (kind, address) = wish.split_once('=').unwrap_or(("tcp", wish));
+        let taken = match kind {
+            "udp" => std::net::UdpSocket::bind(address).map(|socket| udp.push(socket)),
+            _ => std::net::TcpListener::bind(address).map(|socket| tcp.push(socket)),
+        };
+        match taken {
+            Ok(()) => println!("{wish} ok"),
+            Err(error) => println!("{wish} {error}"),
+        }
+    }
+    println!("all tried");
+    loop {
+        std::thread::park();
+    }
+}

@@ -27,6 +27,7 @@ const THEMES: &[Theme] = &[
     Theme { name: "limits", seconds: 100, everyday: &["limits::"] },
     Theme { name: "metering", seconds: 110, everyday: &["metering::"] },
     Theme { name: "metrics", seconds: 20, everyday: &[] },
+    Theme { name: "ports", seconds: 30, everyday: &["ports::"] },
     Theme { name: "profile", seconds: 40, everyday: &["profile::"] },
     Theme { name: "running", seconds: 210, everyday: &["running::run_streams"] },
     Theme { name: "survival", seconds: 250, everyday: &["survival::adopt_after_restart"] },

@@ -108,6 +108,10 @@ fn verdicts(program: Program) -> (Stat, Option<Stat>, Option<Stat>) {
             (Stat::ReclaimBegun, Some(Stat::ReclaimOther), Some(Stat::ReclaimLost))
         }
         Program::DirectOut | Program::MemcgOut => (Stat::ReclaimCounted, None, None),
+        // Shared likewise.
+        Program::Bind4 | Program::Bind6 | Program::Listen => {
+            (Stat::PortJudged, Some(Stat::PortOther), Some(Stat::PortLost))
+        }
     }
 }
 

@@ -37,17 +37,19 @@ macro_rules! field {
 }
 
 use Program::{
-    Block, Connect, Cpu, DirectIn, DirectOut, Exec, Exit, Fork, MemcgIn, MemcgOut, Oom, Retransmit, Snap,
-    Switch, Wakeup, WakeupNew,
+    Bind4, Bind6, Block, Connect, Cpu, DirectIn, DirectOut, Exec, Exit, Fork, Listen, MemcgIn, MemcgOut, Oom,
+    Retransmit, Snap, Switch, Wakeup, WakeupNew,
 };
 
 /// Who reads the cgroup of a thread.
-const OF_THREADS: &[Program] =
-    &[Cpu, Exit, Snap, Oom, Wakeup, WakeupNew, Switch, Fork, Exec, DirectIn, DirectOut, MemcgIn, MemcgOut];
+const OF_THREADS: &[Program] = &[
+    Cpu, Exit, Snap, Oom, Wakeup, WakeupNew, Switch, Fork, Exec, DirectIn, DirectOut, MemcgIn, MemcgOut,
+    Bind4, Bind6,
+];
 /// Who reads the number of a cgroup, however it is found.
 const OF_CGROUPS: &[Program] = &[
     Cpu, Exit, Snap, Oom, Wakeup, WakeupNew, Switch, Fork, Exec, DirectIn, DirectOut, MemcgIn, MemcgOut,
-    Connect, Retransmit, Block,
+    Connect, Retransmit, Block, Bind4, Bind6, Listen,
 ];
 const OF_RECLAIM: &[Program] = &[DirectIn, DirectOut, MemcgIn, MemcgOut];
 
@@ -77,7 +79,8 @@ const FIELDS: &[Field] = &[
     field!(kernfs_node.id, kernfs_node_id, OF_CGROUPS),
     field!(mem_cgroup.memory, css_to_memory_usage, &[Snap, Oom]),
     field!(mem_cgroup.swap, css_to_swap_usage, &[Snap]),
-    field!(sock.sk_cgrp_data / sock_cgroup_data.cgroup, sock_cgroup, &[Connect, Retransmit]),
+    field!(sock.sk_cgrp_data / sock_cgroup_data.cgroup, sock_cgroup, &[Connect, Retransmit, Listen]),
+    field!(sock.__sk_common / sock_common.skc_num, sock_port, &[Listen]),
     field!(request.q, request_queue, &[Block]),
     field!(request.cmd_flags, request_flags, &[Block]),
     field!(request.__data_len, request_bytes, &[Block]),
@@ -190,7 +193,7 @@ impl Layout {
         let sock = Parameter::PointerTo("sock".into());
         match btf.tracepoint("inet_sock_set_state").as_deref() {
             Some([first, _old, _new]) if *first == sock => {}
-            _ => self.miss(&[Connect], "it has no `inet_sock_set_state` as we know it".into()),
+            _ => self.miss(&[Connect, Listen], "it has no `inet_sock_set_state` as we know it".into()),
         }
         match btf.tracepoint("tcp_retransmit_skb").as_deref() {
             Some([first, _skb]) if *first == sock => {}

@@ -13,15 +13,15 @@ use aya::{
     EbpfLoader, Pod,
     maps::{MapData, PerCpuHashMap},
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Iter, ProgramError, ProgramInfo,
-        links::FdLink,
+        BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Iter, ProgramError,
+        ProgramInfo, links::FdLink,
     },
 };
 
 use super::{
-    BLOCK, BpfError, CPU_TIME, DEVICES, EXITS, Exits, FIGURES, MAPS, OOM_EVENTS, Options, Program, QUEUED,
-    btf::Btf, chain, found, layout::Layout, map_error, open_map, pins::Generation, program::Kind, raw,
-    read_meta, zeros,
+    BLOCK, BpfError, CPU_TIME, DEVICES, EXITS, Exits, FIGURES, MAPS, OOM_EVENTS, Options, PORT_EVENT_BYTES,
+    PORT_EVENTS, PORT_RULES, Program, QUEUED, btf::Btf, chain, found, layout::Layout, map_error, open_map,
+    pins::Generation, program::Kind, raw, read_meta, zeros,
 };
 
 /// An attached program.
@@ -45,7 +45,7 @@ impl Held {
         if number("prog_id") != Some(pinned.id().into()) {
             return Err("another program is pinned in its place");
         }
-        let is_of_cgroup = matches!(program.kind(), Kind::Ingress | Kind::Egress);
+        let is_of_cgroup = matches!(program.kind(), Kind::Ingress | Kind::Egress | Kind::Bind);
         // The kernel says 0 for a link that was detached, or whose cgroup is gone.
         if is_of_cgroup && number("cgroup_id") != options.cgroup.as_deref().and_then(cgroup_id) {
             return Err("it isn't attached to the tasks' cgroup");
@@ -93,7 +93,9 @@ pub fn load(
         .map_max_entries(DEVICES, super::DEVICES_MAX)
         .map_max_entries(QUEUED, agent_ebpf_common::QUEUED_SLOTS)
         .map_max_entries(EXITS, limits.processes)
-        .map_max_entries(OOM_EVENTS, limits.oom_bytes());
+        .map_max_entries(OOM_EVENTS, limits.oom_bytes())
+        .map_max_entries(PORT_RULES, limits.cgroups)
+        .map_max_entries(PORT_EVENTS, PORT_EVENT_BYTES);
     for map in MAPS {
         loader.map_pin_path(map, generation.map(map));
     }
@@ -144,6 +146,10 @@ fn verify(object: &mut aya::Ebpf, program: Program, btf: &aya::Btf) -> Result<()
             let filter: &mut CgroupSkb = loaded.try_into()?;
             filter.load()
         }
+        Kind::Bind => {
+            let guard: &mut CgroupSockAddr = loaded.try_into()?;
+            guard.load()
+        }
     }
 }
 
@@ -170,9 +176,16 @@ fn attach(
             let id = tracepoint.attach()?;
             tracepoint.take_link(id)?.into()
         }
+        Kind::Bind => {
+            let cgroup = tasks_cgroup(options)?;
+            let guard: &mut CgroupSockAddr = loaded.try_into()?;
+            guard.pin(generation.program(program))?;
+            // As below.
+            let id = guard.attach(cgroup, CgroupAttachMode::Single)?;
+            guard.take_link(id)?.try_into()?
+        }
         direction @ (Kind::Ingress | Kind::Egress) => {
-            let path = options.cgroup.as_ref().ok_or("the tasks' v2 cgroup isn't known")?;
-            let cgroup = File::open(path)?;
+            let cgroup = tasks_cgroup(options)?;
             let direction = match direction {
                 Kind::Ingress => CgroupSkbAttachType::Ingress,
                 _ => CgroupSkbAttachType::Egress,
@@ -186,6 +199,11 @@ fn attach(
     };
     link.pin(generation.link(program))?;
     Ok(())
+}
+
+fn tasks_cgroup(options: &Options) -> Result<File, Box<dyn std::error::Error>> {
+    let path = options.cgroup.as_ref().ok_or("the tasks' v2 cgroup isn't known")?;
+    Ok(File::open(path)?)
 }
 
 /// Why a program would count wrongly in the namespaces that we are in.

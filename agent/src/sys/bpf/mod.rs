@@ -22,21 +22,25 @@ use std::{
     time::Duration,
 };
 
-use agent_ebpf_common::{ABI, BlockFigures, CgroupFigures, ExitRecord, ProcessKey, Stat};
+use agent_ebpf_common::{ABI, BlockFigures, CgroupFigures, ExitRecord, PortRules, ProcessKey, Stat};
 use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf},
     programs::links::LinkError,
 };
 
+pub use agent_ebpf_common::PortHow;
+
 pub(in crate::sys) use self::raw::numbers_of;
 pub use self::{
     figures::{Block, Connections, Counted, IoBytes, Network, Operations, Reclaim, RunQueue, Used},
     health::{Health, MapFill, ProgramHealth},
-    oom::{OomEvent, OomEvents, OomStream},
+    oom::OomEvent,
+    ports::{PortEvent, PortPolicy},
     program::{Measure, Measures, Program},
     sampler::{Sampler, Stack, can_sample},
     snapshot::{CgroupSnapshot, MemoryFigures, Snapshot},
+    stream::{EventStream, Events, Record},
 };
 use self::{
     load::Held,
@@ -52,11 +56,13 @@ mod layout;
 mod load;
 mod oom;
 mod pins;
+mod ports;
 mod program;
 #[expect(unsafe_code, reason = "a call of bpf(2) that no safe function makes")]
 mod raw;
 mod sampler;
 mod snapshot;
+mod stream;
 
 /// The programs as `cargo xtask ebpf` built them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf.o"));
@@ -113,11 +119,25 @@ pub struct Options {
     pub cgroup: Option<PathBuf>,
     /// Whether the kernel charges block requests to the cgroups that will be registered.
     pub charges_block_io: bool,
+    /// Whether ports are guarded, of those cgroups that [`Programs::guard_ports`] names.
+    pub guards_ports: bool,
+}
+
+impl Options {
+    fn want(&self, program: Program) -> bool {
+        if program.guards_ports() { self.guards_ports } else { self.measures.want(program) }
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { limits: Limits::default(), measures: Measures::ALL, cgroup: None, charges_block_io: false }
+        Self {
+            limits: Limits::default(),
+            measures: Measures::ALL,
+            cgroup: None,
+            charges_block_io: false,
+            guards_ports: false,
+        }
     }
 }
 
@@ -182,6 +202,7 @@ pub struct Programs {
     block: Mutex<BlockByCgroup>,
     devices: Mutex<BlockByDevice>,
     exits: Mutex<Exits>,
+    port_rules: Mutex<Ports>,
     stats: PerCpuArray<MapData, u64>,
     /// Every map once more, to pin it again.
     maps: Vec<(&'static str, MapData)>,
@@ -218,6 +239,7 @@ type Figures = PerCpuHashMap<MapData, u64, CgroupFigures>;
 type BlockByCgroup = PerCpuHashMap<MapData, u64, BlockFigures>;
 type BlockByDevice = PerCpuHashMap<MapData, u32, BlockFigures>;
 type Exits = HashMap<MapData, ProcessKey, ExitRecord>;
+type Ports = HashMap<MapData, u64, PortRules>;
 
 impl Programs {
     /// Loads the programs and pins them in a folder, or adopts what an earlier agent pinned there.
@@ -248,7 +270,7 @@ impl Programs {
         let mut held = Vec::new();
         let mut absent = Vec::new();
         for program in Program::ALL {
-            if !options.measures.want(program) {
+            if !options.want(program) {
                 generation.forget(program)?;
                 continue;
             }
@@ -287,6 +309,7 @@ impl Programs {
             block: Mutex::new(open_map(&generation, BLOCK)?),
             devices: Mutex::new(open_map(&generation, DEVICES)?),
             exits: Mutex::new(open_map(&generation, EXITS)?),
+            port_rules: Mutex::new(open_map(&generation, PORT_RULES)?),
             stats: open_map(&generation, STATS)?,
             maps: maps?,
             folder,
@@ -318,7 +341,10 @@ impl Programs {
         if running.held.iter().any(|held| held.program == program) {
             return Ok(());
         }
-        let off = || format!("it is switched off (setting `measures` is {})", self.options.measures);
+        let off = || match program.guards_ports() {
+            true => "it is switched off (setting `port-policy` is off)".to_owned(),
+            false => format!("it is switched off (setting `measures` is {})", self.options.measures),
+        };
         let reason = running.failed.get(&program).cloned().unwrap_or_else(off);
         Err(BpfError::Unavailable { program, reason })
     }
@@ -379,7 +405,8 @@ impl Programs {
     pub fn unregister_cgroup(&self, cgroup: CgroupId) -> Result<(), BpfError> {
         check_remove(CPU_TIME, lock(&self.cpu_time).remove(&cgroup.0))?;
         check_remove(BLOCK, lock(&self.block).remove(&cgroup.0))?;
-        check_remove(FIGURES, lock(&self.figures).remove(&cgroup.0))
+        check_remove(FIGURES, lock(&self.figures).remove(&cgroup.0))?;
+        self.unguard_ports(cgroup)
     }
 
     /// CPU time that a registered cgroup has used, exact to the last report of the scheduler.
@@ -497,10 +524,17 @@ impl Programs {
     }
 
     /// The stream of OOM victims. There is one: two readers would share its events between them.
-    pub fn oom_events(&self) -> Result<OomEvents, BpfError> {
+    pub fn oom_events(&self) -> Result<Events<OomEvent>, BpfError> {
         self.require(Program::Oom)?;
         let ring: RingBuf<MapData> = open_map(&self.generation, OOM_EVENTS)?;
-        Ok(OomEvents::new(ring))
+        Ok(Events::new(ring))
+    }
+
+    /// The stream of ports used and not declared. There is one, as above.
+    pub fn port_events(&self) -> Result<Events<PortEvent>, BpfError> {
+        self.require(Program::Bind4)?;
+        let ring: RingBuf<MapData> = open_map(&self.generation, PORT_EVENTS)?;
+        Ok(Events::new(ring))
     }
 
     /// How often each verdict was given, since the programs were loaded.
@@ -593,11 +627,28 @@ const RECLAIMING: &str = "RECLAIMING";
 const EXITS: &str = "EXITS";
 const OOM_EVENTS: &str = "OOM_EVENTS";
 const STATS: &str = "STATS";
+const PORT_RULES: &str = "PORT_RULES";
+const PORT_EVENTS: &str = "PORT_EVENTS";
 const META: &str = "META";
 
 /// All of them.
-const MAPS: [&str; 10] =
-    [CPU_TIME, FIGURES, BLOCK, DEVICES, QUEUED, RECLAIMING, EXITS, OOM_EVENTS, STATS, META];
+const MAPS: [&str; 12] = [
+    CPU_TIME,
+    FIGURES,
+    BLOCK,
+    DEVICES,
+    QUEUED,
+    RECLAIMING,
+    EXITS,
+    OOM_EVENTS,
+    PORT_RULES,
+    PORT_EVENTS,
+    STATS,
+    META,
+];
+
+/// News of ports that wait for the agent: a thousand, before some are lost and counted.
+const PORT_EVENT_BYTES: u32 = 32 << 10;
 
 /// `BPF_NOEXIST`: insert, but don't replace.
 const NO_EXIST: u64 = 1;

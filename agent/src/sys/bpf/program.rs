@@ -33,6 +33,11 @@ pub enum Program {
     DirectOut,
     MemcgIn,
     MemcgOut,
+    /// Judges the ports that are bound, of either family.
+    Bind4,
+    Bind6,
+    /// Sees the ports that are listened on.
+    Listen,
 }
 
 /// How a program is loaded and attached.
@@ -45,10 +50,12 @@ pub(super) enum Kind {
     /// To the packets of a cgroup.
     Ingress,
     Egress,
+    /// To the binds of a cgroup.
+    Bind,
 }
 
 impl Program {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Cpu,
         Self::Exit,
         Self::Snap,
@@ -67,6 +74,9 @@ impl Program {
         Self::DirectOut,
         Self::MemcgIn,
         Self::MemcgOut,
+        Self::Bind4,
+        Self::Bind6,
+        Self::Listen,
     ];
 
     /// Its name in the kernel, in the object and on bpffs.
@@ -90,6 +100,9 @@ impl Program {
             Self::DirectOut => "m_direct_out",
             Self::MemcgIn => "m_memcg_in",
             Self::MemcgOut => "m_memcg_out",
+            Self::Bind4 => "g_bind4",
+            Self::Bind6 => "g_bind6",
+            Self::Listen => "g_listen",
         }
     }
 
@@ -113,13 +126,20 @@ impl Program {
             Self::DirectOut => Kind::Tracepoint("mm_vmscan_direct_reclaim_end"),
             Self::MemcgIn => Kind::Tracepoint("mm_vmscan_memcg_reclaim_begin"),
             Self::MemcgOut => Kind::Tracepoint("mm_vmscan_memcg_reclaim_end"),
+            Self::Bind4 | Self::Bind6 => Kind::Bind,
+            Self::Listen => Kind::Tracepoint("inet_sock_set_state"),
         }
     }
 
-    /// The measure that it serves; `None` for what isn't measuring and is always on.
+    /// Whether it guards ports; those that do run where the operator has a policy for them.
+    pub fn guards_ports(self) -> bool {
+        matches!(self, Self::Bind4 | Self::Bind6 | Self::Listen)
+    }
+
+    /// The measure that it serves; `None` for what isn't measuring.
     pub fn measure(self) -> Option<Measure> {
         Some(match self {
-            Self::Exit => return None,
+            Self::Exit | Self::Bind4 | Self::Bind6 | Self::Listen => return None,
             Self::Cpu => Measure::Cpu,
             Self::Snap => Measure::Threads,
             Self::Oom => Measure::Oom,
@@ -282,8 +302,8 @@ mod tests {
 
     #[test]
     fn only_the_record_of_exits_is_always_on() {
-        let always: Vec<_> =
-            Program::ALL.into_iter().filter(|program| Measures::NONE.want(*program)).collect();
+        let measuring = Program::ALL.into_iter().filter(|program| !program.guards_ports());
+        let always: Vec<_> = measuring.filter(|program| Measures::NONE.want(*program)).collect();
         assert_eq!(always, [Program::Exit]);
         assert!(Program::ALL.into_iter().all(|program| Measures::ALL.want(program)));
     }

@@ -709,6 +709,50 @@ fn a_task_that_outgrew_its_disk_ends_at_once() {
 }
 
 #[test]
+fn ports_that_were_not_declared_are_told_once_each_while_the_task_runs() {
+    check(
+        "assigned t
+         prepared t
+         port t 80/tcp
+         launched t
+         port t 80/tcp
+         port t 53/udp
+         kill t
+         port t 99/tcp
+         exited t signal 15",
+        expect![[r#"
+            > assigned t
+              write record t: preparing, #1 starting
+              report t #1 starting
+              make sandbox task-t.lfls
+              make cgroups task-t.lfls cpus=0.5 mem=64MiB
+              register meter task-t.lfls
+              spawn task-t.lfls ["sleep", "60"]
+            > prepared t
+              write record t: releasing 70@9, #1 starting
+              register process 70@9 of t
+              release t
+            > port t 80/tcp
+            > launched t
+              write record t: running 70@9, #1 starting, #2 running
+              report t #2 running (PortNotDeclared: uses ports that it has not declared: 80/tcp)
+            > port t 80/tcp
+            > port t 53/udp
+              write record t: running 70@9, #1 starting, #2 running, #3 running
+              report t #3 running (PortNotDeclared: uses ports that it has not declared: 80/tcp, 53/udp)
+            > kill t
+              write record t: running 70@9, kill ordered, #1 starting, #2 running, #3 running, #4 killing
+              report t #4 killing
+              terminate 70@9 of t by TERM
+            > port t 99/tcp
+            > exited t signal 15
+              write record t: ending as killed, kill ordered, #1 starting, #2 running, #3 running, #4 killing
+              kill all task-t.lfls
+        "#]],
+    );
+}
+
+#[test]
 fn a_task_with_files_begins_when_they_are_there() {
     check(
         "assigned w

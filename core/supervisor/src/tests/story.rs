@@ -110,6 +110,7 @@ fn parse(words: &[&str]) -> Event {
             usage: Usage::default().with(Figure::MemoryBytes, (63 << 20) + (1 << 19)),
         },
         ["disk-outgrown", name] => Event::DiskOutgrown { task_id: task(name) },
+        ["port", name, port] => Event::PortUsed { task_id: task(name), port: (*port).to_owned() },
         ["passed", name] => Event::Probed { task_id: task(name), failure: None },
         ["failed", name] => {
             Event::Probed { task_id: task(name), failure: Some("connection refused".to_owned()) }

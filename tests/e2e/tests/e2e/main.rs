@@ -26,6 +26,7 @@ mod limits;
 mod members;
 mod metering;
 mod metrics;
+mod ports;
 mod profile;
 mod running;
 mod survival;
