@@ -295,6 +295,16 @@ What has no name is shown as its place in a file, such as libfoo.so+0x1a2b.")]
         #[arg(required = true)]
         ids: Vec<String>,
     },
+    /// Sends a signal to a task's command, such as SIGHUP to have it read its settings again
+    #[command(
+        after_help = "Examples:\n  muster task signal hello.7f3c91ab HUP\n  muster task signal hello.7f3c91ab SIGUSR1\n\nA signal that ends the task makes it FAILED; `muster task kill` is for ending."
+    )]
+    Signal {
+        id: String,
+        /// By its name, with or without SIG, or its number
+        #[arg(value_parser = units::signal)]
+        signal: u32,
+    },
     /// Ends tasks: SIGTERM, then SIGKILL when the grace is over
     #[command(
         after_help = "Examples:\n  muster task kill hello.7f3c91ab\n  muster task kill hello.7f3c91ab --grace 1s"

@@ -342,6 +342,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Sends a signal to a task's command, by its number.
+    pub async fn send_signal(&self, task_id: &str, number: u32) -> Result<(), ClientError> {
+        let mut channel = self.open_channel(task_id, Purpose::SendSignal(Signal { number })).await?;
+        while !matches!(channel.next().await?, Said::Ended(_)) {}
+        Ok(())
+    }
+
     /// Samples where a task's threads spend their time, until it is over or `stop` is.
     pub async fn profile(
         &self,

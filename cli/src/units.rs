@@ -81,9 +81,31 @@ pub fn show_thousandths(milli: u64) -> String {
     format!("{whole}.{}", format!("{part:03}").trim_end_matches('0'))
 }
 
+/// A signal by its name, with or without `SIG`, or by its number.
+pub fn signal(text: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse::<u32>() {
+        return if (1..=64).contains(&number) { Ok(number) } else { Err("signals are 1 to 64".to_owned()) };
+    }
+    let name = text.to_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    let signal: nix::sys::signal::Signal =
+        name.parse().map_err(|_| format!("`{text}` is no signal; `kill -l` lists them"))?;
+    Ok((signal as i32).unsigned_abs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for hangup in ["HUP", "SIGHUP", "hup", "1"] {
+            assert_eq!(signal(hangup), Ok(1));
+        }
+        for bad in ["", "0", "65", "SIGTEA", "-1"] {
+            assert!(signal(bad).is_err(), "{bad:?} was taken");
+        }
+    }
 
     #[test]
     fn cpus_are_exact() {

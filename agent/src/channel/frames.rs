@@ -38,5 +38,6 @@ pub(super) fn purpose_name(purpose: &Purpose) -> &'static str {
         Purpose::WriteFiles(_) => "write-files",
         Purpose::Freeze(_) => "freeze",
         Purpose::Profile(_) => "profile",
+        Purpose::SendSignal(_) => "signal",
     }
 }

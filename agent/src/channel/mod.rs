@@ -9,6 +9,7 @@ mod files;
 mod frames;
 mod freeze;
 mod profile;
+mod signal;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -170,6 +171,7 @@ impl Channels {
             Purpose::WriteFiles(wire::WriteFiles { path }) => talk.write_files(path).await,
             Purpose::Freeze(wire::Freeze { is_frozen }) => talk.freeze(is_frozen).await,
             Purpose::Profile(wish) => talk.profile(wish, &self.profiles).await,
+            Purpose::SendSignal(wire::Signal { number }) => talk.send_signal(number).await,
         }
     }
 }

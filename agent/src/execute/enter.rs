@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 
 use super::{ExecuteError, Executor, chain, name};
 use crate::sys::{
-    CgroupId, CgroupName, EnterRequest, Process, ProcessId, ReleaseError, SpawnError, Sys,
+    CgroupId, CgroupName, EnterRequest, Process, ProcessId, ReleaseError, Signal, SpawnError, Sys, SysError,
     terminal::{self, Size, Terminal},
 };
 
@@ -208,6 +208,14 @@ impl Executor {
     /// The main process of a task that runs.
     pub fn process(&self, task_id: &TaskId) -> Option<Process> {
         self.lock().processes.get(task_id).cloned()
+    }
+
+    /// Sends a signal to a task's command. One that stands still gets it when it goes on.
+    pub fn send_signal(&self, task_id: &TaskId, number: u8) -> Result<(), SysError> {
+        match self.process(task_id) {
+            Some(process) => self.sys.signal(&process, Signal::Other(number)),
+            None => Ok(()),
+        }
     }
 
     /// The v2 group of a task; `None` where it has none.

@@ -446,6 +446,8 @@ impl Sys for FakeSys {
                 state.end(process.id().pid, Exit::Signal(u8::try_from(number).unwrap_or(0)), true);
             }
             Signal::Kill => state.end(process.id().pid, Exit::Signal(9), false),
+            // It handles them all.
+            Signal::Other(_) => {}
         }
         Ok(())
     }

@@ -153,6 +153,8 @@ pub enum Signal {
     /// Asks it to end.
     Stop(StopSignal),
     Kill,
+    /// What a person sends, by its number.
+    Other(u8),
 }
 
 /// How long an ended process that is not our child may take to be reaped by its parent.
@@ -221,6 +223,13 @@ pub(super) fn signal(process: &Process, signal: Signal) -> Result<(), SysError> 
     let (number, name) = match signal {
         Signal::Stop(signal) => (stop_number(signal), signal.as_str()),
         Signal::Kill => (rustix::process::Signal::KILL, "KILL"),
+        Signal::Other(other) => match rustix::process::Signal::from_named_raw(other.into()) {
+            Some(number) => (number, "chosen by its number"),
+            None => {
+                let (signal, source) = ("that has no name", io::ErrorKind::InvalidInput.into());
+                return Err(SysError::SendSignal { signal, pid: process.id.pid, source });
+            }
+        },
     };
     match rustix::process::pidfd_send_signal(process, number) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),

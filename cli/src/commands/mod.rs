@@ -65,6 +65,9 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             task::set_frozen(&connect()?, ids, true).await?;
         }
         Command::Task(arguments::Task::Thaw { ids }) => task::set_frozen(&connect()?, ids, false).await?,
+        Command::Task(arguments::Task::Signal { id, signal }) => {
+            task::signal(&connect()?, id, signal).await?
+        }
         Command::Task(arguments::Task::Kill { ids, grace }) => task::kill(&connect()?, ids, grace).await?,
         Command::Task(arguments::Task::Usage { ids, watch }) => task::usage(&connect()?, ids, watch).await?,
         Command::Agent(arguments::Agent::List) => agent::list(&connect()?).await?,

@@ -166,6 +166,11 @@ pub async fn set_frozen(context: &Context, ids: Vec<String>, is_frozen: bool) ->
     Ok(())
 }
 
+pub async fn signal(context: &Context, id: String, number: u32) -> Result<(), Failure> {
+    let work = context.connection.send_signal(&id, number);
+    with_progress("asking the task's agent", work).await.attempted(&format!("send a signal to task `{id}`"))
+}
+
 pub async fn kill(context: &Context, ids: Vec<String>, grace: Option<Duration>) -> Result<(), Failure> {
     for task_id in ids {
         kill_one(context, &task_id, grace).await?;

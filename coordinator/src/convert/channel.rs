@@ -11,6 +11,8 @@ use codec::{Invalid, at_most, id, required};
 const PROFILE_MS_MAX: u64 = 5 * 60 * 1000;
 /// Samples per second and CPU: the kernel's own bound is 100 000 by default, and ten times fewer say as much.
 const PROFILE_FREQUENCY_MAX: u32 = 999;
+/// SIGSTOP, on every architecture that agents run on.
+const STOP: u32 = 19;
 /// What the audit line shows of a command.
 const SHOWN_BYTES_MAX: usize = 256;
 
@@ -52,6 +54,11 @@ pub fn open(first: wire::Frame) -> Result<OpenWish, Invalid> {
             }
             ("profile", format!("{duration_ms} ms"))
         }
+        Purpose::SendSignal(wire::Signal { number: STOP }) => {
+            let rule = "of STOP would stop the task's init, too; freeze the task instead";
+            return Err(Invalid::new("open.send_signal.number", rule));
+        }
+        Purpose::SendSignal(signal) => ("signal", check_signal("open.send_signal.number", signal)?),
     };
     let is_conversation = purpose == "exec";
     Ok(OpenWish { task, purpose, shown, is_conversation, open })
@@ -89,6 +96,14 @@ fn check_exec(exec: &wire::Exec) -> Result<String, Invalid> {
     Ok(shown)
 }
 
+fn check_signal(field: &'static str, signal: &wire::Signal) -> Result<String, Invalid> {
+    let wire::Signal { number } = signal;
+    if !(1..=64).contains(number) {
+        return Err(Invalid::new(field, format_args!("of {number} is not 1 to 64")));
+    }
+    Ok(number.to_string())
+}
+
 fn check_size(size: &wire::WindowSize) -> Result<(), Invalid> {
     let wire::WindowSize { rows, columns } = size;
     if [rows, columns].iter().any(|side| !(1..=u32::from(u16::MAX)).contains(side)) {
@@ -110,10 +125,7 @@ pub fn check_frame(frame: &wire::Frame) -> Result<(), Invalid> {
         frame::Frame::Data(wire::Data { data, stream: _the_agents }) => check_data(data.len()),
         frame::Frame::Finish(wire::Finish {}) => Ok(()),
         frame::Frame::Resize(size) => check_size(size),
-        frame::Frame::Signal(wire::Signal { number }) if (1..=64).contains(number) => Ok(()),
-        frame::Frame::Signal(wire::Signal { number }) => {
-            Err(Invalid::new("signal.number", format_args!("of {number} is not 1 to 64")))
-        }
+        frame::Frame::Signal(signal) => check_signal("signal.number", signal).map(drop),
         frame::Frame::Open(_) => Err(Invalid::new("open", "may come only once")),
         frame::Frame::Join(_)
         | frame::Frame::Opened(_)
@@ -168,6 +180,7 @@ mod tests {
             (Purpose::ReadFiles(wire::ReadFiles { path: "x".repeat(5000) }), "path"),
             (Purpose::Profile(wire::Profile { duration_ms: 0, frequency: 99 }), "open.profile.duration_ms"),
             (Purpose::Profile(wire::Profile { duration_ms: 1, frequency: 0 }), "open.profile.frequency"),
+            (Purpose::SendSignal(wire::Signal { number: 0 }), "open.send_signal.number"),
         ] {
             let error = open(first(purpose)).unwrap_err();
             assert_eq!(error.field, field, "{error}");

@@ -483,3 +483,29 @@ async fn logs_can_be_asked_by_time_and_by_pattern() {
     assert_eq!(logs(&["--since", "1ms"]).await, "");
     cluster.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_reaches_the_command_of_a_task() {
+    let cluster = cluster!();
+    let spec = script("trap 'echo heard' HUP; echo up; while :; do sleep 0.05; done");
+    let id = cluster.run(spec, 1).await.remove(0);
+    let wrote = async |word: &str| {
+        let output = cluster.muster_output(&["task", "logs", &id]).await;
+        text(&output.stdout).contains(word)
+    };
+    wait_until("it listens", async || wrote("up").await).await;
+    let sent = cluster.muster_output(&["task", "signal", &id, "SIGHUP"]).await;
+    assert!(sent.status.success(), "{sent:?}");
+    wait_until("the signal is heard", async || wrote("heard").await).await;
+    let stopped = cluster.muster_output(&["task", "signal", &id, "STOP"]).await;
+    assert!(text(&stopped.stderr).contains("freeze the task instead"), "{stopped:?}");
+    let sent = cluster.muster_output(&["task", "signal", &id, "USR1"]).await;
+    assert!(sent.status.success(), "{sent:?}");
+    let task = cluster.until_released(&id).await;
+    assert_eq!(task.state(), TaskState::Failed);
+    let exit = task.status.and_then(|status| status.exit).and_then(|exit| exit.how);
+    assert_eq!(exit, Some(How::Signal(10)));
+    let late = cluster.muster_output(&["task", "signal", &id, "HUP"]).await;
+    assert_eq!(late.status.code(), Some(1), "{late:?}");
+    cluster.finish().await;
+}
