@@ -36,7 +36,8 @@ use crate::{
     meter,
     sys::{
         CgroupId, CgroupName, Ending, Held, IdentityError, Process, ReleaseError, Signal, SpawnError, Sys,
-        SysError, UserPolicy, Watch, bpf::{Counted, PortPolicy},
+        SysError, UserPolicy, Watch,
+        bpf::{Counted, PortPolicy},
     },
 };
 
@@ -384,10 +385,12 @@ impl Executor {
                 if !limits.members.is_empty() {
                     self.own_cgroups(task_id, attempt)?;
                 }
-                self.guard_ports(task_id, id, spec);
+                for id in self.sys.cgroup_ids(&name(attempt)?).map_err(ExecuteError::Cgroup)? {
+                    self.guard_ports(task_id, id, spec);
+                }
             }
             Action::RemoveCgroups { task_id, attempt } => {
-                self.with_cgroup_id(attempt, |recorder, id| {
+                self.with_cgroup_ids(attempt, |recorder, id| {
                     if let Err(error) = recorder.unguard_ports(id) {
                         tracing::warn!(attempt, error = chain(&error), "the guard over a task's ports stays");
                     }

@@ -10,9 +10,9 @@ impl Executor {
     /// After a restart: another policy may hold, and newer programs begin without rules.
     pub fn guard_ports_again(&self, rows: &[Row]) {
         for row in rows {
-            let cgroup =
-                name(&row.attempt).and_then(|name| self.sys.cgroup_id(&name).map_err(ExecuteError::Cgroup));
-            if let Ok(Some(cgroup)) = cgroup {
+            let cgroups =
+                name(&row.attempt).and_then(|name| self.sys.cgroup_ids(&name).map_err(ExecuteError::Cgroup));
+            for cgroup in cgroups.unwrap_or_default() {
                 self.guard_ports(&row.task_id, cgroup, &row.spec);
             }
         }
