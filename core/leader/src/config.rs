@@ -84,3 +84,5 @@ pub const EXPIRED_OFFER_PAUSE: Duration = Duration::from_secs(5);
 pub const LAUNCH_BYTES_MAX: usize = 1 << 20;
 /// What an assignment takes besides command and environment, roughly.
 pub const ASSIGNMENT_BYTES: usize = 512;
+/// Accepts whose fate is unknown: a leadership ends soon after the first.
+pub const LAUNCHES_UNKNOWN_MAX: usize = 10_000;

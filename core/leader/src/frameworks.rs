@@ -18,7 +18,7 @@ use crate::{
     machine::{Effect, Leader},
     messages::{Call, Caller, Reply, SubscribeParams, ToFramework},
     offers::Ending,
-    proposals::{Asker, CallId, Launching, Opening, Purpose, reconciled},
+    proposals::{Asker, CallId, Launching, Opening, ProposeError, Purpose, reconciled},
 };
 
 /// One opened stream of a framework.
@@ -713,6 +713,9 @@ impl Leader {
             return Ok(true);
         }
         match state.framework(framework).and_then(|record| record.answer_to(request)) {
+            None if self.proposals.is_launch_unknown(framework, request) => {
+                Err(ProposeError::Unknown.refusal())
+            }
             None => Ok(false),
             Some(Answer::Launched(results)) => {
                 self.answer(asker, Ok(Reply::Launched(results.clone())));
@@ -741,7 +744,12 @@ impl Leader {
         _state: &ClusterState,
         now: Timestamp,
     ) {
-        let Launching { askers, framework, agent, request: _, offers, offered, refuse, taken } = launching;
+        let Launching { askers, framework, agent, request, offers, offered, refuse, taken } = launching;
+        if let (Err(refusal), Some(request)) = (&answer, request)
+            && refusal.code == RefusalCode::OutcomeUnknown
+        {
+            self.proposals.launch_is_unknown(framework.clone(), request);
+        }
         for id in &offers {
             self.offers.end(id, Ending::Accepted);
             self.counts.offers_accepted += 1;

@@ -1,13 +1,16 @@
 //! What was proposed to the log and has no answer yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::{FrameworkInfo, Task};
 use model::{
     AgentId, Cursor, Duration, FrameworkId, OfferId, Refusal, RefusalCode, RequestId, TaskId, TaskStatus,
 };
 
-use crate::messages::{Demand, SessionId};
+use crate::{
+    config::LAUNCHES_UNKNOWN_MAX,
+    messages::{Demand, SessionId},
+};
 
 /// Names one proposal; its answer comes back with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,6 +142,8 @@ pub(crate) struct Proposals {
     next: u64,
     in_flight: BTreeMap<Ticket, Purpose>,
     launches: BTreeMap<(FrameworkId, RequestId), Ticket>,
+    /// Accepts that may yet be applied, though nobody will say so.
+    unknown: BTreeSet<(FrameworkId, RequestId)>,
 }
 
 impl Proposals {
@@ -170,6 +175,18 @@ impl Proposals {
         let Some(Purpose::Launch(launching)) = self.in_flight.get_mut(ticket) else { return false };
         launching.askers.push(asker);
         true
+    }
+
+    /// The fate of an accept is unknown: in this leadership nobody may call it refused.
+    pub(crate) fn launch_is_unknown(&mut self, framework: FrameworkId, request: RequestId) {
+        self.unknown.insert((framework, request));
+        if self.unknown.len() > LAUNCHES_UNKNOWN_MAX {
+            self.unknown.pop_first();
+        }
+    }
+
+    pub(crate) fn is_launch_unknown(&self, framework: &FrameworkId, request: &RequestId) -> bool {
+        self.unknown.contains(&(framework.clone(), request.clone()))
     }
 
     pub(crate) fn tickets(&self) -> Vec<Ticket> {

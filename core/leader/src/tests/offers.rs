@@ -332,3 +332,29 @@ fn when_the_fate_of_an_accept_is_unknown_the_framework_is_told_so() {
         "#]],
     );
 }
+
+#[test]
+fn an_accept_whose_fate_is_unknown_is_not_refused_when_it_comes_again() {
+    check(
+        "agent a1 cpus=4 mem=1024
+         subscribe f1
+         hold
+         accept f1 1-1 t1:cpus=1,mem=64 request=r1
+         unknown
+         accept f1 1-1 t1:cpus=1,mem=64 request=r1",
+        expect![[r#"
+            > agent a1 cpus=4 mem=1024
+              a1#1 < welcome 1 []
+            > subscribe f1
+              f1#1 < subscribed
+              f1#1 < offers [1-1 of a1 cpus=4 mem=1024MiB]
+            > hold
+            > accept f1 1-1 t1:cpus=1,mem=64 request=r1
+            > unknown
+              f1 = outcome-unknown: whether it was done is not known, because the leadership was lost meanwhile; repeat with the same request id
+              f1#1 < offers [1-2 of a1 cpus=4 mem=1024MiB]
+            > accept f1 1-1 t1:cpus=1,mem=64 request=r1
+              f1 = outcome-unknown: whether it was done is not known, because the leadership was lost meanwhile; repeat with the same request id
+        "#]],
+    );
+}
