@@ -91,7 +91,11 @@ impl Parameters {
             patience: chance.span(seconds(2), seconds(15)),
             cycle_interval: chance.uneven_span(millis(2), millis(200)),
             finished_tasks_kept: chance.uneven_span(seconds(5), seconds(100_000)),
-            failover_timeout: if is_hasty { chance.span(seconds(5), seconds(60)) } else { seconds(604_800) },
+            failover_timeout: if is_hasty {
+                chance.span(seconds(30), seconds(120))
+            } else {
+                seconds(604_800)
+            },
         }
     }
 

@@ -38,6 +38,8 @@ const CALM_MAX: Duration = Duration::from_secs(900);
 const FAIR_SETTLING: u64 = 60;
 const FAIR_SECONDS: u64 = 120;
 
+/// In millionths.
+const MEMBER_DRIFT_MAX: i64 = 500;
 /// Far above what the busiest world needs.
 const EVENTS_PER_SECOND_MAX: u64 = 300_000;
 
@@ -70,7 +72,10 @@ impl World {
         let members = (0..parameters.members).filter_map(|number| {
             let cluster = ClusterId::new(&format!("cluster-of-m{number}")).ok()?;
             let config = parameters.leader_config(cluster);
-            Some(Member::new(number, clock(&mut chance), config, parameters.members))
+            let mut clock = clock(&mut chance);
+            // Somebody sets the wall time of members right again and again; that of agents may be anything.
+            clock.drift = clock.drift.clamp(-MEMBER_DRIFT_MAX, MEMBER_DRIFT_MAX);
+            Some(Member::new(number, clock, config, parameters.members))
         });
         let members = members.collect();
         let agents = (0..parameters.agents).filter_map(|number| {
@@ -199,6 +204,7 @@ impl World {
                 }
             }
             Wake::Watch => {
+                member::beat(&mut self.members, &mut self.stage);
                 if !member::has_leader(&self.members, &self.stage) {
                     self.elect();
                 }

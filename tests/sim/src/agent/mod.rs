@@ -68,6 +68,8 @@ const WELCOME_PATIENCE: Duration = Duration::from_secs(30);
 const SILENT_HEARTBEATS_MAX: u32 = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Thousandths of starts that come to nothing: whoever crashes once often does so again.
+const START_FAILURES: u64 = 100;
 
 struct Session {
     conn: Conn,
@@ -286,7 +288,11 @@ impl Agent {
     /// Whether it crashes before its next action.
     fn fails(&mut self, stage: &mut Stage) -> bool {
         let often = stage.parameters.agent_crashes;
-        if !stage.misfortune(often) {
+        self.fails_so_often(often, stage)
+    }
+
+    fn fails_so_often(&mut self, thousandths: u64, stage: &mut Stage) -> bool {
+        if !stage.misfortune(thousandths) {
             return false;
         }
         self.crash(stage, false);
@@ -343,7 +349,9 @@ impl Agent {
         });
         let (supervisor, actions) = Supervisor::restore(self.id.clone(), rows, found, self.now(stage));
         self.supervisor = supervisor;
-        self.perform(actions, stage);
+        if !self.fails_so_often(START_FAILURES, stage) {
+            self.perform(actions, stage);
+        }
         if self.is_up {
             self.stored_boot = self.host.boot;
             let delay = stage.chance.uneven_span(Duration::from_millis(1), Duration::from_secs(2));

@@ -74,6 +74,8 @@ pub(super) struct Peer {
     commit: u64,
 }
 
+/// How long a leader goes on without a majority.
+const ALONE_MAX: Duration = Duration::from_secs(5);
 /// Slots in one packet.
 const SLOTS_MAX: usize = 64;
 
@@ -130,12 +132,23 @@ impl Member {
         let before = std::mem::replace(&mut self.disk.term, term);
         self.leader = None;
         self.verified = self.commit;
+        self.depose(before, stage);
+    }
+
+    /// It leads the term before no more; its host hears of that later.
+    fn depose(&mut self, term: u64, stage: &mut Stage) {
         if matches!(self.role, Role::Leads { .. }) {
             self.role = Role::Follows;
+            self.alone_since = None;
             self.lose_tickets(stage);
             let delay = stage.chance.uneven_span(Duration::from_micros(10), Duration::from_secs(5));
-            self.later(stage, delay, Wake::Deposed { term: before });
+            self.later(stage, delay, Wake::Deposed { term });
         }
+    }
+
+    fn stop_leading(&mut self, stage: &mut Stage) {
+        self.leader = None;
+        self.depose(self.disk.term, stage);
     }
 
     fn follow(&mut self, leader: usize, stage: &mut Stage) {
@@ -385,6 +398,29 @@ fn reached_by(candidate: &Member, members: &[Member], stage: &Stage) -> Vec<usiz
         other.is_up && !stage.network.is_cut(one, two) && !stage.network.is_cut(two, one)
     };
     members.iter().filter(is_reached).map(|member| member.number).collect()
+}
+
+/// Heartbeats, all at once: a leader learns of later terms, and stops when no majority has heard it for too long.
+///
+/// The real ones are what a daemon must see to: without the second, frameworks and agents could stay with a member
+/// that can't write while another one counts their absence.
+pub fn beat(members: &mut [Member], stage: &mut Stage) {
+    for number in 0..members.len() {
+        let Some(leader) = members.get(number).filter(|member| member.is_up) else { continue };
+        if !matches!(leader.role, Role::Leads { .. }) {
+            continue;
+        }
+        let reached = reached_by(leader, members, stage);
+        let latest = reached.iter().map(|number| members[*number].disk.term).max().unwrap_or(0);
+        let has_majority = reached.len() * 2 > members.len();
+        let leader = &mut members[number];
+        leader.adopt(latest, stage);
+        if has_majority {
+            leader.alone_since = None;
+        } else if stage.now.since(*leader.alone_since.get_or_insert(stage.now)) > ALONE_MAX {
+            leader.stop_leading(stage);
+        }
+    }
 }
 
 /// Lets one member stand for election. Others than a bare majority may not even hear of it.

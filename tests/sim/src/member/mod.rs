@@ -13,7 +13,7 @@ use leader::{Call, Config, Ticket};
 use model::{Duration, Refusal, RefusalCode};
 
 use consensus::Role;
-pub use consensus::{Packet, elect, has_leader};
+pub use consensus::{Packet, beat, elect, has_leader};
 use disk::{Disk, Snapshot};
 use lead::Leading;
 
@@ -21,7 +21,7 @@ use crate::{
     network::{Conn, Down, Up},
     record::Fact,
     stage::{Happening, Place, Stage, What},
-    time::Clock,
+    time::{Clock, Moment},
     world,
 };
 
@@ -85,6 +85,8 @@ pub struct Member {
     /// Proposals of this leadership, by the index that they got.
     tickets: BTreeMap<u64, Ticket>,
     leading: Option<Leading>,
+    /// Since when it leads and reaches no majority.
+    alone_since: Option<Moment>,
 }
 
 impl Member {
@@ -104,6 +106,7 @@ impl Member {
             state: ClusterState::new(),
             tickets: BTreeMap::new(),
             leading: None,
+            alone_since: None,
         }
     }
 
