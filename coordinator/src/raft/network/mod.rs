@@ -132,6 +132,10 @@ impl Client {
         Unreachable::from_string(format!("member {}: no answer within {patience:?}", self.target))
     }
 
+    fn cut_short(&self) -> Unreachable<Types> {
+        Unreachable::from_string(format!("member {} ended its answers early", self.target))
+    }
+
     fn absurd(&self, error: &super::record::RecordError) -> Unreachable<Types> {
         Unreachable::from_string(format!(
             "member {} sent an answer that makes no sense: {error}",
@@ -182,12 +186,13 @@ impl Client {
                         Err(_elapsed) => break Err(this.late(APPEND_PATIENCE)),
                     }
                 };
-                waiting.fetch_sub(1, Ordering::Relaxed);
                 let answer = match answer {
                     Ok(Some(answer)) => {
+                        waiting.fetch_sub(1, Ordering::Relaxed);
                         convert::appended_from_wire(answer).map_err(|error| this.absurd(&error))
                     }
-                    Ok(None) => return None,
+                    Ok(None) if waiting.load(Ordering::Relaxed) == 0 => return None,
+                    Ok(None) => Err(this.cut_short()),
                     Err(error) => Err(error),
                 };
                 let goes_on = matches!(answer, Ok(Ok(_)));

@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     time::Instant,
 };
 
 use proto::members::v1::{self as wire, members_client::MembersClient, snapshot_piece::Piece};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::runtime::{self, Runtime};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, transport::Server};
 
@@ -21,14 +21,23 @@ use super::{
 struct Served {
     member: Member,
     address: SocketAddr,
-    server: JoinHandle<()>,
+    /// Of its own, so that its connections end with it as those of a process do.
+    server: Option<Runtime>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.shutdown_background();
+        }
+    }
 }
 
 impl Served {
     async fn start(folder: &TempDir, id: MemberId, address: Option<SocketAddr>) -> Self {
-        let listener =
-            TcpListener::bind(address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into())).await.unwrap();
+        let listener = TcpListener::bind(address.unwrap_or_else(|| ([127, 0, 0, 1], 0).into())).unwrap();
         let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
         let config = RaftConfig {
             cluster_id: Some("three".to_owned()),
             member_id: id,
@@ -39,17 +48,20 @@ impl Served {
         };
         let member = Member::open(config).await.unwrap();
         let service = member.handle.service();
-        let server = tokio::spawn(async move {
-            let incoming = TcpListenerStream::new(listener);
+        let server = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        server.spawn(async move {
+            let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
             Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
         });
-        Self { member, address, server }
+        Self { member, address, server: Some(server) }
     }
 
-    async fn stop(self) -> SocketAddr {
-        self.server.abort();
-        let _ = self.server.await;
-        self.member.stop().await;
+    /// Ends it, and gives the address for its return.
+    async fn stop(mut self) -> SocketAddr {
+        if let Some(server) = self.server.take() {
+            server.shutdown_background();
+        }
+        self.member.handle.shutdown().await;
         self.address
     }
 }
