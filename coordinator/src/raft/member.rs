@@ -1,10 +1,10 @@
 //! One member: opening it, running it, and the handle that the daemon proposes through.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
+use std::{collections::BTreeMap, path::Path, sync::Arc, thread, time::Duration};
 
 use futures::TryStreamExt;
 use openraft::{
-    RaftNetworkFactory, ServerState,
+    Instant, RaftNetworkFactory, ServerState,
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, Fatal, LinearizableReadError, RaftError},
     impls::BasicNode,
@@ -12,9 +12,12 @@ use openraft::{
     raft::ReadPolicy,
     type_config::alias::VoteOf,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     config::RaftConfig,
@@ -48,6 +51,10 @@ pub struct Raft {
     /// The term of the last applied entry.
     applied_term: watch::Receiver<u64>,
     leadership: watch::Sender<Leadership>,
+    /// How long a leader leads on without hearing from a majority.
+    quorum_patience: Duration,
+    /// The term in which this member led and lost the majority: it never leads in that again.
+    given_up: Option<u64>,
     stop: CancellationToken,
     ended: watch::Sender<bool>,
     writer: thread::JoinHandle<()>,
@@ -138,16 +145,31 @@ impl Raft {
             instruments,
         };
         let member_id = config.member_id;
-        let actor = Self { raft, member_id, applied_term, leadership, stop, ended, writer, directory };
+        let actor = Self {
+            raft,
+            member_id,
+            applied_term,
+            leadership,
+            // By then the others may have another leader: the lease, and an election.
+            quorum_patience: config.timing.election_max * 2,
+            given_up: None,
+            stop,
+            ended,
+            writer,
+            directory,
+        };
         Ok((handle, actor))
     }
 
     /// Tells who leads until the member is stopped or fails; then closes everything.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), StopError> {
         let mut server = self.raft.server_metrics();
+        let mut look = interval(self.quorum_patience / 4);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let failure = loop {
             self.publish_leadership();
             tokio::select! {
+                _ = look.tick() => self.look_at_quorum().await,
                 () = stop.cancelled() => break None,
                 () = self.stop.cancelled() => break None,
                 changed = server.changed() => if changed.is_err() { break Some(self.failure()) },
@@ -180,7 +202,8 @@ impl Raft {
                 leader: server.current_leader,
                 is_leader: server.state == ServerState::Leader
                     && server.current_leader == Some(self.member_id)
-                    && *self.applied_term.borrow() == term,
+                    && *self.applied_term.borrow() == term
+                    && self.given_up != Some(term),
             }
         };
         self.leadership.send_if_modified(|known| {
@@ -188,6 +211,32 @@ impl Raft {
             *known = now;
             is_new
         });
+    }
+
+    /// Ends the lead of a member that hears from no majority, which openraft does not: it could promise what
+    /// another leader has promised already. When the majority is back, it stands anew, because a term is one
+    /// leadership.
+    async fn look_at_quorum(&mut self) {
+        let (term, is_alone, acknowledged) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            if metrics.state != ServerState::Leader {
+                return;
+            }
+            let voters = metrics.membership_config.membership().voter_ids().count();
+            (metrics.current_term, voters < 2, metrics.last_quorum_acked)
+        };
+        // Before the first acknowledgement it does not lead yet.
+        let Some(acknowledged) = acknowledged.filter(|_| !is_alone) else { return };
+        let has_quorum = Instant::elapsed(&acknowledged.into_inner()) < self.quorum_patience;
+        if !has_quorum && self.given_up != Some(term) {
+            warn!(term, "no majority of the members answers, so this one leads no more");
+            self.given_up = Some(term);
+        } else if has_quorum && self.given_up == Some(term) {
+            info!(term, "a majority answers again");
+            // Where Raft has ended, the loop sees it.
+            let _ = self.raft.trigger().elect(false).await;
+        }
     }
 
     /// Why Raft ended by itself.

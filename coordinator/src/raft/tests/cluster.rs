@@ -325,3 +325,21 @@ async fn leadership_is_handed_over_on_request() {
     cluster.propose("1", None).await;
     assert_eq!(cluster.agreed().await, numbered(0..2));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_hears_from_nobody_leads_no_more_and_never_again_in_that_term() {
+    let cluster = Cluster::begin().await;
+    cluster.propose("0", None).await;
+    let old = cluster.leader(None).await;
+    let mut leadership = cluster.members[&old].handle.leadership();
+    let term = leadership.borrow().term;
+    // Everybody is alone, so nobody else takes the lead either.
+    (1..=3).for_each(|id| cluster.switchboard.cut(id));
+    let lost = leadership.wait_for(|now| !now.is_leader);
+    tokio::time::timeout(PATIENCE, lost).await.expect("it stops to lead").unwrap();
+    (1..=3).for_each(|id| cluster.switchboard.mend(id));
+    let new = cluster.leader(None).await;
+    assert!(cluster.members[&new].handle.leadership().borrow().term > term);
+    cluster.propose("1", None).await;
+    assert_eq!(cluster.agreed().await, numbered(0..2));
+}
