@@ -388,11 +388,13 @@ fn next_state(task: &Task, status: &TaskStatus) -> Option<TaskState> {
         // Not for an agent to say.
         return None;
     }
-    // A task that runs on may feel better or worse, and a group that runs on may have lost a process.
+    // A task that runs on may feel better or worse, or use a port that it has not declared; a group that runs on
+    // may have lost a process. Everything else that was ever said twice told nothing new, and replays as that.
     let (health, message) = task.status.as_ref().map_or((None, ""), |last| (last.health, &last.message));
     let is_health_news = status.health.is_some() && status.health != health;
     let is_group_news = !task.spec.processes.is_empty() && status.message != message;
-    let is_news = reported == TaskState::Running && (is_health_news || is_group_news);
+    let is_port_news = status.reason == Reason::PortNotDeclared && status.message != message;
+    let is_news = reported == TaskState::Running && (is_health_news || is_group_news || is_port_news);
     if now.can_become(reported) || now == reported && is_news {
         return Some(reported);
     }
@@ -437,30 +439,36 @@ mod tests {
     }
 
     #[test]
-    fn of_a_running_task_only_a_group_has_news_in_words() {
+    fn of_a_running_task_only_groups_and_ports_are_news_in_words() {
         let id = TaskId::new("t").unwrap();
         let one = TaskSpec::new(id, Resources::default(), vec!["true".to_owned()]);
         let processes = vec![ProcessSpec::new("web", vec!["true".to_owned()])];
         let group = TaskSpec { command: Vec::new(), processes, ..one.clone() };
-        let news = |spec: &TaskSpec, before: &str, after: &str| {
-            let task = Task {
-                spec: Arc::new(spec.clone()),
-                framework: FrameworkId::new("f").unwrap(),
-                role: RoleName::new("default").unwrap(),
-                agent: None,
-                epoch: 1,
-                state: TaskState::Running,
-                kill: None,
-                is_released: false,
-                status: Some(running(before)),
-                recorded_sequence: 1,
-                created_at: Timestamp(0),
-                changed_at: Timestamp(0),
-            };
-            next_state(&task, &running(after))
+        let task = |spec: &TaskSpec, before: &str| Task {
+            spec: Arc::new(spec.clone()),
+            framework: FrameworkId::new("f").unwrap(),
+            role: RoleName::new("default").unwrap(),
+            agent: None,
+            epoch: 1,
+            state: TaskState::Running,
+            kill: None,
+            is_released: false,
+            status: Some(running(before)),
+            recorded_sequence: 1,
+            created_at: Timestamp(0),
+            changed_at: Timestamp(0),
         };
+        let news =
+            |spec: &TaskSpec, before: &str, after: &str| next_state(&task(spec, before), &running(after));
         assert_eq!(news(&one, "", "the process `log` exited with code 1"), None);
         assert_eq!(news(&group, "", "the process `log` exited with code 1"), Some(TaskState::Running));
         assert_eq!(news(&group, "as before", "as before"), None);
+
+        let told = |before: &str, after: &str| {
+            let after = TaskStatus { reason: Reason::PortNotDeclared, ..running(after) };
+            next_state(&task(&one, before), &after)
+        };
+        assert_eq!(told("", "uses port 80"), Some(TaskState::Running));
+        assert_eq!(told("uses port 80", "uses port 80"), None);
     }
 }
