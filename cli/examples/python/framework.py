@@ -150,6 +150,9 @@ def main():
 
     framework.call("Acknowledge", cursor=framework.cursor)
     framework.call("Teardown")
+    # Whoever leaves this to the interpreter's end may wait there for a thread of the channel's.
+    framework.stream.cancel()
+    channel.close()
     twice = [task_id for task_id, count in fates.items() if count != 1]
     if set(fates) != wanted or twice:
         sys.exit(f"error: {len(wanted - set(fates))} fates are missing, {len(twice)} came twice")

@@ -25,6 +25,7 @@ const THEMES: &[Theme] = &[
     Theme { name: "groups", seconds: 100, everyday: &["groups::"] },
     Theme { name: "health", seconds: 250, everyday: &[] },
     Theme { name: "limits", seconds: 100, everyday: &["limits::"] },
+    Theme { name: "members", seconds: 250, everyday: &[] },
     Theme { name: "metering", seconds: 110, everyday: &["metering::"] },
     Theme { name: "metrics", seconds: 20, everyday: &[] },
     Theme { name: "ports", seconds: 30, everyday: &["ports::"] },
