@@ -169,8 +169,20 @@ impl World {
         Some(Self { sys: FakeSys::new(), folder, address, conversations, tokens })
     }
 
+    /// The last agent's threads hold it for a moment longer than it.
+    fn checkpoint(&self) -> Checkpoint {
+        let started = std::time::Instant::now();
+        loop {
+            match Checkpoint::open(self.folder.path()) {
+                Err(error) if started.elapsed() > PATIENCE => panic!("{error}"),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+                Ok(checkpoint) => return checkpoint,
+            }
+        }
+    }
+
     fn start(&self) -> Agent {
-        let checkpoint = Arc::new(Checkpoint::open(self.folder.path()).unwrap());
+        let checkpoint = Arc::new(self.checkpoint());
         let identity = checkpoint.identity().unwrap().unwrap_or_else(|| Identity {
             agent_id: AgentId::new("a1").unwrap(),
             cluster_id: None,

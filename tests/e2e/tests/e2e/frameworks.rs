@@ -16,8 +16,16 @@ async fn the_python_example_hears_each_fate_once() {
     };
     let cluster = cluster!();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cli/examples/python/framework.py");
-    let mut command = Command::new(python);
-    command.arg(example).arg("--server").arg(cluster.address()).arg("--token-file").arg(cluster.token_file());
+    // An interpreter that doesn't end is a failure, not a wait.
+    let mut command = Command::new("timeout");
+    command
+        .arg("180")
+        .arg(python)
+        .arg(example)
+        .arg("--server")
+        .arg(cluster.address())
+        .arg("--token-file")
+        .arg(cluster.token_file());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let (said, complained) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
