@@ -305,6 +305,9 @@ impl Framework {
                 for (task, refusal) in results {
                     if refusal.is_some() {
                         self.tasks.remove(&task);
+                    } else if self.has_spoken == Some(Phase::Calm) {
+                        // Its end may have been asked for, and refused, before it was launched.
+                        self.to_end.push(task);
                     }
                 }
             }
