@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::{Answer, Command};
 use leader::{Call, Reply};
-use model::{RequestId, TaskId};
+use model::{RefusalCode, RequestId, TaskId};
 
 use crate::{
     client::request_of,
@@ -78,6 +78,8 @@ impl AcknowledgedIsKept {
         let Some(request) = request_of(call) else { return Ok(()) };
         let first = self.carried_out.get(request);
         let told = match answer {
+            // The window of answers ends with its framework, and so do the tasks that it launched.
+            Err(refusal) if first.is_some() && refusal.code == RefusalCode::FrameworkEnded => return Ok(()),
             Err(refusal) => {
                 self.refused.insert(request.clone());
                 return match first {
