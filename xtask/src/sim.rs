@@ -8,13 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::command::{cargo, run as run_command};
 
-/// How long fresh seeds are tried unless something else is said.
+/// How long a run of all tests looks for a bad seed.
 const SECONDS_DEFAULT: u64 = 120;
-/// What every run of all tests lives through: about a minute, 25 simulated hours.
-const KNOWN_SEED: u64 = 1;
-const KNOWN_RUNS: u64 = 60;
-/// On a slow machine the later worlds are left out.
-const KNOWN_SECONDS_MAX: u64 = 240;
 
 /// What to simulate.
 #[derive(clap::Args)]
@@ -55,16 +50,9 @@ pub fn run(args: &Args) -> Result<()> {
     run_command(&mut command)
 }
 
-/// The worlds of every run of all tests: always the same, so that a change is told from bad luck. Fresh ones are
-/// for `cargo xtask sim`, which says how to repeat what it finds.
-pub fn run_known() -> Result<()> {
-    run(&Args {
-        seed: Some(KNOWN_SEED),
-        runs: Some(KNOWN_RUNS),
-        seconds: KNOWN_SECONDS_MAX,
-        trace: false,
-        mutants: None,
-    })
+/// Fresh seeds, for as long as every run of all tests can spare.
+pub fn run_fresh() -> Result<()> {
+    run(&Args { seed: None, runs: None, seconds: SECONDS_DEFAULT, trace: false, mutants: None })
 }
 
 /// Another one each time, and short enough to be typed.

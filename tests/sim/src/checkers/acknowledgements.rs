@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::{Answer, Command};
 use leader::{Call, Reply};
-use model::{RefusalCode, RequestId, TaskId};
+use model::{FrameworkId, RefusalCode, RequestId, TaskId};
 
 use crate::{
     client::request_of,
@@ -23,6 +23,8 @@ pub struct AcknowledgedIsKept {
     promised: BTreeSet<TaskId>,
     /// Those that were dropped again, long after their end.
     pruned: BTreeSet<TaskId>,
+    /// Frameworks that the log has torn down.
+    ended: BTreeSet<FrameworkId>,
 }
 
 impl Checker for AcknowledgedIsKept {
@@ -40,6 +42,11 @@ impl Checker for AcknowledgedIsKept {
                     {
                         self.pruned.insert(task.clone());
                     }
+                }
+                if let (Command::TearDownFramework { framework, .. }, Ok(_)) =
+                    (&entry.command, &outcome.answer)
+                {
+                    self.ended.insert(framework.clone());
                 }
                 let (Some(request), Ok(answer)) = (request_in(&entry.command), &outcome.answer) else {
                     return Ok(());
@@ -74,12 +81,24 @@ impl Checker for AcknowledgedIsKept {
 }
 
 impl AcknowledgedIsKept {
+    /// Whether a framework calls that was torn down.
+    fn has_ended(&self, call: &Call) -> bool {
+        match call {
+            Call::Accept { caller, .. }
+            | Call::Kill { caller, .. }
+            | Call::UpdateFramework { caller, .. } => self.ended.contains(&caller.framework),
+            _ => false,
+        }
+    }
+
     fn answered(&mut self, call: &Call, answer: &Result<Reply, model::Refusal>) -> Result<(), String> {
         let Some(request) = request_of(call) else { return Ok(()) };
         let first = self.carried_out.get(request);
         let told = match answer {
             // The window of answers ends with its framework, and so do the tasks that it launched.
-            Err(refusal) if first.is_some() && refusal.code == RefusalCode::FrameworkEnded => return Ok(()),
+            Err(refusal) if refusal.code == RefusalCode::FrameworkEnded && self.has_ended(call) => {
+                return Ok(());
+            }
             Err(refusal) => {
                 self.refused.insert(request.clone());
                 return match first {

@@ -98,6 +98,8 @@ impl Member {
     pub(super) fn end_leading(&mut self, stage: &mut Stage) {
         let Some(mut leading) = self.leading.take() else { return };
         stage.trace.line(stage.now, || format!("m{} leads no more", self.number));
+        // It may have proposed in a later term before it heard of its end; the next one counts its tickets anew.
+        self.tickets.clear();
         let effects = leading.leader.step_down();
         self.perform(effects, &mut leading, stage);
         for conn in leading.streams.into_keys() {
