@@ -167,9 +167,10 @@ impl Raft {
         let mut look = interval(self.quorum_patience / 4);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let failure = loop {
-            self.publish_leadership();
+            let term = self.publish_leadership();
+            self.raft.runtime_config().heartbeat(self.given_up != Some(term));
             tokio::select! {
-                _ = look.tick() => self.look_at_quorum().await,
+                _ = look.tick() => self.look_at_quorum(),
                 () = stop.cancelled() => break None,
                 () = self.stop.cancelled() => break None,
                 changed = server.changed() => if changed.is_err() { break Some(self.failure()) },
@@ -192,7 +193,8 @@ impl Raft {
         }
     }
 
-    fn publish_leadership(&self) {
+    /// Tells who leads; gives the term.
+    fn publish_leadership(&self) -> u64 {
         let server = self.raft.server_metrics();
         let now = {
             let server = server.borrow_watched();
@@ -211,12 +213,13 @@ impl Raft {
             *known = now;
             is_new
         });
+        now.term
     }
 
     /// Ends the lead of a member that hears from no majority, which openraft does not: it could promise what
-    /// another leader has promised already. When the majority is back, it stands anew, because a term is one
-    /// leadership.
-    async fn look_at_quorum(&mut self) {
+    /// another leader has promised already. It falls silent, too, because a term is one leadership: the others
+    /// vote once they can and hear from no leader, while a leader that openraft knows can't stand anew.
+    fn look_at_quorum(&mut self) {
         let (term, is_alone, acknowledged) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
@@ -232,10 +235,6 @@ impl Raft {
         if !has_quorum && self.given_up != Some(term) {
             warn!(term, "no majority of the members answers, so this one leads no more");
             self.given_up = Some(term);
-        } else if has_quorum && self.given_up == Some(term) {
-            info!(term, "a majority answers again");
-            // Where Raft has ended, the loop sees it.
-            let _ = self.raft.trigger().elect(false).await;
         }
     }
 

@@ -9,6 +9,7 @@ use std::{
 
 use openraft::{
     OptionalSend, RaftNetworkFactory, RaftNetworkV2,
+    async_runtime::watch::WatchReceiver,
     errors::{RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable},
     impls::BasicNode,
     network::RPCOption,
@@ -203,9 +204,15 @@ impl Cluster {
             if let Some((id, _)) = self.members.iter().find(leads) {
                 return *id;
             }
-            assert!(started.elapsed() < PATIENCE, "nobody leads");
+            assert!(started.elapsed() < PATIENCE, "nobody leads: {:#?}", self.metrics());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// What each member's Raft says of itself.
+    fn metrics(&self) -> Vec<String> {
+        let said = |member: &Member| member.handle.raft.metrics().borrow_watched().to_string();
+        self.members.values().map(said).collect()
     }
 
     /// Proposes to whoever leads, and again where nothing was written.

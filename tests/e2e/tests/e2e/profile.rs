@@ -71,9 +71,14 @@ async fn a_profile_names_the_function_that_spins_and_knows_no_neighbour() {
     assert!(picture.contains(SPINS) && picture.contains(&format!("CPU time of task {spinner}")));
 
     let sleeper = start(&cluster, script("exec sleep 1000")).await;
-    let idle = cluster.muster_output(&["task", "profile", &sleeper, "--seconds", "1", "--folded"]).await;
-    assert_eq!(idle.status.code(), Some(1), "{idle:?}");
-    assert!(String::from_utf8_lossy(&idle.stderr).contains("it used no CPU"), "{idle:?}");
+    // A shell that becomes `sleep` is seen for a moment.
+    wait_until("a second without CPU", async || {
+        let idle = cluster.muster_output(&["task", "profile", &sleeper, "--seconds", "1", "--folded"]).await;
+        let is_idle = idle.status.code() == Some(1);
+        assert_eq!(is_idle, String::from_utf8_lossy(&idle.stderr).contains("it used no CPU"), "{idle:?}");
+        is_idle
+    })
+    .await;
     for id in [spinner, neighbour, sleeper] {
         kill(&cluster, &id).await;
     }
