@@ -97,12 +97,16 @@ const SIGNAL_SET_BYTES: usize = 8;
 const F_SETFD: usize = 2;
 const FD_CLOEXEC: usize = 1;
 const WNOHANG: usize = 1;
+const CLONE_VM: usize = 0x100;
+const CLONE_VFORK: usize = 0x4000;
 const SEEK_CUR: usize = 1;
 const PR_SET_DUMPABLE: usize = 4;
 const PR_SET_NAME: usize = 15;
 
 /// Longest path that is tried: PATH_MAX.
 const PATH_BYTES_MAX: usize = 4096;
+
+type Entry = extern "C" fn(*const *const u8, *const *const u8) -> !;
 
 /// Where a PATH is not in the task's environment.
 const PATH_DEFAULT: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
@@ -155,10 +159,8 @@ extern "C" fn main(stack: *const usize) -> ! {
     // Before the command can do anything: an agent that died since it let us go must not start it again.
     note_begun();
 
-    let command = call(number::CLONE, [SIGCHLD, 0, 0, 0, 0, 0]);
-    if command == 0 {
-        run(arguments, environment);
-    }
+    // SAFETY: `run` gets what it wants, and never returns.
+    let command = unsafe { clone_and_call(run, arguments, environment) };
     if command < 0 {
         tell_failure(step::FORK, command);
         exit(125);
@@ -213,8 +215,71 @@ fn reap(command: isize) -> Option<u32> {
     }
 }
 
-/// What the forked side does: become the command, or say why not.
-fn run(arguments: *const *const u8, environment: *const *const u8) -> ! {
+/// Makes a process that calls `entry` in our memory, on the stack below, while we are held; returns its id when it
+/// has executed something or ended. As vfork(2): nothing is copied that an exec would throw away.
+///
+/// # Safety
+/// `entry` must take these and write to nothing but its stack.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone_and_call(entry: Entry, arguments: *const *const u8, environment: *const *const u8) -> isize {
+    let answer: isize;
+    // SAFETY: without `nostack` nothing of this frame lies below the stack pointer, so all that the child writes is
+    // outside of it. The child never leaves this block: no register or slot of ours is changed when we go on.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "and rsp, -16",
+            "mov rdi, r12",
+            "mov rsi, r13",
+            "call r14",
+            "ud2",
+            "2:",
+            inlateout("rax") number::CLONE as isize => answer,
+            in("rdi") CLONE_VM | CLONE_VFORK | SIGCHLD,
+            in("rsi") 0_usize, in("rdx") 0_usize, in("r10") 0_usize, in("r8") 0_usize,
+            in("r12") arguments, in("r13") environment, in("r14") entry,
+            out("rcx") _, out("r11") _,
+        );
+    }
+    answer
+}
+
+/// Makes a process that calls `entry` in our memory, on the stack below, while we are held; returns its id when it
+/// has executed something or ended. As vfork(2): nothing is copied that an exec would throw away.
+///
+/// # Safety
+/// `entry` must take these and write to nothing but its stack.
+#[cfg(target_arch = "aarch64")]
+unsafe fn clone_and_call(entry: Entry, arguments: *const *const u8, environment: *const *const u8) -> isize {
+    let answer: isize;
+    // SAFETY: all that the child writes is below the stack pointer and so outside of this frame (there is no red zone).
+    // The child never leaves this block: no register or slot of ours is changed when we go on.
+    unsafe {
+        core::arch::asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x30, xzr",
+            "mov x0, x21",
+            "mov x1, x22",
+            "blr x23",
+            "brk 1",
+            "2:",
+            in("x8") number::CLONE,
+            inlateout("x0") CLONE_VM | CLONE_VFORK | SIGCHLD => answer,
+            in("x1") 0_usize, in("x2") 0_usize, in("x3") 0_usize, in("x4") 0_usize,
+            in("x21") arguments, in("x22") environment, in("x23") entry,
+            out("x30") _,
+        );
+    }
+    answer
+}
+
+/// What a process that shares our memory does: become the command, or say why not.
+extern "C" fn run(arguments: *const *const u8, environment: *const *const u8) -> ! {
     set_signal_mask(0);
     call(number::SETSID, [0; 6]);
     for descriptor in [descriptor::STATUS, descriptor::EXIT] {
