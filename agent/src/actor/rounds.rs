@@ -26,7 +26,13 @@ use crate::{
 };
 
 /// How often outputs are looked at: a task that writes 1 GB/s gets this much ahead of its limit.
-const TRIM_INTERVAL: Duration = Duration::from_millis(250);
+const TRIM_INTERVAL_MIN: Duration = Duration::from_millis(250);
+
+/// And how seldom at most, however many there are: `logs --since` is exact to about a second.
+const TRIM_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// A round over outputs may take this part of the time: 1 % of a core.
+const TRIM_SHARE: u32 = 100;
 
 /// How often the disk of tasks is measured: so long may one go on that outgrows its own. And how often it is asked
 /// which processes of a group have ended that aren't the end of the group.
@@ -152,7 +158,9 @@ impl Rounds {
         let rounds = self.clone();
         thread::Builder::new().name("trim".to_owned()).spawn(move || {
             let mut times = Times::default();
-            while !rounds.wait(TRIM_INTERVAL) {
+            let mut interval = TRIM_INTERVAL_MIN;
+            while !rounds.wait(interval) {
+                let began = Instant::now();
                 let tasks: Vec<(String, Option<Arc<TaskSpec>>)> = {
                     let state = rounds.lock();
                     state.live.values().map(|live| (live.attempt.clone(), live.group.clone())).collect()
@@ -161,6 +169,8 @@ impl Rounds {
                     executor.look_at_output(attempt, group.as_deref(), &mut times);
                 }
                 times.forget_others();
+                let slow = began.elapsed().saturating_mul(TRIM_SHARE);
+                interval = slow.clamp(TRIM_INTERVAL_MIN, TRIM_INTERVAL_MAX);
             }
         })
     }

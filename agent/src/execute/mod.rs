@@ -641,33 +641,28 @@ impl Executor {
         Some(meter::last_usage(clock::now(), cpu_ns, &counted, figures))
     }
 
+    /// As [`Executor::look_at_output`], when a task has ended: its last word is noted however soon.
     fn look_at_output_last(&self, attempt: &str, group: Option<&TaskSpec>) {
-        for file in self.directories.outputs(attempt, group) {
-            if let Ok(data) = fs::metadata(&file)
-                && let Err(error) = Times::note_last(&file, data.len(), clock::now())
-            {
-                tracing::warn!(attempt, error = chain(&error), "can't note when a task wrote");
-            }
-        }
-        self.trim(attempt, group);
+        self.look_at_each(attempt, group, |file, length| Times::note_last(file, length, clock::now()));
     }
 
     /// Frees the head of all outputs beyond what is kept, and notes how long they are.
     pub fn look_at_output(&self, attempt: &str, group: Option<&TaskSpec>, times: &mut Times) {
-        for file in self.directories.outputs(attempt, group) {
-            if let Ok(data) = fs::metadata(&file)
-                && let Err(error) = times.note(&file, data.len(), clock::now())
-            {
-                tracing::warn!(attempt, error = chain(&error), "can't note when a task wrote");
-            }
-        }
-        self.trim(attempt, group);
+        self.look_at_each(attempt, group, |file, length| times.note(file, length, clock::now()));
     }
 
-    /// Frees the head of all outputs beyond what is kept.
-    fn trim(&self, attempt: &str, group: Option<&TaskSpec>) {
+    fn look_at_each(
+        &self,
+        attempt: &str,
+        group: Option<&TaskSpec>,
+        mut note: impl FnMut(&Path, u64) -> std::io::Result<()>,
+    ) {
         for file in self.directories.outputs(attempt, group) {
-            let is_long = fs::metadata(&file).is_ok_and(|data| is_worth_trimming(&data, &self.settings));
+            let Ok(data) = fs::metadata(&file) else { continue };
+            if let Err(error) = note(&file, data.len()) {
+                tracing::warn!(attempt, error = chain(&error), "can't note when a task wrote");
+            }
+            let is_long = is_worth_trimming(&data, &self.settings);
             if is_long && let Err(error) = self.sys.trim_output(&file, self.settings.output_bytes_max) {
                 tracing::warn!(attempt, error = chain(&error), "can't trim a task's output");
             }

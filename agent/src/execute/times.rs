@@ -5,7 +5,8 @@
 //! before it: exact to about a second. While no agent ran, it is exact only to the agent's return.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    ffi::OsString,
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -30,14 +31,17 @@ struct Note {
 /// What was noted of each output last.
 #[derive(Debug, Default)]
 pub struct Times {
-    last: BTreeMap<PathBuf, Last>,
-    seen: BTreeSet<PathBuf>,
+    /// By the bytes of their paths: to compare those part by part takes ten times as long.
+    last: BTreeMap<OsString, Last>,
+    round: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Last {
     note: Note,
     count: u64,
+    /// When it was looked at.
+    round: u64,
 }
 
 impl Times {
@@ -58,35 +62,44 @@ impl Times {
         length: u64,
         now: Timestamp,
     ) -> io::Result<()> {
-        self.seen.insert(output.to_owned());
-        let last = match self.last.get(output) {
-            Some(last) => *last,
-            None => {
-                let notes = read(&list_of(output))?;
-                let note = notes.last().copied().unwrap_or(Note { at_us: i64::MIN, length: 0 });
-                Last { note, count: notes.len() as u64 }
-            }
-        };
-        self.last.insert(output.to_owned(), last);
-        let is_early = now.0.saturating_sub(last.note.at_us) < micros(interval) && now.0 >= last.note.at_us;
-        if length == last.note.length || is_early {
-            return Ok(());
+        let round = self.round;
+        if let Some(last) = self.last.get_mut(output.as_os_str()) {
+            last.round = round;
+            return last.go_on(interval, output, length, now);
         }
-        let note = Note { at_us: now.0, length };
-        let list = list_of(output);
-        let mut count = last.count;
-        if count >= NOTES_MAX {
-            count = thin(&list)?;
-        }
-        File::options().append(true).create(true).open(&list)?.write_all(&bytes(note))?;
-        self.last.insert(output.to_owned(), Last { note, count: count + 1 });
-        Ok(())
+        let notes = read(&list_of(output))?;
+        let note = notes.last().copied().unwrap_or(Note { at_us: i64::MIN, length: 0 });
+        let mut last = Last { note, count: notes.len() as u64, round };
+        let noted = last.go_on(interval, output, length, now);
+        self.last.insert(output.as_os_str().to_owned(), last);
+        noted
     }
 
     /// Forgets outputs that were not noted since the last call.
     pub fn forget_others(&mut self) {
-        let seen = std::mem::take(&mut self.seen);
-        self.last.retain(|output, _| seen.contains(output));
+        let round = self.round;
+        self.last.retain(|_, last| last.round == round);
+        self.round += 1;
+    }
+}
+
+impl Last {
+    /// Appends to the list of an output, unless there is no news or it is early.
+    fn go_on(&mut self, interval: Duration, output: &Path, length: u64, now: Timestamp) -> io::Result<()> {
+        let last = self.note;
+        let is_early = now.0.saturating_sub(last.at_us) < micros(interval) && now.0 >= last.at_us;
+        if length == last.length || is_early {
+            return Ok(());
+        }
+        let note = Note { at_us: now.0, length };
+        let list = list_of(output);
+        if self.count >= NOTES_MAX {
+            self.count = thin(&list)?;
+        }
+        File::options().append(true).create(true).open(&list)?.write_all(&bytes(note))?;
+        self.note = note;
+        self.count += 1;
+        Ok(())
     }
 }
 
