@@ -26,6 +26,7 @@ mod action;
 mod event;
 mod group;
 mod health;
+mod launch;
 pub mod limits;
 mod now;
 mod restore;

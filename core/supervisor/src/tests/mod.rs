@@ -1,5 +1,6 @@
 //! Stories about single tasks, and laws over every interleaving.
 
+mod fetches;
 mod groups;
 mod health;
 mod laws;
