@@ -166,8 +166,14 @@ fn plan<'a>(
             (test, boot::Command { name, line: words.join(" ") })
         };
         match (group, extent) {
-            (_, Extent::Named(names)) => {
-                if has_any(test, names)? {
+            (Group::EndToEnd, Extent::Named(names)) => {
+                let selections = scenarios::select_named(&named(test, names)?);
+                plan.extend(selections.into_iter().map(|selection| {
+                    (selection.seconds, command(selection.theme.to_owned(), &selection.filters))
+                }));
+            }
+            (Group::Kernel | Group::Unit, Extent::Named(names)) => {
+                if !named(test, names)?.is_empty() {
                     plan.push((1, command(test.name(), names)));
                 }
             }
@@ -186,10 +192,10 @@ fn plan<'a>(
     Ok(plan)
 }
 
-/// Whether a test program has tests of such a name, so that no machine is booted for nothing.
-fn has_any(test: &TestProgram, names: &[String]) -> Result<bool> {
+/// A test program's tests of such names, so that no machine is booted for nothing.
+fn named(test: &TestProgram, names: &[String]) -> Result<Vec<String>> {
     let listing = command::capture(program(&test.path).arg("--list").args(names))?;
-    Ok(listing.lines().any(|line| line.ends_with(": test")))
+    Ok(listing.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
 }
 
 /// Boots one machine with these runs of test programs.
@@ -223,7 +229,7 @@ fn run_machine(
             log: &log,
         },
         &plan,
-        if extent == Extent::All { DEADLINE_OF_ALL } else { DEADLINE },
+        if extent == Extent::Everyday { DEADLINE } else { DEADLINE_OF_ALL },
     )
 }
 

@@ -70,6 +70,18 @@ pub fn select(extent: Extent) -> Vec<Selection> {
     selections.filter(|selection| !selection.filters.is_empty()).collect()
 }
 
+/// These tests theme by theme, so that a verdict and its time belong to a theme.
+pub fn select_named(tests: &[String]) -> Vec<Selection> {
+    let selections = THEMES.iter().map(|theme| {
+        let Theme { name, seconds, everyday: _ } = *theme;
+        let is_of_theme = |test: &&String| test.strip_prefix(name).is_some_and(|rest| rest.starts_with("::"));
+        let tests: Vec<String> = tests.iter().filter(is_of_theme).cloned().collect();
+        let filters = if tests.is_empty() { tests } else { [vec!["--exact".to_owned()], tests].concat() };
+        Selection { theme: name, filters, seconds }
+    });
+    selections.filter(|selection| !selection.filters.is_empty()).collect()
+}
+
 /// Deals work out to so many machines that each has about as much to do.
 pub fn deal<T>(mut work: Vec<(u32, T)>, machines: usize) -> Vec<Vec<T>> {
     // The longest first, each to whoever has the least.
@@ -103,6 +115,21 @@ mod tests {
             let prefix = format!("{}::", theme.name);
             assert!(theme.everyday.iter().all(|filter| filter.starts_with(&prefix)), "{theme:?}");
         }
+    }
+
+    #[test]
+    fn named_tests_are_run_by_theme_and_no_others() {
+        let names = ["faults::a", "channel::b", "faults::c"].map(str::to_owned);
+        let selections = select_named(&names);
+        let told: Vec<_> =
+            selections.iter().map(|selection| (selection.theme, selection.filters.join(" "))).collect();
+        assert_eq!(
+            told,
+            [
+                ("channel", "--exact channel::b".to_owned()),
+                ("faults", "--exact faults::a faults::c".to_owned())
+            ]
+        );
     }
 
     #[test]
