@@ -1,6 +1,6 @@
 //! Several coordinators: any of them answers, the lead goes from one to another, and tasks don't notice.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use harness::{Cluster, ClusterOptions, wait_until};
 use muster_client::types::{TaskState, exit::How};
@@ -132,5 +132,5 @@ async fn members_come_and_go_while_the_cluster_works() {
     let said = through(&cluster, leader, &["member", "transfer", &to]).await;
     assert_eq!(said, format!("member {to} leads\n"));
     wait_until("the new leader leads", async || cluster.until_members().await.to_string() == to).await;
-    tokio::time::timeout(Duration::from_secs(60), cluster.finish()).await.unwrap();
+    tokio::time::timeout(harness::patience(), cluster.finish()).await.unwrap();
 }
