@@ -8,6 +8,7 @@ mod exec;
 mod files;
 mod frames;
 mod freeze;
+mod incoming;
 mod profile;
 mod signal;
 

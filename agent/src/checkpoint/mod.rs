@@ -25,7 +25,7 @@ use supervisor::Row;
 use crate::convert;
 
 pub use lock::{Lock, LockError};
-pub use reserve::Reserve;
+pub use reserve::{DISK_SHORT_BYTES, Reserve};
 
 /// Why the checkpoint can't be used.
 #[derive(Debug, thiserror::Error)]

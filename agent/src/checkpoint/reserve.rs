@@ -18,7 +18,7 @@ pub const BYTES: u64 = 8 << 20;
 const ROOM_FACTOR: u64 = 4;
 
 /// Below this the disk counts as short: the oldest ended tasks' files go.
-const SHORT_BYTES: u64 = 2 * BYTES;
+pub const DISK_SHORT_BYTES: u64 = 2 * BYTES;
 
 /// The kept space of one data directory.
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ impl Reserve {
 
     /// Whether the disk has little left, the reserve not counted.
     pub fn is_disk_short(&self) -> io::Result<bool> {
-        Ok(self.available()? < SHORT_BYTES)
+        Ok(self.available()? < DISK_SHORT_BYTES)
     }
 
     /// Bytes that tasks could still write.

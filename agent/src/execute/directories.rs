@@ -3,12 +3,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use model::{ProcessSpec, TaskSpec, is_process_name};
 
 /// Beside a sandbox.
 pub(super) const SECRETS: &str = "secrets";
+
+/// How the names of directories begin that are on their way into a sandbox.
+const INCOMING: &str = "incoming.";
 
 /// `tasks/ATTEMPT/`, with `sandbox/` and `tmp/` for the task, and what is not the task's to touch beside them.
 #[derive(Debug, Clone)]
@@ -88,6 +92,24 @@ impl Directories {
     /// What entered the task later: one empty file for each process.
     pub fn entered(&self, attempt: &str) -> PathBuf {
         self.attempt(attempt).join("entered")
+    }
+
+    /// A new directory for what is on its way into the sandbox.
+    pub fn incoming(&self, attempt: &str) -> PathBuf {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        self.attempt(attempt).join(format!("{INCOMING}{number}"))
+    }
+
+    /// Removes what an earlier agent was copying when it ended.
+    pub(super) fn remove_incoming(&self, attempt: &str) {
+        for entry in fs::read_dir(self.attempt(attempt)).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(INCOMING))
+                && let Err(error) = fs::remove_dir_all(entry.path())
+            {
+                tracing::warn!(%error, attempt, "what an earlier agent was copying stays");
+            }
+        }
     }
 
     /// Where its exit status is recorded while no agent runs.

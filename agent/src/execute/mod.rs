@@ -494,6 +494,7 @@ impl Executor {
         self.note_group(task_id, spec);
         self.look_frozen(task_id, attempt);
         self.end_entered(attempt);
+        self.directories.remove_incoming(attempt);
         if *confidence == Confidence::Doubtful {
             self.lock().doubtful.insert(task_id.clone());
         }

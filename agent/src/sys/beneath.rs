@@ -51,6 +51,8 @@ pub struct Found {
     /// Opened for its place alone (O_PATH).
     fd: OwnedFd,
     pub facts: Facts,
+    /// Bytes of the disk that are free when this name of it goes.
+    pub allocated: u64,
 }
 
 /// A directory to make things in.
@@ -153,7 +155,9 @@ impl Found {
             mode: stat.st_mode & 0o7777,
             modified_at_us: modified,
         };
-        Ok(Self { fd, facts })
+        // Blocks of 512 whatever the filesystem's are (inode(7)). With another name it stays.
+        let blocks = if stat.st_nlink > 1 { 0 } else { u64::try_from(stat.st_blocks).unwrap_or(0) };
+        Ok(Self { fd, facts, allocated: blocks.saturating_mul(512) })
     }
 
     /// Opens a plain file for reading.
@@ -233,6 +237,21 @@ impl Place {
         let (uid, gid) = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::chownat(&self.parent, &self.name, uid, gid, flags).map_err(failed("give a link away"))
+    }
+
+    /// What stands there; a link itself, not what it leads to.
+    pub fn there(&self) -> Result<Option<Found>, BeneathError> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.parent, &self.name, flags, Mode::empty()) {
+            Ok(fd) => Found::of(fd).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(failed("open it")(error)),
+        }
+    }
+
+    /// Moves what stands at another place here, in place of the file that is there.
+    pub fn take(&self, from: &Place) -> Result<(), BeneathError> {
+        rustix::fs::renameat(&from.parent, &from.name, &self.parent, &self.name).map_err(failed("move it"))
     }
 
     fn remove(&self) -> Result<(), BeneathError> {

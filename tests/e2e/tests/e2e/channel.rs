@@ -9,10 +9,10 @@ use std::{
     process::{Child, Stdio},
 };
 
-use harness::{Cluster, wait_until};
+use harness::{Cluster, little_cpu, wait_until};
 use muster_client::{
     ClientError, ExecOptions, ExecOutput, Said,
-    types::{TaskState, exit::How},
+    types::{Resources, TaskSpec, TaskState, exit::How},
 };
 use nix::sys::signal::Signal;
 
@@ -334,6 +334,22 @@ async fn files_go_in_and_come_back_as_they_were() {
     let output = cluster.muster_output(&["task", "cp", &format!("{id}:nothing"), &back]).await;
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
 
+    // What is larger than the task's disk is refused whole, with what would have fitted.
+    let disk = Resources { cpus_milli: little_cpu(), mem_mib: 32, disk_mib: 2, ..Resources::default() };
+    let spec = TaskSpec { resources: Some(disk), ..script("exec sleep 1000") };
+    let narrow = cluster.run(spec, 1).await.remove(0);
+    cluster.until_state(&narrow, TaskState::Running).await;
+    let output = cluster.muster_output(&["task", "cp", &tree, &format!("{narrow}:")]).await;
+    assert!(text(&output.stderr).contains("code:  file-refused"), "{}", text(&output.stderr));
+    let folder = find_folder(&cluster, &narrow);
+    assert_eq!(fs::read_dir(folder.join("sandbox")).unwrap().count(), 0);
+    let names = fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.file_name());
+    let left: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with("incoming")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    let copied = cluster.muster_output(&["task", "cp", &small, &format!("{narrow}:")]).await;
+    assert!(copied.status.success(), "{}", text(&copied.stderr));
+    cluster.muster_output(&["task", "kill", &narrow]).await;
+
     // A list says what is there, of a task that is over, too.
     let files = |path: &'static str| {
         let (cluster, id) = (&cluster, &id);
@@ -494,6 +510,8 @@ async fn a_signal_reaches_the_command_of_a_task() {
         text(&output.stdout).contains(word)
     };
     wait_until("it listens", async || wrote("up").await).await;
+    // Its first words may be heard before its state is.
+    cluster.until_state(&id, TaskState::Running).await;
     let sent = cluster.muster_output(&["task", "signal", &id, "SIGHUP"]).await;
     assert!(sent.status.success(), "{sent:?}");
     wait_until("the signal is heard", async || wrote("heard").await).await;
