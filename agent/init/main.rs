@@ -25,6 +25,8 @@ mod descriptor {
     pub const EXIT: usize = 4;
     /// Pipe to the processes of a group, which wait for a byte each.
     pub const BEGIN: usize = 6;
+    /// The writing end of the command's input, so that it lives as long as the task; closed where it has none.
+    pub const INPUT: usize = 7;
 }
 
 /// What the numbers in an exit record mean; read by `agent/src/sys/process.rs`.
@@ -34,6 +36,13 @@ mod record {
     pub const EXITED: u32 = 1;
     pub const SIGNALED: u32 = 2;
     pub const EXEC_FAILED: u32 = 3;
+}
+
+/// How the agent says that the command's input has ended: this signal, queued with this value.
+/// By agreement with `agent/src/sys/process.rs`.
+mod end_of_input {
+    pub const SIGNAL: isize = 64;
+    pub const VALUE: u32 = 0x656e_6421;
 }
 
 /// Positions in `LaunchStep::ALL`.
@@ -88,6 +97,8 @@ const EACCES: isize = -13;
 const ENOTDIR: isize = -20;
 const ENAMETOOLONG: isize = -36;
 
+/// As in `siginfo_t`, where it is negative.
+const SI_QUEUE: u32 = u32::MAX;
 const SIGKILL: usize = 9;
 const SIGCHLD: usize = 17;
 const SIGSTOP: usize = 19;
@@ -187,11 +198,18 @@ fn end_of(status: u32) -> (u32, u32, u32) {
 fn watch_over(command: isize) -> u32 {
     loop {
         let every: u64 = u64::MAX;
-        let signal = call(number::SIGTIMEDWAIT, [&raw const every as usize, 0, 0, SIGNAL_SET_BYTES, 0, 0]);
+        // `siginfo_t`: the third of its words says how it was sent, the seventh has what was sent along.
+        let mut info = [0_u32; 32];
+        let arguments =
+            [&raw const every as usize, info.as_mut_ptr() as usize, 0, SIGNAL_SET_BYTES, 0, 0];
+        let signal = call(number::SIGTIMEDWAIT, arguments);
+        let [_, _, code, _, _, _, value, ..] = info;
         if signal == SIGCHLD as isize {
             if let Some(status) = reap(command) {
                 return status;
             }
+        } else if signal == end_of_input::SIGNAL && code == SI_QUEUE && value == end_of_input::VALUE {
+            call(number::CLOSE, [descriptor::INPUT, 0, 0, 0, 0, 0]);
         } else if signal > 0 && signal != SIGKILL as isize && signal != SIGSTOP as isize {
             call(number::KILL, [command as usize, signal as usize, 0, 0, 0, 0]);
         }
@@ -282,7 +300,7 @@ unsafe fn clone_and_call(entry: Entry, arguments: *const *const u8, environment:
 extern "C" fn run(arguments: *const *const u8, environment: *const *const u8) -> ! {
     set_signal_mask(0);
     call(number::SETSID, [0; 6]);
-    for descriptor in [descriptor::STATUS, descriptor::EXIT] {
+    for descriptor in [descriptor::STATUS, descriptor::EXIT, descriptor::INPUT] {
         call(number::FCNTL, [descriptor, F_SETFD, FD_CLOEXEC, 0, 0, 0]);
     }
     let error = execute(arguments, environment);

@@ -106,6 +106,7 @@ pub enum Command {
   muster run --count 20 --name batch --env STEP=1 -- ./work
   muster run --detach --health http:8080/health --health-kill -- ./server
   muster run --mem 256MiB --mem-limit 1GiB --cpuset 0-1 --secret key=@/etc/app.key -- ./serve
+  muster run --stdin -- sort < names
   muster run --spec group.toml --mem 256MiB
 
 Ends with the exit code of the command (128 + the signal's number when a signal ended it),
@@ -159,6 +160,9 @@ pub struct Run {
     /// File that describes the task, in TOML or JSON; what is said here wins over it
     #[arg(long, value_name = "FILE", help_heading = "How")]
     pub spec: Option<PathBuf>,
+    /// Passes stdin on to the task; with --detach, to whoever attaches with --stdin
+    #[arg(short = 'i', long, help_heading = "How")]
+    pub stdin: bool,
     /// How many tasks of this kind to run
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "How")]
     pub count: u32,
@@ -242,10 +246,18 @@ Ends with the exit code of the command (128 + the signal's number when a signal 
 What it leaves running in its session ends with it. With -t, the keys Enter ~ . hang up.")]
     Exec(Exec),
     /// Shows what a task writes from now on, both outputs, until it ends; Ctrl-C only stops looking
-    #[command(
-        after_help = "Examples:\n  muster task attach hello.7f3c91ab\n  muster task attach hello.7f3c91ab > out 2> err"
-    )]
-    Attach { id: String },
+    #[command(after_help = "Examples:
+  muster task attach hello.7f3c91ab
+  muster task attach hello.7f3c91ab > out 2> err
+  muster task attach --stdin hello.7f3c91ab < commands
+
+The end of stdin here (Ctrl-D) is the end of the task's input, for good; Ctrl-C leaves it open for the next.")]
+    Attach {
+        id: String,
+        /// Passes stdin on to the task, which must have been run with --stdin
+        #[arg(short = 'i', long)]
+        stdin: bool,
+    },
     /// Lists what is in a task's sandbox, also after its end while it is kept
     #[command(
         after_help = "Examples:\n  muster task files hello.7f3c91ab\n  muster task files hello.7f3c91ab logs --download"

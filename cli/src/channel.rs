@@ -12,7 +12,7 @@ use std::{
 use proto::{
     channel::v1::{
         Data, Ended, Exec, FileFacts, Files, Finish, Frame, Freeze, ListFiles, Open, Profile, ReadFiles,
-        Sampled, Signal, Stream, WindowSize, WriteFiles, frame, open::Purpose,
+        Sampled, Signal, Stream, WindowSize, WriteFiles, WriteInput, frame, open::Purpose,
     },
     types::v1::exit,
 };
@@ -236,6 +236,12 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Opens the input of a running task that asked for one. [`Sender::finish`] ends it for good; a channel that is
+    /// dropped leaves it open.
+    pub async fn write_input(&self, task_id: &str) -> Result<Channel, ClientError> {
+        self.open_channel(task_id, Purpose::WriteInput(WriteInput {})).await
     }
 
     /// What is in a directory of a task's sandbox; whether there was more than is told.

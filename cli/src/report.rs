@@ -84,6 +84,10 @@ impl Failure {
     }
 
     /// One sentence, for where four parts have no room.
+    pub fn has_code(&self, code: &str) -> bool {
+        self.code == code
+    }
+
     pub fn why(&self) -> &str {
         &self.why
     }

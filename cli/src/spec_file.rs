@@ -59,6 +59,7 @@ struct Spec {
     private_network: bool,
     health_check: Option<HealthCheck>,
     processes: Vec<Process>,
+    stdin: bool,
 }
 
 /// What isn't said is as without a file.
@@ -239,6 +240,7 @@ impl Spec {
             private_network,
             health_check,
             processes,
+            stdin,
         } = self;
         types::TaskSpec {
             task_id: String::new(),
@@ -283,6 +285,7 @@ impl Spec {
             private_network,
             health_check: health_check.map(HealthCheck::message),
             processes: processes.into_iter().map(Process::message).collect(),
+            stdin,
         }
     }
 }

@@ -52,6 +52,7 @@ pub fn task_spec_named(spec: wire::TaskSpec, task_id: model::TaskId) -> Result<T
         private_network,
         health_check: check,
         processes,
+        stdin,
     } = spec;
     let kill_grace = match kill_grace_ms {
         Some(ms) => grace("kill_grace_ms", ms)?,
@@ -99,6 +100,7 @@ pub fn task_spec_named(spec: wire::TaskSpec, task_id: model::TaskId) -> Result<T
         capabilities: capabilities.into_iter().collect(),
         seccomp,
         health_check: check.map(health_check).transpose().within("health_check")?,
+        has_input: stdin,
     })
 }
 
@@ -133,6 +135,7 @@ pub fn to_task_spec(spec: &TaskSpec) -> wire::TaskSpec {
         capabilities,
         seccomp,
         health_check,
+        has_input,
     } = spec;
     wire::TaskSpec {
         task_id: task_id.to_string(),
@@ -164,6 +167,7 @@ pub fn to_task_spec(spec: &TaskSpec) -> wire::TaskSpec {
         private_network: *has_private_network,
         health_check: health_check.as_ref().map(to_health_check),
         processes: processes.iter().map(to_process).collect(),
+        stdin: *has_input,
     }
 }
 

@@ -127,10 +127,11 @@ fn limited() -> impl Strategy<Value = TaskSpec> {
         option::of(grace()),
         select(StopSignal::ALL),
     );
-    let rights = (vec(".{0,8}", 0..3), any::<bool>(), btree_set("[a-z_]{1,8}", 0..3), option::of(".{0,8}"));
+    let rights =
+        (vec(".{0,8}", 0..3), any::<(bool, bool)>(), btree_set("[a-z_]{1,8}", 0..3), option::of(".{0,8}"));
     (task_id(), kernel, rights).prop_map(|(task_id, kernel, rights)| {
         let (mem_limit_mib, cpuset, io, rlimits, oom_score_adjust, run_time_max, kill_signal) = kernel;
-        let (groups, has_private_network, capabilities, seccomp) = rights;
+        let (groups, (has_private_network, has_input), capabilities, seccomp) = rights;
         TaskSpec {
             mem_limit_mib,
             cpuset,
@@ -141,6 +142,7 @@ fn limited() -> impl Strategy<Value = TaskSpec> {
             kill_signal,
             groups,
             has_private_network,
+            has_input,
             capabilities,
             seccomp,
             ..TaskSpec::new(task_id, Resources::default(), Vec::new())

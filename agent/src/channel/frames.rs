@@ -38,6 +38,7 @@ pub(super) fn purpose_name(purpose: &Purpose) -> &'static str {
         Purpose::WriteFiles(_) => "write-files",
         Purpose::Freeze(_) => "freeze",
         Purpose::Profile(_) => "profile",
+        Purpose::WriteInput(_) => "write-input",
         Purpose::SendSignal(_) => "signal",
     }
 }

@@ -9,6 +9,7 @@ mod files;
 mod frames;
 mod freeze;
 mod incoming;
+mod input;
 mod profile;
 mod signal;
 
@@ -35,6 +36,7 @@ use crate::{
 };
 
 use frames::{framed, purpose_name};
+use input::Inputs;
 use profile::Profiles;
 
 /// How long the coordinator may take to answer: it gives up itself after ten seconds.
@@ -52,6 +54,7 @@ pub struct Channels {
     metrics: Arc<Metrics>,
     permits: Semaphore,
     profiles: Profiles,
+    inputs: Inputs,
 }
 
 /// What one conversation works with.
@@ -87,7 +90,8 @@ impl Channels {
     ) -> Self {
         let permits = Semaphore::new(limits::CHANNELS_PER_AGENT_MAX);
         let profiles = Profiles::default();
-        Self { coordinators, token_file, executor, metrics, permits, profiles }
+        let inputs = Inputs::default();
+        Self { coordinators, token_file, executor, metrics, permits, profiles, inputs }
     }
 
     /// One channel, until either side ends it. Dropped in the middle, it ends what it began.
@@ -172,6 +176,7 @@ impl Channels {
             Purpose::WriteFiles(wire::WriteFiles { path }) => talk.write_files(path).await,
             Purpose::Freeze(wire::Freeze { is_frozen }) => talk.freeze(is_frozen).await,
             Purpose::Profile(wish) => talk.profile(wish, &self.profiles).await,
+            Purpose::WriteInput(wire::WriteInput {}) => talk.write_input(&self.inputs).await,
             Purpose::SendSignal(wire::Signal { number }) => talk.send_signal(number).await,
         }
     }

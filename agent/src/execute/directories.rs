@@ -53,6 +53,11 @@ impl Directories {
         self.attempt(attempt).join(SECRETS)
     }
 
+    /// The pipe that a task with an input reads; gone when its input has ended.
+    pub fn stdin(&self, attempt: &str) -> PathBuf {
+        self.attempt(attempt).join("stdin")
+    }
+
     pub fn stdout(&self, attempt: &str) -> PathBuf {
         self.attempt(attempt).join("stdout")
     }

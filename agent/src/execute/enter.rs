@@ -218,6 +218,20 @@ impl Executor {
         }
     }
 
+    /// Ends a task's input for good: first for its command, then for whoever would write more. A crash in between
+    /// leaves a pipe that a next one may end again.
+    pub fn end_input(&self, task_id: &TaskId, pipe: &Path) -> Result<(), ExecuteError> {
+        if let Some(process) = self.process(task_id) {
+            self.sys.end_input(&process).map_err(ExecuteError::Process)?;
+        }
+        match fs::remove_file(pipe) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(ExecuteError::RemoveDirectory { path: pipe.to_owned(), source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// The v2 group of a task; `None` where it has none.
     pub fn cgroup(&self, attempt: &str) -> Result<Option<CgroupId>, ExecuteError> {
         self.sys.cgroup_id(&name(attempt)?).map_err(ExecuteError::Cgroup)

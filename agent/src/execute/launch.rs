@@ -134,6 +134,7 @@ impl Executor {
             cwd,
             sandbox,
             tmp: Some(self.directories.tmp(attempt)),
+            stdin: spec.has_input.then(|| self.directories.stdin(attempt)),
             stdout: self.directories.stdout(attempt),
             stderr: self.directories.stderr(attempt),
             exit_file: self.directories.exit_file(attempt),

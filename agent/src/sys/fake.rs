@@ -452,6 +452,11 @@ impl Sys for FakeSys {
         Ok(())
     }
 
+    fn end_input(&self, _process: &Process) -> Result<(), SysError> {
+        self.lock().log.push("end input".to_owned());
+        Ok(())
+    }
+
     fn ending(&self, process: &Process, exit_file: &Path) -> Result<Ending, SysError> {
         let state = self.lock();
         match state.processes.get(&process.id().pid) {

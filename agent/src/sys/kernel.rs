@@ -176,6 +176,10 @@ impl Sys for Kernel {
         process::signal(process, signal)
     }
 
+    fn end_input(&self, process: &Process) -> Result<(), SysError> {
+        process::end_input(process)
+    }
+
     fn ending(&self, process: &Process, exit_file: &Path) -> Result<Ending, SysError> {
         process::ending(process, exit_file)
     }

@@ -39,6 +39,9 @@ pub struct LaunchRequest {
     pub sandbox: PathBuf,
     /// Becomes the task's /tmp; absent: it shares the host's.
     pub tmp: Option<PathBuf>,
+    /// Becomes a pipe with this name, which its init keeps open; absent: nothing. Not for groups, nor without an
+    /// init.
+    pub stdin: Option<PathBuf>,
     /// Made if absent, appended to.
     pub stdout: PathBuf,
     pub stderr: PathBuf,

@@ -147,6 +147,10 @@ pub trait Sys: Send + Sync + 'static {
     /// A process that has ended is no error.
     fn signal(&self, process: &Process, signal: Signal) -> Result<(), SysError>;
 
+    /// Tells the init of a task with an input that nothing more comes, so that it lets its end go.
+    /// A process that has ended is no error.
+    fn end_input(&self, process: &Process) -> Result<(), SysError>;
+
     /// Whether the process has ended, and how. Reaps it if it is our child.
     /// `exit_file` is the one given to [`Sys::spawn`].
     fn ending(&self, process: &Process, exit_file: &Path) -> Result<Ending, SysError>;

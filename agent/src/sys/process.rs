@@ -237,6 +237,27 @@ pub(super) fn signal(process: &Process, signal: Signal) -> Result<(), SysError> 
     }
 }
 
+/// By agreement with `agent/init/main.rs`.
+const END_OF_INPUT: (libc::c_int, u32) = (64, 0x656e_6421);
+
+/// See [`super::Sys::end_input`]. Queued with a value, which a signal that somebody only passes on never has.
+pub(super) fn end_input(process: &Process) -> Result<(), SysError> {
+    let (signal, value) = END_OF_INPUT;
+    // `siginfo_t` as the kernel lays it out for queued signals: number, errno, code, a gap, who (two words), value.
+    let mut info = [0_u32; 32];
+    let [number, _, code, _, _, _, sent, ..] = &mut info;
+    (*number, *code, *sent) = (signal.cast_unsigned(), libc::SI_QUEUE.cast_unsigned(), value);
+    // SAFETY: the kernel reads the 128 bytes of a `siginfo_t`, which `info` has.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, process.as_fd().as_raw_fd(), signal, info.as_ptr(), 0)
+    };
+    let error = io::Error::last_os_error();
+    if answer == 0 || error.raw_os_error() == Some(libc::ESRCH) {
+        return Ok(());
+    }
+    Err(SysError::SendSignal { signal: "the end of its input", pid: process.id.pid, source: error })
+}
+
 pub(super) fn ending(process: &Process, exit_file: &Path) -> Result<Ending, SysError> {
     let pid = process.id.pid;
     let failed = |source| SysError::Wait { pid, source };

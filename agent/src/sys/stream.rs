@@ -27,6 +27,16 @@ impl ByteStream {
         self.fd.async_io(Interest::READABLE, read).await
     }
 
+    /// Waits until nobody reads any more what is written; only of a pipe that was opened for writing.
+    pub async fn closed(&self) {
+        loop {
+            match self.fd.ready(Interest::ERROR).await {
+                Ok(mut ready) if !ready.ready().is_error() => ready.clear_ready(),
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
     /// Writes all of it. Dropped in the middle, a part is written.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {

@@ -82,6 +82,7 @@ impl Host {
         chown(&sandbox, Some(UID), Some(UID)).unwrap();
         fs::set_permissions(sandbox.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
         LaunchRequest {
+            stdin: None,
             cgroup,
             argv: argv.iter().map(OsString::from).collect(),
             env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],

@@ -83,6 +83,32 @@ pub async fn exec(context: &Context, wish: Exec) -> Result<ExitCode, Failure> {
     })
 }
 
+/// Passes stdin on to a task, until it ends here or there; a task that ends doesn't need it any more.
+pub async fn pass_input(context: &Context, id: &str) -> Result<(), Failure> {
+    let attempted = format!("pass stdin on to task `{id}`");
+    let mut channel = context.connection.write_input(id).await.attempted(&attempted)?;
+    let mut keys = Some(read_input(false).attempted("read stdin")?);
+    let sender = channel.sender();
+    let mut is_over = false;
+    loop {
+        tokio::select! {
+            said = channel.next() => match said {
+                Ok(Said::Data { .. } | Said::Files { .. }) => {}
+                Ok(Said::Ended(_)) => return Ok(()),
+                Err(error) => return Err(Failure::from_client(&attempted, &error)),
+            },
+            input = next_input(&mut keys), if !is_over => match input {
+                Some(Input::Bytes(bytes)) => is_over = sender.data(&bytes).await.is_err(),
+                // Without a terminal no key hangs up.
+                Some(Input::HangUp) | None => {
+                    keys = None;
+                    is_over = sender.finish().await.is_err();
+                }
+            },
+        }
+    }
+}
+
 /// Without input it never comes, rather than ending.
 async fn next_input(keys: &mut Option<mpsc::Receiver<Input>>) -> Option<Input> {
     match keys {

@@ -47,12 +47,14 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         }
         Command::Task(arguments::Task::Show { id }) => task::show(&connect()?, id).await?,
         Command::Task(arguments::Task::Logs { id, follow, stderr, process, tail, since, grep }) => {
-            let part = run::Part { tail, since };
+            let part = run::Part { tail, since, from: 0 };
             let source = run::Source::new(id, process, stderr);
             task::logs(&connect()?, &source, follow, part, grep).await?;
         }
         Command::Task(arguments::Task::Exec(wish)) => return exec::exec(&connect()?, wish).await,
-        Command::Task(arguments::Task::Attach { id }) => return run::attach(&connect()?, id).await,
+        Command::Task(arguments::Task::Attach { id, stdin }) => {
+            return run::attach(&connect()?, id, stdin).await;
+        }
         Command::Task(arguments::Task::Files { id, path, download: false }) => {
             files::list(&connect()?, &id, &path).await?;
         }

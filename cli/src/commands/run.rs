@@ -19,7 +19,7 @@ use muster_client::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Context, task};
+use super::{Context, exec::pass_input, task};
 use crate::{
     arguments::{KillSignal, Run},
     output::{Progress, print_text, state_name, with_progress, write_all},
@@ -35,6 +35,12 @@ const REOPEN_DELAY: Duration = Duration::from_millis(200);
 pub async fn run(context: &Context, run: Run) -> Result<ExitCode, Failure> {
     let count = run.count;
     let detach = run.detach;
+    let passes_input = run.stdin && !detach;
+    if passes_input && count > 1 {
+        let why = "one stdin can't be the input of several tasks";
+        let next = "run one, or detach and attach to each with --stdin";
+        return Err(Failure::new("run the tasks", why).next(next).misused());
+    }
     let request = RunRequest { request_id: new_request_id(), spec: Some(spec(run)?), count: Some(count) };
     let work = context.connection.call(async |mut operator| operator.run(request.clone()).await);
     let task_ids =
@@ -43,7 +49,7 @@ pub async fn run(context: &Context, run: Run) -> Result<ExitCode, Failure> {
         print_text(&(task_ids.join("\n") + "\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    attend(context, task_ids).await
+    attend(context, task_ids, passes_input).await
 }
 
 /// Thousandths of a core, and MiB, of a task that says nothing.
@@ -86,6 +92,7 @@ fn spec(run: Run) -> Result<TaskSpec, Failure> {
     }
     spec.fetches.extend(run.fetch);
     spec.health_check = run.health.message().or(spec.health_check);
+    spec.stdin |= run.stdin;
     run.limits.apply(&mut spec);
     run.rights.apply(&mut spec)?;
     Ok(spec)
@@ -107,11 +114,14 @@ fn kill_signal(signal: KillSignal) -> types::KillSignal {
 }
 
 /// Follows tasks to their end.
-async fn attend(context: &Context, task_ids: Vec<String>) -> Result<ExitCode, Failure> {
+async fn attend(context: &Context, task_ids: Vec<String>, passes_input: bool) -> Result<ExitCode, Failure> {
     let are_many = task_ids.len() > 1;
     let permits = Arc::new(Semaphore::new(OUTPUTS_AT_ONCE));
     let mut views: BTreeMap<String, TaskView> = BTreeMap::new();
     let mut outputs = FuturesUnordered::new();
+    // Begun when the task runs; one at most.
+    let mut inputs = FuturesUnordered::new();
+    let mut has_passed = false;
     let mut watch = Watch::new(context, task_ids.clone());
     let mut progress = Progress::new();
     let mut interrupts = 0;
@@ -132,12 +142,24 @@ async fn attend(context: &Context, task_ids: Vec<String>) -> Result<ExitCode, Fa
                         }
                         progress.clear();
                     }
+                    if passes_input && !has_passed && view.state() == TaskState::Running {
+                        has_passed = true;
+                        let id = id.clone();
+                        inputs.push(async move { pass_input(context, &id).await });
+                    }
                     views.insert(id, view);
                     is_watching = views.len() < task_ids.len() || views.values().any(|view| !is_final(view.state()));
                 }
                 None => is_watching = false,
             },
             Some(done) = outputs.next(), if !outputs.is_empty() => done?,
+            Some(Err(failure)) = inputs.next(), if !inputs.is_empty() => {
+                // One that ended before it could be reached has not missed anything.
+                if !failure.has_code("task-not-running") {
+                    progress.clear();
+                    eprintln!("stdin is not passed on: {}", failure.why());
+                }
+            }
             () = &mut patience, if is_watching => {
                 let reason = views.values().find(|view| view.state() == TaskState::Waiting).map(task::why);
                 match reason {
@@ -173,16 +195,20 @@ async fn attend(context: &Context, task_ids: Vec<String>) -> Result<ExitCode, Fa
 }
 
 /// Shows what a task writes from now on, and ends as it ends; Ctrl-C only stops looking.
-pub async fn attach(context: &Context, id: String) -> Result<ExitCode, Failure> {
-    let mut watch = Watch::new(context, vec![id.clone()]);
+pub async fn attach(context: &Context, id: String, passes_input: bool) -> Result<ExitCode, Failure> {
     let attending = async {
+        let mut watch = Watch::new(context, vec![id.clone()]);
         let view = task::get(context, &id).await?;
         let permits = Arc::new(Semaphore::new(OUTPUTS_AT_ONCE));
-        let outputs = Source::of(&id, &view).into_iter().map(|source| {
+        let mut outputs = Vec::new();
+        for source in Source::of(&id, &view) {
+            // What the task answers to its input comes after this place, however soon it does.
+            let part = if passes_input { from_end(context, &source).await? } else { NOW };
             let prefix = source.prefix(false);
-            relay_from(context, source, prefix, NOW, Arc::clone(&permits))
-        });
-        futures::future::try_join_all(outputs).await?;
+            outputs.push(relay_from(context, source, prefix, part, Arc::clone(&permits)));
+        }
+        let input = async { if passes_input { pass_input(context, &id).await } else { Ok(()) } };
+        tokio::try_join!(input, futures::future::try_join_all(outputs))?;
         let mut last = None;
         while let Some(view) = watch.next().await? {
             let is_over = is_final(view.state());
@@ -201,6 +227,18 @@ pub async fn attach(context: &Context, id: String) -> Result<ExitCode, Failure> 
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// All that is written to an output from now on.
+async fn from_end(context: &Context, source: &Source) -> Result<Part, Failure> {
+    let mut end = 0;
+    let last = Part { tail: Some(1), ..Part::default() };
+    read_output(context, source, false, last, |offset, chunk| {
+        end = offset + chunk.len() as u64;
+        Ok(())
+    })
+    .await?;
+    Ok(Part { from: end, ..Part::default() })
 }
 
 /// Whether the task has or had a process whose output can be read.
@@ -398,10 +436,12 @@ pub struct Part {
     pub tail: Option<u64>,
     /// What was written in the last part of time.
     pub since: Option<Duration>,
+    /// From this place on, where neither is said.
+    pub from: u64,
 }
 
 /// What comes from now on.
-const NOW: Part = Part { tail: Some(0), since: None };
+const NOW: Part = Part { tail: Some(0), since: None, from: 0 };
 
 /// Gives a task's output to `take`, chunk by chunk, over connections that may break.
 pub async fn follow_output(
@@ -411,9 +451,20 @@ pub async fn follow_output(
     part: Part,
     mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    read_output(context, source, follow, part, |_offset, chunk| take(chunk)).await
+}
+
+/// The same, with the place of each chunk.
+async fn read_output(
+    context: &Context,
+    source: &Source,
+    follow: bool,
+    part: Part,
+    mut take: impl FnMut(u64, &[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let Source { id, process, stream } = source;
     let attempted = format!("read the output of task `{id}`");
-    let mut offset = 0;
+    let mut offset = part.from;
     let mut part = part;
     loop {
         let request = ReadOutputRequest {
@@ -442,7 +493,7 @@ pub async fn follow_output(
                     }
                     part = Part::default();
                     offset = chunk.offset + chunk.data.len() as u64;
-                    take(&chunk.data)?;
+                    take(chunk.offset, &chunk.data)?;
                 }
                 Ok(None) => return io::stdout().flush().attempted(&attempted),
                 Err(status) => break context.connection.error(&status),

@@ -308,6 +308,7 @@ fn view(task: &TaskView) -> Value {
             "cpu_limit_milli": spec.cpu_limit_milli,
             "pids_limit": spec.pids_limit,
             "kill_grace_ms": spec.kill_grace_ms,
+            "stdin": spec.stdin,
             "labels": spec.labels,
         },
     })

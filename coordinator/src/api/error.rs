@@ -164,6 +164,11 @@ pub fn shape(code: RefusalCode) -> Shape {
         RefusalCode::ExecFailed => {
             row(Code::FailedPrecondition, StatusCode::CONFLICT, "correct the command or what it needs")
         }
+        RefusalCode::InputRefused => row(
+            Code::FailedPrecondition,
+            StatusCode::CONFLICT,
+            "attach without `--stdin`, or run the task with it",
+        ),
         RefusalCode::ChannelBroken => {
             row(Code::Aborted, StatusCode::BAD_GATEWAY, "look how far it came, and try again")
         }

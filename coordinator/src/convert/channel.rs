@@ -43,6 +43,7 @@ pub fn open(first: wire::Frame) -> Result<OpenWish, Invalid> {
         Purpose::WriteFiles(wire::WriteFiles { path }) => ("write-files", checked_path(path)?),
         Purpose::Freeze(wire::Freeze { is_frozen: true }) => ("freeze", String::new()),
         Purpose::Freeze(wire::Freeze { is_frozen: false }) => ("thaw", String::new()),
+        Purpose::WriteInput(wire::WriteInput {}) => ("write-input", String::new()),
         Purpose::Profile(wire::Profile { duration_ms, frequency }) => {
             if !(1..=PROFILE_MS_MAX).contains(duration_ms) {
                 let rule = format_args!("of {duration_ms} is not 1 to {PROFILE_MS_MAX}");
@@ -60,7 +61,7 @@ pub fn open(first: wire::Frame) -> Result<OpenWish, Invalid> {
         }
         Purpose::SendSignal(signal) => ("signal", check_signal("open.send_signal.number", signal)?),
     };
-    let is_conversation = purpose == "exec";
+    let is_conversation = matches!(purpose, "exec" | "write-input");
     Ok(OpenWish { task, purpose, shown, is_conversation, open })
 }
 

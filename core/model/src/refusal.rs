@@ -108,6 +108,8 @@ codes! {
     FileRefused = "file-refused",
     /// The command could not be started in the task.
     ExecFailed = "exec-failed",
+    /// The task has no input, its input has ended, or somebody else writes it.
+    InputRefused = "input-refused",
     /// What the agent began in a channel could not be finished.
     ChannelBroken = "channel-broken",
     /// A bug or a damaged disk: the log says more.

@@ -31,7 +31,7 @@ const _: () = assert!(
 /// Most groups that a process of a task group joins: of cpu and of memory.
 pub const MEMBER_JOINS_MAX: usize = 2;
 
-/// Where the child puts its descriptors; the first five by agreement with `agent/init/main.rs`.
+/// Where the child puts its descriptors; all but `JOIN` by agreement with `agent/init/main.rs`.
 pub(super) mod place {
     pub const STATUS: usize = 3;
     pub const EXIT: usize = 4;
@@ -39,7 +39,9 @@ pub(super) mod place {
     pub const GO: usize = 6;
     /// A group's, when the word has come: its init lets the commands begin through it.
     pub const BEGIN: usize = GO;
-    pub const JOIN: usize = 7;
+    /// The writing end of the command's input; the init keeps it.
+    pub const INPUT: usize = 7;
+    pub const JOIN: usize = 8;
 }
 
 /// Everything the child needs, in the form in which the kernel takes it.
@@ -49,6 +51,8 @@ pub struct Plan {
     pub stderr: RawFd,
     pub status: RawFd,
     pub go: RawFd,
+    /// The writing end of `stdin`, for the init to keep.
+    pub input: Option<RawFd>,
     /// v1 `tasks` files.
     pub join: Vec<RawFd>,
     /// Processes of a task group, which the init watches; empty: the init has one command.
@@ -178,6 +182,10 @@ impl Child<'_> {
         self.place(plan.stdout, 1);
         self.place(plan.stderr, 2);
         self.place(plan.go, place::GO);
+        match plan.input {
+            Some(input) => self.place(input, place::INPUT),
+            None => close(place::INPUT),
+        }
         match &plan.program {
             Program::Init { init, exit } => {
                 self.place(*init, place::INIT);

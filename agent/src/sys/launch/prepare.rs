@@ -25,9 +25,9 @@ use super::{
     EnterRequest, Held, LaunchGroup, LaunchMember, LaunchRequest, LaunchStep, ReleaseError, Secrets,
     SpawnError,
 };
-use crate::sys::SysError;
 use crate::sys::cgroup::Cgroups;
 use crate::sys::process::{self, Process, ProcessId};
+use crate::sys::{Identity, SysError};
 
 /// The tasks' init, built by `agent/build.rs` from `agent/init/main.rs`.
 const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/muster-init"));
@@ -83,9 +83,17 @@ impl Launcher {
     /// See [`crate::sys::Sys::spawn`].
     pub fn spawn(&self, cgroups: &Cgroups, request: &LaunchRequest) -> Result<Held, SpawnError> {
         let nothing = || open(Path::new("/dev/null"), File::options().read(true).write(true));
+        let mut input = None;
         let streams = match &request.group {
             None => [
-                nothing()?,
+                match &request.stdin {
+                    Some(path) => {
+                        let Input { theirs, kept } = open_input(path, &request.identity)?;
+                        input = Some(kept);
+                        theirs
+                    }
+                    None => nothing()?,
+                },
                 self.open_output(&request.stdout, request)?,
                 self.open_output(&request.stderr, request)?,
             ],
@@ -120,7 +128,8 @@ impl Launcher {
         if request.namespaces.ipc {
             kinds |= libc::CLONE_NEWIPC;
         }
-        let part = Part { streams, program, scene, has_terminal: false, group: request.group.as_ref() };
+        let group = request.group.as_ref();
+        let part = Part { streams, input, program, scene, has_terminal: false, group };
         self.start(cgroups, request, part, |group, plan| self.nursery.bear(group, kinds, plan))
     }
 
@@ -138,6 +147,7 @@ impl Launcher {
         }
         let part = Part {
             streams: [stdin, stdout, stderr],
+            input: None,
             // Orphans of it go to the task's own init; none is needed here.
             program: Program::Command(places(&launch.argv, &launch.env)?),
             scene: Scene::Joined { process: process.as_raw_fd(), kinds: kinds.cast_unsigned() as usize },
@@ -173,10 +183,12 @@ impl Launcher {
         let tasks = cgroups.open_v1_tasks(&request.cgroup).map_err(SpawnError::Cgroup)?;
         let (go_theirs, go_ours) = pipe().map_err(prepare("make a pipe"))?;
         let (status_ours, status_theirs) = pipe().map_err(prepare("make a pipe"))?;
-        let Part { streams: [stdin, stdout, stderr], program, scene, has_terminal, group: members } = part;
+        let Part { streams: [stdin, stdout, stderr], input, program, scene, has_terminal, group: members } =
+            part;
         let high = |fd: OwnedFd| move_up(fd).map_err(prepare("move a descriptor"));
         let [stdin, stdout, stderr, go, status] = [stdin, stdout, stderr, go_theirs, status_theirs].map(high);
         let (stdin, stdout, stderr, go, status) = (stdin?, stdout?, stderr?, go?, status?);
+        let input = input.map(high).transpose()?;
         let join = tasks.into_iter().map(high).collect::<Result<Vec<_>, _>>()?;
         if join.len() > child::HIERARCHIES_MAX {
             let source = io::Error::from(io::ErrorKind::TooManyLinks);
@@ -203,6 +215,7 @@ impl Launcher {
             stderr: stderr.as_raw_fd(),
             status: status.as_raw_fd(),
             go: go.as_raw_fd(),
+            input: input.as_ref().map(AsRawFd::as_raw_fd),
             join: join.iter().map(AsRawFd::as_raw_fd).collect(),
             members,
             program,
@@ -425,6 +438,8 @@ fn rlimit_number(kind: RlimitKind) -> usize {
 /// What a first process and one that joins do not have in common.
 struct Part<'a> {
     streams: [OwnedFd; 3],
+    /// Of the first, the other end.
+    input: Option<OwnedFd>,
     program: Program,
     scene: Scene,
     has_terminal: bool,
@@ -449,6 +464,31 @@ fn init_arguments(group: &LaunchGroup) -> Vec<OsString> {
     let settings = [String::new(), signal.to_string(), group.kill_grace.as_millis().to_string()];
     let members = group.members.iter().map(essential).map(str::to_owned);
     settings.into_iter().chain(members).map(OsString::from).collect()
+}
+
+/// Both ends of a task's input.
+struct Input {
+    theirs: OwnedFd,
+    kept: OwnedFd,
+}
+
+/// Makes the pipe anew. The task's user owns it, so that it may open /dev/stdin by name.
+fn open_input(path: &Path, identity: &Identity) -> Result<Input, SpawnError> {
+    let failed = |source| SpawnError::Open { path: path.to_owned(), source };
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o600))
+        .map_err(|error| failed(error.into()))?;
+    // With both ends at once it doesn't wait for another (fifo(7)), and so neither do the two after it.
+    let both = open(path, File::options().read(true).write(true))?;
+    let owned = std::os::unix::fs::fchown(&both, Some(identity.uid), Some(identity.gid));
+    owned.map_err(failed)?;
+    Ok(Input {
+        theirs: open(path, File::options().read(true))?,
+        kept: open(path, File::options().write(true))?,
+    })
 }
 
 fn prepare(what: &'static str) -> impl Fn(io::Error) -> SpawnError {

@@ -129,6 +129,7 @@ impl Reader {
             | RefusalCode::FileUnknown
             | RefusalCode::FileRefused
             | RefusalCode::ExecFailed
+            | RefusalCode::InputRefused
             | RefusalCode::ChannelBroken
             | RefusalCode::Internal => false,
         };

@@ -70,6 +70,8 @@ pub struct TaskSpec {
     /// Name of the profile of system calls; absent: the agent's default.
     pub seccomp: Option<String>,
     pub health_check: Option<HealthCheck>,
+    /// Whether its stdin is a pipe that is written to by whoever attaches; otherwise stdin is empty.
+    pub has_input: bool,
 }
 
 /// Namespaces that a task shares with its host.
@@ -121,6 +123,8 @@ pub enum SpecError {
     CommandAndProcesses,
     #[error("several processes need a process namespace of their own, and this task shares the host's")]
     ProcessesOfHost,
+    #[error("only one command in a process namespace of its own can have an input")]
+    Input,
     #[error("{what} of {limit} is above the {whole} of the whole task")]
     AboveWhole { what: &'static str, limit: u64, whole: u64 },
     #[error("the process `{name}` breaks a rule")]
@@ -166,6 +170,7 @@ impl TaskSpec {
             capabilities: BTreeSet::new(),
             seccomp: None,
             health_check: None,
+            has_input: false,
         }
     }
 
@@ -178,6 +183,7 @@ impl TaskSpec {
         self.check_identity()?;
         self.check_limits()?;
         processes::check(self)?;
+        self.check_input()?;
         self.check_end()?;
         self.check_files()?;
         if let Some(check) = &self.health_check {
@@ -292,6 +298,12 @@ impl TaskSpec {
         let Some(longest) = self.run_time_max else { return Ok(()) };
         let ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
         check_range("the longest run time (in ms)", ms, 1, bounds::TIMEOUT_MS_MAX)
+    }
+
+    /// The init of a task with one command keeps its input open, so there must be one.
+    fn check_input(&self) -> Result<(), SpecError> {
+        let is_possible = self.processes.is_empty() && !self.shared_namespaces.pid;
+        if self.has_input && !is_possible { Err(SpecError::Input) } else { Ok(()) }
     }
 
     fn check_files(&self) -> Result<(), SpecError> {

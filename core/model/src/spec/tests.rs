@@ -59,9 +59,17 @@ fn a_spec_that_asks_for_everything_is_sound() {
         capabilities: ["net_raw".to_owned()].into(),
         seccomp: Some("strict".to_owned()),
         health_check: Some(health(Probe::Http { port: None, path: "/health".to_owned(), is_tls: false })),
+        has_input: true,
         ..plain()
     };
     assert_eq!(spec.check(), Ok(()));
+}
+
+#[test]
+fn an_input_needs_one_command_with_an_init() {
+    let shared_namespaces = SharedNamespaces { pid: true, ipc: false };
+    let spec = TaskSpec { has_input: true, shared_namespaces, ..plain() };
+    assert_eq!(spec.check(), Err(SpecError::Input));
 }
 
 fn group() -> TaskSpec {
@@ -91,6 +99,7 @@ fn a_group_that_breaks_a_rule_is_told_which() {
         TaskSpec { command: vec!["true".to_owned()], ..group() },
         TaskSpec { shared_namespaces: SharedNamespaces { pid: true, ipc: false }, ..group() },
         TaskSpec { processes: many, ..group() },
+        TaskSpec { has_input: true, ..group() },
         with(|process| process.name = "web".to_owned()),
         with(|process| process.name = "Web".to_owned()),
         with(|process| process.name = "../web".to_owned()),
@@ -112,6 +121,7 @@ fn a_group_that_breaks_a_rule_is_told_which() {
         a task has a command or processes, and this one has both
         several processes need a process namespace of their own, and this task shares the host's
         17 processes are more than the 16 that are allowed
+        only one command in a process namespace of its own can have an input
         processes names `web` twice
         the name of a process `Web` is not 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends
         the name of a process `../web` is not 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends

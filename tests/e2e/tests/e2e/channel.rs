@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::fs::{MetadataExt as _, symlink},
     path::{Path, PathBuf},
     process::{Child, Stdio},
@@ -410,6 +410,92 @@ async fn a_frozen_task_stands_still_through_a_restart_and_can_be_killed() {
     assert_eq!(task.status.unwrap().exit.unwrap().how, Some(How::Code(9)));
     let error = cluster.connection().set_frozen(&id, true).await.unwrap_err();
     assert_eq!(code(&error), "task-not-running", "{error}");
+    cluster.finish().await;
+}
+
+/// What `attach --stdin` does with this input, or as long as its stdin stays open.
+fn attach(cluster: &Cluster, id: &str) -> Child {
+    let mut command = cluster.muster();
+    command.args(["task", "attach", "--stdin", id]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_outlives_who_writes_it_and_the_agent_and_ends_when_it_is_told() {
+    let mut cluster = cluster!();
+    let spec = TaskSpec {
+        stdin: true,
+        ..script("while read -r line; do echo \"got $line\"; done; echo over; exit 3")
+    };
+    let id = cluster.run(spec, 1).await.remove(0);
+    cluster.until_state(&id, TaskState::Running).await;
+    let stdout = find_folder(&cluster, &id).join("stdout");
+    let written = || fs::read_to_string(&stdout).unwrap();
+
+    // Who leaves without a word has not ended it; a second at a time is refused.
+    let mut first = attach(&cluster, &id);
+    first.stdin.as_ref().unwrap().write_all(b"one\n").unwrap();
+    wait_until("it reads", async || written() == "got one\n").await;
+    let refused = cluster.connection().write_input(&id).await.err().unwrap();
+    assert_eq!(code(&refused), "input-refused", "{refused}");
+    first.kill().unwrap();
+    first.wait().unwrap();
+
+    // Nor has the agent by its death.
+    cluster.agents[0].kill();
+    cluster.restart_agent(0);
+    cluster.until_agents().await;
+    let mut next = None;
+    wait_until("the input is free again", async || {
+        next = cluster.connection().write_input(&id).await.ok();
+        next.is_some()
+    })
+    .await;
+    let next = next.unwrap();
+    next.sender().data(b"two\n").await.unwrap();
+    wait_until("it reads on", async || written() == "got one\ngot two\n").await;
+    drop(next);
+    assert_eq!(cluster.task(&id).await.state(), TaskState::Running);
+
+    // The end of stdin is the end of the input, and the task's last words are shown.
+    let mut last = None;
+    wait_until("the input is free again", async || {
+        let mut child = attach(&cluster, &id);
+        child.stdin.take().unwrap().write_all(b"three\nfour").unwrap();
+        let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+        let is_refused = text(&output.stderr).contains("input-refused");
+        last = Some(output);
+        !is_refused
+    })
+    .await;
+    let last = last.unwrap();
+    assert_eq!(text(&last.stdout), "got three\nover\n", "{}", text(&last.stderr));
+    assert_eq!(last.status.code(), Some(3), "{}", text(&last.stderr));
+    cluster.until_released(&id).await;
+
+    // In one go; an input that no pipe holds; and a task that reads none of it.
+    let lines = "line\n".repeat(100_000);
+    for (command, input, expected) in
+        [("wc -l", lines.as_str(), "100000\n"), ("exec <&-; echo deaf", lines.as_str(), "deaf\n")]
+    {
+        let mut child = cluster.muster();
+        child.args(["run", "--stdin", "--cpus", "0.2", "--", "sh", "-c", command]);
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
+        let output = tokio::task::spawn_blocking(move || {
+            // Nobody needs to read it all.
+            let _ = stdin.write_all(input.as_bytes());
+            drop(stdin);
+            child.wait_with_output().unwrap()
+        });
+        let output = output.await.unwrap();
+        assert_eq!((text(&output.stdout).trim_start(), output.status.code()), (expected, Some(0)));
+    }
+
+    // Those who did not ask for one have none.
+    let plain = sleeper(&cluster).await;
+    let refused = cluster.connection().write_input(&plain).await.err().unwrap();
+    assert_eq!(code(&refused), "input-refused", "{refused}");
     cluster.finish().await;
 }
 
