@@ -34,6 +34,7 @@ pub struct Config {
     pub agent_timeout: Duration,
     pub framework_heartbeat: Duration,
     pub snapshot_entries: u64,
+    pub election_timeout: Duration,
     pub shutdown_timeout: Duration,
     pub log_format: LogFormat,
     pub log_filter: String,
@@ -67,6 +68,8 @@ impl Default for Config {
             framework_heartbeat: Duration::from_secs(15),
             // A start applies at most twice as many entries, some 60 ms.
             snapshot_entries: 10_000,
+            // Four heartbeats, and forty times what members in one building need to answer each.
+            election_timeout: Duration::from_millis(400),
             // systemd waits 90 s; a coordinator has nothing to do that takes longer than this.
             shutdown_timeout: Duration::from_secs(10),
             log_format: LogFormat::Human,
@@ -224,6 +227,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "Log entries between two snapshots",
         set: |config, text| number(text, 100).map(|value| config.snapshot_entries = value),
         show: |config| config.snapshot_entries.to_string(),
+    },
+    Setting {
+        key: "election-timeout",
+        value_name: "DURATION",
+        help: "How long a leader is silent, at least, before another stands; the same on all members",
+        set: |config, text| election_timeout(text).map(|value| config.election_timeout = value),
+        show: |config| Span(config.election_timeout).to_string(),
     },
     Setting {
         key: "shutdown-timeout",
@@ -459,6 +469,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(ms))
 }
 
+/// Below it, members of a busy host would depose each other; above it, nobody would wait.
+fn election_timeout(text: &str) -> Result<Duration, String> {
+    let value = duration(text)?;
+    match (Duration::from_millis(100)..=Duration::from_secs(60)).contains(&value) {
+        true => Ok(value),
+        false => Err(format!("`{text}` is not between 100ms and 60s")),
+    }
+}
+
 /// No setting means anything beyond a day.
 const DURATION_MS_MAX: u64 = 24 * 3_600_000;
 
@@ -586,6 +605,7 @@ mod tests {
         shown += &refused("", &[], &[("listen", "localhost")]);
         shown += &refused("", &[], &[("listen", "0.0.0.0:5050")]);
         shown += &refused("", &[], &[("agent-timeout", "15s")]);
+        shown += &refused("", &[], &[("election-timeout", "99ms")]);
         shown += &refused("", &[], &[("log-format", "xml")]);
         shown += &refused("", &[], &[("allowed-hosts", "a b")]);
         expect![[r#"
@@ -596,6 +616,7 @@ mod tests {
             setting `listen` (from flag) is not valid: `localhost` is no address with a port, such as 127.0.0.1:5050
             `--listen 0.0.0.0:5050` is beyond this machine, and nothing is served there without mTLS
             settings `agent-timeout` and `agent-heartbeat` don't fit together: an agent that is given up after 15s must be able to lose three heartbeats of 5s
+            setting `election-timeout` (from flag) is not valid: `99ms` is not between 100ms and 60s
             setting `log-format` (from flag) is not valid: `xml` is no log format; take `human` or `json`
             setting `allowed-hosts` (from flag) is not valid: `a b` is no host name
         "#]].assert_eq(&shown);

@@ -20,11 +20,12 @@ use crate::{
     metrics::Metrics,
     raft::{
         self, InitializeError, Leadership, OpenError, Raft, RaftConfig, RaftHandle, SeatError, StopError,
+        Timing,
     },
 };
 
-/// How long another member may take to lead before this one goes: an election is about as long.
-const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
+/// How many election timeouts another member may take to lead before this one goes: an election is shorter.
+const HAND_OVER_TIMEOUTS: u32 = 5;
 
 /// Why the coordinator can't start.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +165,7 @@ pub struct Daemon {
     token: Token,
     socket: PathBuf,
     raft: RaftHandle,
+    hand_over_patience: Duration,
     shutdown_timeout: Duration,
     /// In order of their start; stopped from the last to the first.
     parts: Vec<Part>,
@@ -220,6 +222,7 @@ impl Daemon {
             cluster_id: cluster_id.as_ref().map(ToString::to_string),
             credential: token.header(),
             snapshot_entries: config.snapshot_entries,
+            timing: Timing::of(config.election_timeout),
             ..RaftConfig::new(&config.data_dir, config.member_id, address.to_string())
         };
         let (raft, member) = Raft::open(raft_config, machine).await.map_err(StartError::Open)?;
@@ -289,6 +292,7 @@ impl Daemon {
             token,
             socket: config.socket_path(),
             raft,
+            hand_over_patience: config.election_timeout * HAND_OVER_TIMEOUTS,
             shutdown_timeout: config.shutdown_timeout,
             parts,
         })
@@ -346,7 +350,7 @@ impl Daemon {
         if self.raft.seats().iter().filter(|seat| seat.votes).count() < 2 {
             return;
         }
-        match self.raft.transfer(None, HAND_OVER_PATIENCE).await {
+        match self.raft.transfer(None, self.hand_over_patience).await {
             Ok(leader) => tracing::info!(leader, "handed over the lead"),
             // It does not lead: nothing to hand over.
             Err(SeatError::NotLeader) => {}

@@ -80,13 +80,20 @@ pub struct Timing {
     pub election_max: Duration,
 }
 
+impl Timing {
+    /// For members of which none stands before the leader was silent for so long.
+    pub fn of(election_timeout: Duration) -> Self {
+        Self {
+            heartbeat: election_timeout / 4,
+            election_min: election_timeout,
+            election_max: election_timeout * 2,
+        }
+    }
+}
+
 impl Default for Timing {
     fn default() -> Self {
-        Self {
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(400),
-            election_max: Duration::from_millis(800),
-        }
+        Self::of(Duration::from_millis(400))
     }
 }
 

@@ -444,6 +444,10 @@ fn start_coordinator(
         let token = directory.join("coordinator/token").display().to_string();
         arguments.extend(["--join".to_owned(), join.to_owned(), "--token-file".to_owned(), token]);
     }
+    if crate::is_guest() && options.members > 1 {
+        // Heartbeats of members that share one emulated processor come late.
+        arguments.extend(["--election-timeout", "8s"].map(String::from));
+    }
     arguments.extend(options.coordinator_flags.iter().cloned());
     let mut command = Command::new(program("muster-coordinator"));
     command.args(arguments);
