@@ -36,6 +36,10 @@ const TOKEN_PATHS: [&str; 2] = ["/var/lib/muster/coordinator/token", "/var/lib/m
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long one coordinator may take to accept a connection, before the next one is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A coordinator from which nothing is heard for so long is asked whether it lives …
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// … and must answer within this, or another one is tried: a cut link tells nobody that it is cut.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A call that takes longer is lost; streams have no such bound.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -220,8 +224,8 @@ fn channel(address: &Address) -> Result<Channel, ClientError> {
     };
     let endpoint = Endpoint::from_shared(url)
         .map_err(|_| ClientError::Address { address: address.to_string() })?
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10))
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
     Ok(match address {
         Address::Http(urls) => {

@@ -11,6 +11,11 @@ use super::StreamError;
 /// How long one member may take to accept a connection, before the next one is tried.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A member from which nothing is heard for so long is asked whether it lives; it sends a heartbeat as often …
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// … and must answer within this, or another one is tried: a cut link tells nobody that it is cut.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A URL that can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("`{url}` is no address of a coordinator")]
@@ -54,8 +59,8 @@ fn endpoint(url: &str) -> Result<Endpoint, AddressError> {
         .connect_timeout(CONNECT_PATIENCE)
         .tcp_nodelay(true)
         // Without these a broken path leaves a stream that never ends.
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10))
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .user_agent(concat!("muster-agent/", env!("CARGO_PKG_VERSION")));
     endpoint.map_err(failed)

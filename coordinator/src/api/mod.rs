@@ -126,7 +126,9 @@ impl Api {
         let raft = &self.context.raft;
         let passed = match self.relay.route(raft, &request).await {
             Ok(relay::Route::Here) => return self.answer_here(request).await,
-            Ok(relay::Route::There(leader)) => self.relay.pass(raft, &leader, request).await,
+            Ok(relay::Route::There(leader, address)) => {
+                self.relay.pass(raft, leader, &address, request).await
+            }
             Err(refusal) => Err(refusal),
         };
         // The leader has counted what it refused.

@@ -2,20 +2,28 @@
 //!
 //! Passes heads and bodies on as they are, streams included, and looks into neither: whoever is attached to a
 //! member stays attached to it, whoever leads. A call is passed on once; a second member that isn't the leader
-//! refuses it, so that no call goes round in circles. How long one waits for a leader is bounded.
+//! refuses it, so that no call goes round in circles. How long one waits for a leader is bounded, and what a leader
+//! hasn't answered when another one leads ends with a status that says so.
 
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use axum::body::Body;
-use http::{HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
-use hyper::body::Incoming;
+use axum::body::{Body, HttpBody};
+use futures::{FutureExt as _, future::BoxFuture};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use model::{Refusal, RefusalCode};
 
-use crate::raft::RaftHandle;
+use super::error;
+use crate::raft::{MemberId, RaftHandle};
 
 /// Says that a call was passed on, and by whom.
 const RELAYED_KEY: &str = "muster-relayed-by";
@@ -46,8 +54,8 @@ pub(super) struct Relay {
 /// Who answers a call.
 pub(super) enum Route {
     Here,
-    /// The leader's host:port.
-    There(String),
+    /// The leader, and its host:port.
+    There(MemberId, String),
 }
 
 impl Relay {
@@ -89,33 +97,113 @@ impl Relay {
             return Err(no_leader("the lead has just gone to another member"));
         }
         match raft.leader_address() {
-            Some(address) => Ok(Route::There(address)),
+            Some(address) => Ok(Route::There(now.leader.unwrap_or(own), address)),
             None => Err(no_leader("the leader's address is not known here yet")),
         }
     }
 
-    /// Has the leader answer. Refuses with NoLeader where it can't be reached.
+    /// Has the leader answer. Refuses with NoLeader where it can't be reached, and with OutcomeUnknown where it
+    /// was reached and gives no answer: the call may have been carried out.
     pub(super) async fn pass(
         &self,
         raft: &RaftHandle,
-        leader: &str,
+        leader: MemberId,
+        address: &str,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
         let (mut head, body) = request.into_parts();
         let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let uri = Uri::builder().scheme("http").authority(leader).path_and_query(path).build();
+        let uri = Uri::builder().scheme("http").authority(address).path_and_query(path).build();
         head.uri = uri.map_err(|_| no_leader("the leader's address makes no sense"))?;
         // The other side is the leader now.
         head.headers.remove(header::HOST);
         head.headers.insert(RELAYED_KEY, HeaderValue::from(raft.member_id()));
-        match self.client.request(Request::from_parts(head, Body::new(body))).await {
-            Ok(answer) => Ok(answer.map(Body::new)),
+        let mut replaced = replaced(raft, leader);
+        let answer = tokio::select! {
+            answer = self.client.request(Request::from_parts(head, Body::new(body))) => answer,
+            () = &mut replaced => return Err(unknown()),
+        };
+        match answer {
+            Ok(answer) => Ok(answer.map(|body| Body::new(Answer { body, replaced, state: Passed::Nothing }))),
             Err(error) => {
-                tracing::debug!(leader, %error, "can't pass a call on");
-                Err(no_leader("the leader did not answer"))
+                tracing::debug!(leader, address, %error, "can't pass a call on");
+                Err(if error.is_connect() { no_leader("the leader can't be reached") } else { unknown() })
             }
         }
     }
+}
+
+/// Ready when another member leads. While nobody does, the one that was passed to may yet answer.
+fn replaced(raft: &RaftHandle, leader: MemberId) -> BoxFuture<'static, ()> {
+    let mut leadership = raft.leadership();
+    let wait = async move {
+        // An error means that this member stops, which ends its streams anyway.
+        let _ = leadership.wait_for(|now| now.leader.is_some_and(|known| known != leader)).await;
+    };
+    wait.fuse().boxed()
+}
+
+/// What the leader answers. Where it breaks off, a status ends it instead of a broken stream, of which a caller could
+/// not tell why it broke.
+struct Answer {
+    body: Incoming,
+    replaced: BoxFuture<'static, ()>,
+    state: Passed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passed {
+    Nothing,
+    Something,
+    Everything,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.state == Passed::Everything {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.state = if frame.is_data() { Passed::Something } else { Passed::Everything };
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            // An answer that is complete ends with a status, as trailers or in its head.
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(Err(error))) => tracing::debug!(%error, "the leader broke an answer off"),
+            Poll::Pending => std::task::ready!(self.replaced.as_mut().poll(context)),
+        }
+        // A stream is opened again; of one answer that never began, nobody knows whether the call was carried out.
+        let why = match self.state {
+            Passed::Nothing => unknown(),
+            Passed::Something | Passed::Everything => no_leader("the leader was lost while it answered"),
+        };
+        self.state = Passed::Everything;
+        let mut trailers = HeaderMap::new();
+        match error::status(&why).add_header(&mut trailers) {
+            Ok(()) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            // It can't be put into words: then the stream just ends, which a caller takes for an error too.
+            Err(_status) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.state == Passed::Everything || self.body.is_end_stream()
+    }
+}
+
+fn unknown() -> Refusal {
+    Refusal::new(
+        RefusalCode::OutcomeUnknown,
+        "whether it was done is not known, because the leader was lost before it answered; repeat with the same \
+         request id",
+    )
 }
 
 fn no_leader(why: &str) -> Refusal {
