@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn entry(command: Command) -> Vec<u8> {
-        convert::log::encode_entry(&Entry { at: Timestamp(7), command })
+        convert::log::encode_entry(&Entry { at: Timestamp(7), counted: model::ClusterTime::ZERO, command })
     }
 
     fn initialize() -> Vec<u8> {
@@ -149,7 +149,8 @@ mod tests {
         machine.apply(1, 1, &initialize()).unwrap();
         let before = machine.state.clone();
         let version = cluster::VERSION_SUPPORTED + 1;
-        let newer = proto::log::v1::LogEntry { version, at_us: 1, command: None }.encode_to_vec();
+        let newer =
+            proto::log::v1::LogEntry { version, at_us: 1, counted_us: 0, command: None }.encode_to_vec();
         let error = machine.apply(2, 1, &newer).unwrap_err();
         assert!(error.source.to_string().contains("needs cluster version"), "{}", error.source);
         let newer = proto::log::v1::Snapshot { version, ..Default::default() }.encode_to_vec();

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use cluster::{AgentFacts, Answer, Command, Entry, FrameworkInfo, KillBy, KnownTask, VERSION_SUPPORTED};
-use model::{Cursor, Duration, Refusal, RefusalCode, TaskId, TaskSpec, Timestamp};
+use model::{ClusterTime, Cursor, Duration, Refusal, RefusalCode, TaskId, TaskSpec, Timestamp};
 use prost::Message as _;
 use proto::log::v1 as wire;
 
@@ -29,10 +29,11 @@ pub enum LogError {
 }
 
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
-    let Entry { at, command } = entry;
+    let Entry { at, counted, command } = entry;
     wire::LogEntry {
         version: command.program_version_needed(),
         at_us: at.0,
+        counted_us: counted.0,
         command: Some(to_command(command)),
     }
     .encode_to_vec()
@@ -40,13 +41,13 @@ pub fn encode_entry(entry: &Entry) -> Vec<u8> {
 
 /// Refuses an entry that a newer program wrote: nobody here may act on half of it.
 pub fn decode_entry(bytes: &[u8]) -> Result<Entry, LogError> {
-    let wire::LogEntry { version, at_us, command: wished } =
+    let wire::LogEntry { version, at_us, counted_us, command: wished } =
         wire::LogEntry::decode(bytes).map_err(LogError::Decode)?;
     if version > VERSION_SUPPORTED {
         return Err(LogError::TooNew { version });
     }
     let command = required("command", wished).and_then(command).map_err(LogError::Invalid)?;
-    Ok(Entry { at: Timestamp(at_us), command })
+    Ok(Entry { at: Timestamp(at_us), counted: ClusterTime(counted_us), command })
 }
 
 pub fn encode_answer(answer: &Result<Answer, Refusal>) -> Vec<u8> {
@@ -143,9 +144,12 @@ fn to_command(command: &Command) -> wire::log_entry::Command {
             weight_milli: *weight_milli,
             request_id: text_of(request.as_ref()),
         }),
-        Command::Prune { keep, before } => {
-            Wire::Prune(wire::Prune { keep: *keep, before_us: before.map(|before| before.0) })
-        }
+        Command::Prune { keep, before, counted_before } => Wire::Prune(wire::Prune {
+            keep: *keep,
+            before_us: before.map(|before| before.0),
+            counted_before_us: counted_before.map(|before| before.0),
+        }),
+        Command::CountTime => Wire::CountTime(wire::CountTime {}),
     }
 }
 
@@ -230,9 +234,12 @@ fn command(command: wire::log_entry::Command) -> Result<Command, Invalid> {
             weight_milli,
             request: optional_id("request_id", &request_id)?,
         },
-        Wire::Prune(wire::Prune { keep, before_us }) => {
-            Command::Prune { keep, before: before_us.map(Timestamp) }
-        }
+        Wire::Prune(wire::Prune { keep, before_us, counted_before_us }) => Command::Prune {
+            keep,
+            before: before_us.map(Timestamp),
+            counted_before: counted_before_us.map(ClusterTime),
+        },
+        Wire::CountTime(wire::CountTime {}) => Command::CountTime,
     })
 }
 
@@ -407,10 +414,11 @@ mod tests {
     #[test]
     fn what_needs_a_newer_version_is_refused_before_it_is_read() {
         let version = VERSION_SUPPORTED + 1;
-        let bytes = wire::LogEntry { version, at_us: 0, command: None }.encode_to_vec();
+        let bytes = wire::LogEntry { version, at_us: 0, counted_us: 0, command: None }.encode_to_vec();
         assert!(matches!(decode_entry(&bytes), Err(LogError::TooNew { version: found }) if found == version));
         // Raising the cluster above what this program knows stops it, too.
-        let bytes = encode_entry(&Entry { at: Timestamp(0), command: Command::RaiseVersion { version } });
+        let command = Command::RaiseVersion { version };
+        let bytes = encode_entry(&Entry { at: Timestamp(0), counted: ClusterTime::ZERO, command });
         assert!(matches!(decode_entry(&bytes), Err(LogError::TooNew { version: found }) if found == version));
     }
 }

@@ -260,6 +260,7 @@ pub fn to_task_view(task: &Task) -> wire::TaskView {
         recorded_sequence: _between_agent_and_leader,
         created_at,
         changed_at: _in_the_status,
+        changed_counted: _not_shown,
     } = task;
     wire::TaskView {
         spec: Some(to_shown_task_spec(spec)),
@@ -351,7 +352,7 @@ pub fn to_framework_view(
 ) -> wire::FrameworkView {
     let (is_connected, disconnected_at_us) = match record.state {
         FrameworkState::Connected => (true, 0),
-        FrameworkState::Disconnected { at: Timestamp(at) } => (false, at),
+        FrameworkState::Disconnected { at: Timestamp(at), counted: _not_shown } => (false, at),
     };
     let share = state.share_of_framework(framework);
     wire::FrameworkView {

@@ -9,7 +9,7 @@ use cluster::{
     AgentPart, AnswerPart, Asked, ClusterState, EndedPart, FrameworkPart, FrameworkState, Parts, PartsError,
     RolePart, Task, VERSION_SUPPORTED, WaitingPart,
 };
-use model::{Cursor, FrameworkEvent, KillOrder, Timestamp};
+use model::{ClusterTime, Cursor, FrameworkEvent, KillOrder, Timestamp};
 use prost::Message as _;
 use proto::log::v1 as wire;
 
@@ -50,11 +50,13 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<ClusterState, SnapshotError> {
 }
 
 fn to_snapshot(parts: &Parts) -> wire::Snapshot {
-    let Parts { cluster, version, applied, frameworks, ended, agents, tasks, roles, queue, answers } = parts;
+    let Parts { cluster, version, applied, counted, frameworks, ended, agents, tasks, roles, queue, answers } =
+        parts;
     wire::Snapshot {
         version: *version,
         cluster_id: text_of(cluster.as_ref()),
         applied: *applied,
+        counted_us: counted.0,
         frameworks: frameworks.iter().map(to_framework).collect(),
         ended: ended.iter().map(to_ended).collect(),
         agents: agents.iter().map(to_agent).collect(),
@@ -77,11 +79,13 @@ fn parts(snapshot: wire::Snapshot) -> Result<Parts, Invalid> {
         roles,
         queue,
         answers,
+        counted_us,
     } = snapshot;
     Ok(Parts {
         cluster: optional_id("cluster_id", &cluster_id)?,
         version,
         applied,
+        counted: ClusterTime(counted_us),
         frameworks: each("frameworks", frameworks, framework)?,
         ended: each("ended", gone, ended)?,
         agents: each("agents", agents, agent)?,
@@ -100,7 +104,11 @@ fn to_framework(part: &FrameworkPart) -> wire::FrameworkRecord {
         info: Some(to_framework_info(info)),
         disconnected_at_us: match state {
             FrameworkState::Connected => None,
-            FrameworkState::Disconnected { at } => Some(at.0),
+            FrameworkState::Disconnected { at, counted: _ } => Some(at.0),
+        },
+        disconnected_counted_us: match state {
+            FrameworkState::Connected => 0,
+            FrameworkState::Disconnected { at: _, counted } => counted.0,
         },
         is_built_in: *is_built_in,
         events: events.iter().map(|(place, event)| to_event(*place, event)).collect(),
@@ -120,13 +128,17 @@ fn framework(record: wire::FrameworkRecord) -> Result<FrameworkPart, Invalid> {
         acknowledged,
         compacted_to,
         answers,
+        disconnected_counted_us,
     } = record;
     Ok(FrameworkPart {
         framework: id("framework_id", &framework_id)?,
         info: framework_info(required("info", info)?).within("info")?,
         state: match disconnected_at_us {
             None => FrameworkState::Connected,
-            Some(at) => FrameworkState::Disconnected { at: Timestamp(at) },
+            Some(at) => FrameworkState::Disconnected {
+                at: Timestamp(at),
+                counted: ClusterTime(disconnected_counted_us),
+            },
         },
         is_built_in,
         events: each("events", events, event)?,
@@ -205,6 +217,7 @@ fn to_task(task: &Task) -> wire::TaskRecord {
         recorded_sequence,
         created_at,
         changed_at,
+        changed_counted,
     } = task;
     wire::TaskRecord {
         spec: Some(to_task_spec(spec)),
@@ -219,6 +232,7 @@ fn to_task(task: &Task) -> wire::TaskRecord {
         recorded_sequence: *recorded_sequence,
         created_at_us: created_at.0,
         changed_at_us: changed_at.0,
+        changed_counted_us: changed_counted.0,
     }
 }
 
@@ -236,6 +250,7 @@ fn task(record: wire::TaskRecord) -> Result<Task, Invalid> {
         recorded_sequence,
         created_at_us,
         changed_at_us,
+        changed_counted_us,
     } = record;
     let order = |wire::KillOrder { grace_ms }| Ok(KillOrder { grace: grace("grace_ms", grace_ms)? });
     Ok(Task {
@@ -251,6 +266,7 @@ fn task(record: wire::TaskRecord) -> Result<Task, Invalid> {
         recorded_sequence,
         created_at: Timestamp(created_at_us),
         changed_at: Timestamp(changed_at_us),
+        changed_counted: ClusterTime(changed_counted_us),
     })
 }
 

@@ -8,8 +8,8 @@ use cluster::{
 };
 use codec::testing::{agent_id, at, framework_id, grace, resources, spec, state, status, task_id, texts};
 use model::{
-    ClusterId, Cursor, Duration, FrameworkEvent, KillOrder, Refusal, RefusalCode, RequestId, RoleName,
-    TaskSpec,
+    ClusterId, ClusterTime, Cursor, Duration, FrameworkEvent, KillOrder, Refusal, RefusalCode, RequestId,
+    RoleName, TaskSpec,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -102,13 +102,19 @@ pub fn command() -> impl Strategy<Value = Command> {
             weight_milli,
             request
         }),
-        (any::<u64>(), option::of(at())).prop_map(|(keep, before)| Command::Prune { keep, before }),
+        (any::<u64>(), option::of(at()), option::of(counted()))
+            .prop_map(|(keep, before, counted_before)| { Command::Prune { keep, before, counted_before } }),
+        Just(Command::CountTime),
     ];
     prop_oneof![frameworks, tasks]
 }
 
+fn counted() -> impl Strategy<Value = ClusterTime> {
+    any::<u64>().prop_map(ClusterTime)
+}
+
 pub fn entry() -> impl Strategy<Value = Entry> {
-    (at(), command()).prop_map(|(at, command)| Entry { at, command })
+    (at(), counted(), command()).prop_map(|(at, counted, command)| Entry { at, counted, command })
 }
 
 fn refusal() -> impl Strategy<Value = Refusal> {
@@ -155,8 +161,8 @@ fn event() -> impl Strategy<Value = (Cursor, Arc<FrameworkEvent>)> {
 }
 
 fn framework_part() -> impl Strategy<Value = FrameworkPart> {
-    let state =
-        prop_oneof![Just(FrameworkState::Connected), at().prop_map(|at| FrameworkState::Disconnected { at })];
+    let away = (at(), counted()).prop_map(|(at, counted)| FrameworkState::Disconnected { at, counted });
+    let state = prop_oneof![Just(FrameworkState::Connected), away];
     let known = (framework_id(), info(), state, any::<bool>());
     let heard = (vec(event(), 0..3), cursor(), option::of(cursor()), vec(answer_part(), 0..2));
     (known, heard).prop_map(|((framework, info, state, is_built_in), heard)| {
@@ -187,9 +193,10 @@ fn task() -> impl Strategy<Value = Task> {
         any::<u64>(),
         at(),
         at(),
+        counted(),
     );
     (who, what).prop_map(|((spec, framework, role, agent, epoch, state), what)| {
-        let (kill, is_released, status, recorded_sequence, created_at, changed_at) = what;
+        let (kill, is_released, status, recorded_sequence, created_at, changed_at, changed_counted) = what;
         Task {
             spec: Arc::new(spec),
             framework,
@@ -203,6 +210,7 @@ fn task() -> impl Strategy<Value = Task> {
             recorded_sequence,
             created_at,
             changed_at,
+            changed_counted,
         }
     })
 }
@@ -220,7 +228,7 @@ pub fn parts() -> impl Strategy<Value = Parts> {
         submitted_at,
     });
     let cluster = option::of("[a-z0-9]{1,8}".prop_map(|id| ClusterId::new(&id).unwrap()));
-    let head = (cluster, 0..=cluster::VERSION_SUPPORTED, any::<u64>());
+    let head = (cluster, 0..=cluster::VERSION_SUPPORTED, any::<u64>(), counted());
     let records = (
         vec(framework_part(), 0..2),
         vec(ended, 0..2),
@@ -230,8 +238,8 @@ pub fn parts() -> impl Strategy<Value = Parts> {
         vec(waiting, 0..2),
         vec(answer_part(), 0..2),
     );
-    (head, records).prop_map(|((cluster, version, applied), records)| {
+    (head, records).prop_map(|((cluster, version, applied, counted), records)| {
         let (frameworks, ended, agents, tasks, roles, queue, answers) = records;
-        Parts { cluster, version, applied, frameworks, ended, agents, tasks, roles, queue, answers }
+        Parts { cluster, version, applied, counted, frameworks, ended, agents, tasks, roles, queue, answers }
     })
 }

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 
 use model::{
-    AgentId, Attributes, ClusterId, Cursor, Duration, FrameworkId, RequestId, Resources, RoleName, TaskId,
-    TaskSpec, TaskState, TaskStatus, Timestamp,
+    AgentId, Attributes, ClusterId, ClusterTime, Cursor, Duration, FrameworkId, RequestId, Resources,
+    RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 
-use crate::kept;
+use crate::{kept, state::CLUSTER_TIME_SINCE};
 
-/// One entry of the log: a command, and the time that its proposer saw.
+/// One entry of the log: a command, and the times that its proposer saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
+    /// For people to read; no deadline may depend on it, because the next leader's clock may say anything.
     pub at: Timestamp,
+    /// Counts from [`crate::CLUSTER_TIME_SINCE`] on.
+    pub counted: ClusterTime,
     pub command: Command,
 }
 
@@ -32,7 +35,7 @@ pub enum Command {
     UpdateFramework { framework: FrameworkId, info: FrameworkInfo, request: Option<RequestId> },
     /// A framework has a subscription.
     ConnectFramework { framework: FrameworkId },
-    /// A framework lost its subscription; its failover timeout counts from the entry's time.
+    /// A framework lost its subscription; its failover timeout counts from the entry's cluster time.
     DisconnectFramework { framework: FrameworkId },
     /// Ends a framework: live tasks get a kill order and the id is never used again.
     TearDownFramework { framework: FrameworkId, request: Option<RequestId> },
@@ -75,8 +78,11 @@ pub enum Command {
     SubmitRun { request: Option<RequestId>, tasks: Vec<Arc<TaskSpec>> },
     /// Sets the weight of a role, in thousandths.
     SetRole { role: RoleName, weight_milli: u64, request: Option<RequestId> },
-    /// Drops finished tasks, oldest first: those above `keep`, and those that ended before `before`.
-    Prune { keep: u64, before: Option<Timestamp> },
+    /// Drops finished tasks, oldest first: those above `keep`, and those that ended before `before`, or before
+    /// `counted_before`. Leaders of today leave `before` out, because it is by a wall clock.
+    Prune { keep: u64, before: Option<Timestamp>, counted_before: Option<ClusterTime> },
+    /// Changes nothing but the cluster's time, so that the next leader counts on from here.
+    CountTime,
 }
 
 impl Command {
@@ -104,7 +110,8 @@ impl Command {
             | Self::MarkAgentUnreachable { .. }
             | Self::Kill { .. }
             | Self::SetRole { .. }
-            | Self::Prune { .. } => 1,
+            | Self::Prune { counted_before: None, .. } => 1,
+            Self::Prune { counted_before: Some(_), .. } | Self::CountTime => CLUSTER_TIME_SINCE,
             Self::RecordStatuses { statuses, .. } => kept::statuses_since(statuses),
             Self::Launch { tasks, .. } | Self::SubmitRun { tasks, .. } => kept::specs_since(tasks),
         }

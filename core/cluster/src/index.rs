@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use model::{Amounts, Cursor, FrameworkEvent, FrameworkId, Resources, RoleName, TaskId, Timestamp};
+use model::{
+    Amounts, ClusterTime, Cursor, FrameworkEvent, FrameworkId, Resources, RoleName, TaskId, Timestamp,
+};
 
 use crate::state::{Agent, ClusterState, Task};
 
@@ -19,7 +21,7 @@ pub(crate) struct Index {
     /// Tasks whose final status their framework has not acknowledged.
     pub(crate) unheard: OrdSet<TaskId>,
     /// Tasks that are over and heard of, oldest first.
-    pub(crate) prunable: OrdSet<(Timestamp, TaskId)>,
+    pub(crate) prunable: OrdSet<(ClusterTime, Timestamp, TaskId)>,
     /// Frameworks that ended, oldest first.
     pub(crate) ended: OrdMap<u64, FrameworkId>,
 }
@@ -94,7 +96,8 @@ impl ClusterState {
 
     fn index_if_prunable(&mut self, task: &Task) {
         if !self.index.unheard.contains(&task.spec.task_id) {
-            self.index.prunable.insert((task.changed_at, task.spec.task_id.clone()));
+            let id = task.spec.task_id.clone();
+            self.index.prunable.insert((task.changed_counted, task.changed_at, id));
         }
     }
 

@@ -24,6 +24,6 @@ pub use index::Share;
 pub use outcome::{Answer, Change, Outcome};
 pub use parts::{AgentPart, AnswerPart, EndedPart, FrameworkPart, Parts, PartsError, RolePart, WaitingPart};
 pub use state::{
-    Agent, ClusterState, Framework, FrameworkState, RUN_FRAMEWORK, Role, Task, VERSION_SUPPORTED,
-    WEIGHT_MILLI_DEFAULT, Waiting,
+    Agent, CLUSTER_TIME_SINCE, ClusterState, Framework, FrameworkState, RUN_FRAMEWORK, Role, Task,
+    VERSION_SUPPORTED, WEIGHT_MILLI_DEFAULT, Waiting,
 };

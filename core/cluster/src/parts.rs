@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use model::{
-    AgentId, ClusterId, Cursor, FrameworkEvent, FrameworkId, RequestId, RoleName, TaskSpec, Timestamp,
+    AgentId, ClusterId, ClusterTime, Cursor, FrameworkEvent, FrameworkId, RequestId, RoleName, TaskSpec,
+    Timestamp,
 };
 
 use crate::{
@@ -20,6 +21,7 @@ pub struct Parts {
     pub version: u32,
     /// Index of the last entry.
     pub applied: u64,
+    pub counted: ClusterTime,
     pub frameworks: Vec<FrameworkPart>,
     pub ended: Vec<EndedPart>,
     pub agents: Vec<AgentPart>,
@@ -96,6 +98,7 @@ impl ClusterState {
             cluster: self.cluster.clone(),
             version: self.version,
             applied: self.applied,
+            counted: self.counted,
             frameworks: self.frameworks.iter().map(|(id, framework)| framework.part(id)).collect(),
             ended: (self.ended.iter())
                 .map(|(id, (index, at))| EndedPart { framework: id.clone(), index: *index, at: *at })
@@ -121,8 +124,19 @@ impl ClusterState {
 
     /// Refuses what a newer program wrote.
     pub fn from_parts(parts: Parts) -> Result<Self, PartsError> {
-        let Parts { cluster, version, applied, frameworks, ended, agents, tasks, roles, queue, answers } =
-            parts;
+        let Parts {
+            cluster,
+            version,
+            applied,
+            counted,
+            frameworks,
+            ended,
+            agents,
+            tasks,
+            roles,
+            queue,
+            answers,
+        } = parts;
         if version > VERSION_SUPPORTED {
             return Err(PartsError::VersionTooNew { version });
         }
@@ -130,6 +144,7 @@ impl ClusterState {
             cluster,
             version,
             applied,
+            counted,
             frameworks: frameworks.into_iter().map(Framework::from_part).collect(),
             ended: ended.into_iter().map(|part| (part.framework, (part.index, part.at))).collect(),
             agents: agents.into_iter().map(Agent::from_part).collect(),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use model::{
-    AgentId, Amounts, ClusterId, Cursor, FrameworkEvent, FrameworkId, KillOrder, Reason, Resources, RoleName,
-    TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, limits,
+    AgentId, Amounts, ClusterId, ClusterTime, Cursor, FrameworkEvent, FrameworkId, KillOrder, Reason,
+    Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, limits,
 };
 
 use crate::{
@@ -18,7 +18,10 @@ use crate::{
 ///
 /// - 1: what the first release had.
 /// - 2: statuses hold [more figures, reasons and health](crate::kept); specs ask for more than plain ones.
-pub const VERSION_SUPPORTED: u32 = 2;
+/// - 3: the members count the [cluster's time](ClusterTime), and deadlines are by it.
+pub const VERSION_SUPPORTED: u32 = 3;
+/// The cluster version from which on entries say what their proposer counted.
+pub const CLUSTER_TIME_SINCE: u32 = 3;
 /// Id and name of the built-in framework that owns one-off tasks.
 pub const RUN_FRAMEWORK: &str = "run";
 /// The weight of a role that nobody set.
@@ -33,6 +36,8 @@ pub struct ClusterState {
     pub(crate) version: u32,
     /// Index of the last entry.
     pub(crate) applied: u64,
+    /// The latest that any entry said.
+    pub(crate) counted: ClusterTime,
     pub(crate) frameworks: OrdMap<FrameworkId, Arc<Framework>>,
     /// When each was torn down, by index and time.
     pub(crate) ended: OrdMap<FrameworkId, (u64, Timestamp)>,
@@ -66,7 +71,12 @@ pub struct Framework {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameworkState {
     Connected,
-    Disconnected { at: Timestamp },
+    Disconnected {
+        /// For people to read.
+        at: Timestamp,
+        /// From when on its failover timeout counts; the beginning where an older version wrote it down.
+        counted: ClusterTime,
+    },
 }
 
 /// One machine's daemon.
@@ -123,6 +133,8 @@ pub struct Task {
     /// When it was submitted or launched.
     pub created_at: Timestamp,
     pub changed_at: Timestamp,
+    /// The same as the cluster counts; the beginning where an older version wrote it down.
+    pub changed_counted: ClusterTime,
 }
 
 impl Task {
@@ -189,6 +201,11 @@ impl ClusterState {
     /// Index of the last entry that was applied.
     pub fn applied(&self) -> u64 {
         self.applied
+    }
+
+    /// What the leaders had counted when the last entry was proposed.
+    pub fn counted(&self) -> ClusterTime {
+        self.counted
     }
 
     /// All that are not torn down, by id.
@@ -264,8 +281,8 @@ impl ClusterState {
     }
 
     /// When the oldest task that Prune may drop ended.
-    pub fn prunable_since(&self) -> Option<Timestamp> {
-        self.index.prunable.get_min().map(|(at, _)| *at)
+    pub fn prunable_since(&self) -> Option<ClusterTime> {
+        self.index.prunable.get_min().map(|(counted, _, _)| *counted)
     }
 
     /// Whether Prune with the default bound would drop something.

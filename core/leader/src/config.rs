@@ -42,6 +42,9 @@ impl Config {
 pub const CYCLE_INTERVAL_PER_AGENT: Duration = Duration::from_micros(4);
 /// How often the leader looks for silence, timeouts and work that was put off.
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// What of the cluster's time may be lost when the leader is: an entry in a minute costs nothing, and deadlines that
+/// outlive leaders are hours and days.
+pub const TIME_UNTOLD_MAX: Duration = Duration::from_secs(60);
 /// Agents marked unreachable at once: when the leader itself is cut off, it has time to notice.
 pub const AGENTS_MARKED_AT_ONCE_MAX: usize = 64;
 /// Durable events sent to a framework before it must have read them.

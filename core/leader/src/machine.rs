@@ -6,12 +6,14 @@
 
 use std::collections::BTreeSet;
 
-use cluster::{Answer, Change, ClusterState, Command, Entry, FrameworkState, RUN_FRAMEWORK};
-use model::{AgentId, FrameworkId, Refusal, RefusalCode, SubscriptionId, TaskId, Timestamp};
+use cluster::{
+    Answer, CLUSTER_TIME_SINCE, Change, ClusterState, Command, Entry, FrameworkState, RUN_FRAMEWORK,
+};
+use model::{AgentId, ClusterTime, FrameworkId, Refusal, RefusalCode, SubscriptionId, TaskId, Timestamp};
 
 use crate::{
     agents::Sessions,
-    config::{Config, HOUSEKEEPING_INTERVAL},
+    config::{Config, HOUSEKEEPING_INTERVAL, TIME_UNTOLD_MAX},
     cycle::Cycle,
     filters::Filters,
     frameworks::{Interests, Subscribers},
@@ -111,6 +113,10 @@ pub struct Leader {
     pub(crate) config: Config,
     pub(crate) term: u64,
     pub(crate) began_at: Timestamp,
+    /// What the leaders before this one counted.
+    counted_before: ClusterTime,
+    /// The log is being told what was counted.
+    is_telling_time: bool,
     pub(crate) run_framework: Option<FrameworkId>,
     pub(crate) proposals: Proposals,
     pub(crate) sessions: Sessions,
@@ -143,6 +149,8 @@ impl Leader {
         let mut leader = Self {
             term,
             began_at: now,
+            counted_before: state.counted(),
+            is_telling_time: false,
             run_framework: FrameworkId::new(RUN_FRAMEWORK).ok(),
             proposals: Proposals::default(),
             sessions: Sessions::new(term),
@@ -338,6 +346,7 @@ impl Leader {
                 self.raise_version(state, now);
             }
             Purpose::RaiseVersion | Purpose::Prune => {}
+            Purpose::CountTime => self.is_telling_time = false,
             Purpose::RegisterFramework { call, cursor } => {
                 self.framework_registered(call, cursor, flat, state, now);
             }
@@ -386,15 +395,39 @@ impl Leader {
         self.pace_reports();
         self.heartbeat_frameworks(now);
         self.look_after_frameworks(state, now);
-        if state.is_prune_due() || self.is_oldest_stale(state, now) {
-            let before = Some(now - self.config.finished_tasks_kept);
+        let is_counting = state.version() >= CLUSTER_TIME_SINCE;
+        let counted_before = is_counting.then(|| self.counted(now) - self.config.finished_tasks_kept);
+        let is_stale = state.prunable_since().is_some_and(|since| Some(since) < counted_before);
+        if state.is_prune_due() || is_stale {
             let keep = model::limits::FINISHED_TASKS_KEPT_MAX as u64;
-            self.propose(Purpose::Prune, Command::Prune { keep, before }, now);
+            let command = Command::Prune { keep, before: None, counted_before };
+            self.propose(Purpose::Prune, command, now);
+        }
+        if is_counting {
+            self.tell_time(state, now);
         }
     }
 
-    fn is_oldest_stale(&self, state: &ClusterState, now: Timestamp) -> bool {
-        state.prunable_since().is_some_and(|since| since < now - self.config.finished_tasks_kept)
+    /// What the leaders have counted together until now.
+    fn counted(&self, now: Timestamp) -> ClusterTime {
+        self.counted_before + now.since(self.began_at)
+    }
+
+    /// Lets the log know what was counted, where a deadline depends on it and nothing else was proposed for long:
+    /// the next leader counts on from what the log knows.
+    fn tell_time(&mut self, state: &ClusterState, now: Timestamp) {
+        let is_away = |framework: &cluster::Framework| match framework.state {
+            FrameworkState::Connected => false,
+            FrameworkState::Disconnected { .. } => !framework.is_built_in,
+        };
+        let is_due = self.counted(now).since(state.counted()) >= TIME_UNTOLD_MAX;
+        if is_due
+            && !self.is_telling_time
+            && (state.prunable_count() > 0 || state.frameworks().values().any(|framework| is_away(framework)))
+        {
+            self.is_telling_time = true;
+            self.propose(Purpose::CountTime, Command::CountTime, now);
+        }
     }
 
     fn look_after_frameworks(&mut self, state: &ClusterState, now: Timestamp) {
@@ -406,9 +439,9 @@ impl Leader {
                 FrameworkState::Connected => {
                     self.touched.frameworks.insert(id.clone());
                 }
-                FrameworkState::Disconnected { at } => {
-                    let ends_at = (at + framework.info.failover_timeout).max(self.patient_until());
-                    if ends_at <= now && self.interests.may_end(id) {
+                FrameworkState::Disconnected { at: _, counted } => {
+                    let is_over = counted + framework.info.failover_timeout <= self.counted(now);
+                    if is_over && self.patient_until() <= now && self.interests.may_end(id) {
                         let command = Command::TearDownFramework { framework: id.clone(), request: None };
                         self.interests.ending.insert(id.clone());
                         self.propose(Purpose::EndFramework { framework: id.clone() }, command, now);
@@ -425,7 +458,8 @@ impl Leader {
 
     pub(crate) fn propose(&mut self, purpose: Purpose, command: Command, now: Timestamp) {
         let ticket = self.proposals.begin(purpose);
-        self.effects.push(Effect::Propose { ticket, entry: Entry { at: now, command } });
+        let entry = Entry { at: now, counted: self.counted(now), command };
+        self.effects.push(Effect::Propose { ticket, entry });
     }
 
     pub(crate) fn answer(&mut self, asker: Asker, answer: Result<Reply, Refusal>) {
@@ -466,6 +500,7 @@ fn waiting_calls(purpose: &Purpose) -> Vec<CallId> {
         | Purpose::RegisterAgent { .. }
         | Purpose::MarkUnreachable { .. }
         | Purpose::Record { .. }
-        | Purpose::Prune => Vec::new(),
+        | Purpose::Prune
+        | Purpose::CountTime => Vec::new(),
     }
 }

@@ -105,6 +105,8 @@ pub(crate) enum Purpose {
         statuses: Vec<TaskStatus>,
     },
     Prune,
+    /// The log learns what was counted.
+    CountTime,
     /// Only the answer matters.
     Pass {
         asker: Asker,

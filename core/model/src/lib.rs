@@ -31,5 +31,5 @@ pub use spec::{
     Secret, SecretValue, Sha256, SharedNamespaces, SpecError, StopSignal, TaskSpec, is_process_name,
 };
 pub use task::{Exit, Health, KillOrder, Reason, TaskState, TaskStatus};
-pub use time::{Duration, Timestamp};
+pub use time::{ClusterTime, Duration, Timestamp};
 pub use usage::{Figure, Histogram, Kind, Subject, Usage};

@@ -73,7 +73,7 @@ impl World {
             let cluster = ClusterId::new(&format!("cluster-of-m{number}")).ok()?;
             let config = parameters.leader_config(cluster);
             let mut clock = clock(&mut chance);
-            // Somebody sets the wall time of members right again and again; that of agents may be anything.
+            // What a clock says may be anything, a member's like an agent's; but members count time right.
             clock.drift = clock.drift.clamp(-MEMBER_DRIFT_MAX, MEMBER_DRIFT_MAX);
             Some(Member::new(number, clock, config, parameters.members))
         });

@@ -142,7 +142,8 @@ impl Step<'_> {
             return Err(built_in(id, "disconnected"));
         }
         if framework.state == FrameworkState::Connected {
-            self.set_framework_state(id, FrameworkState::Disconnected { at: self.at });
+            let state = FrameworkState::Disconnected { at: self.at, counted: self.state.counted };
+            self.set_framework_state(id, state);
         }
         Ok(Answer::Done)
     }

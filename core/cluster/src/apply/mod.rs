@@ -19,7 +19,7 @@ use model::{
 use crate::{
     command::{Command, Entry},
     outcome::{Answer, Change, Outcome},
-    state::{ClusterState, VERSION_SUPPORTED},
+    state::{CLUSTER_TIME_SINCE, ClusterState, VERSION_SUPPORTED},
 };
 
 /// Applies one entry.
@@ -33,6 +33,9 @@ use crate::{
 pub fn apply(state: &mut ClusterState, index: u64, entry: &Entry) -> Outcome {
     assert!(index > state.applied, "log entry {index} came after entry {}", state.applied);
     state.applied = index;
+    if state.version >= CLUSTER_TIME_SINCE {
+        state.counted = state.counted.max(entry.counted);
+    }
     let mut step = Step { state, index, at: entry.at, ordinal: 0, changes: Vec::new() };
     let answer = step.carry_out(&entry.command);
     Outcome { answer, changes: step.changes }
@@ -80,7 +83,9 @@ impl Step<'_> {
             Command::SetRole { role, weight_milli, request } => {
                 self.set_role(role, *weight_milli, request.as_ref())
             }
-            Command::Prune { keep, before } => self.prune(*keep, *before),
+            Command::Prune { keep, before, counted_before } => self.prune(*keep, *before, *counted_before),
+            // Its time was taken before any command.
+            Command::CountTime => Ok(Answer::Done),
         }
     }
 

@@ -117,6 +117,7 @@ impl Step<'_> {
             recorded_sequence: 0,
             created_at: waiting.submitted_at,
             changed_at: self.at,
+            changed_counted: self.state.counted,
         });
     }
 }

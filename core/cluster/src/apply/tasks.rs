@@ -176,6 +176,7 @@ impl Step<'_> {
             recorded_sequence: 0,
             created_at,
             changed_at: self.at,
+            changed_counted: self.state.counted,
         });
         let is_overdrawn = self.state.agent(place.agent).is_none_or(Agent::is_overdrawn);
         assert!(was_overdrawn || !is_overdrawn, "more was launched on an agent than it has");
@@ -251,6 +252,7 @@ impl Step<'_> {
 
     /// Sets a kill order; a later one may hurry an earlier one, never slow it down.
     pub(super) fn order_kill(&mut self, id: &TaskId, grace: Option<Duration>) {
+        let counted = self.state.counted;
         let Some(task) = self.state.tasks.get_mut(id) else { return };
         if task.state.is_final() {
             return;
@@ -261,6 +263,7 @@ impl Step<'_> {
             let task = Arc::make_mut(task);
             task.kill = Some(KillOrder { grace });
             task.changed_at = self.at;
+            task.changed_counted = counted;
             self.task_changed(id);
         }
     }
@@ -339,6 +342,7 @@ impl Step<'_> {
 
     /// The one place where a task's state changes. The status gets its number here.
     fn transition(&mut self, status: TaskStatus) {
+        let counted = self.state.counted;
         let id = status.task_id.clone();
         let Some(task) = self.state.tasks.get_mut(&id) else { return };
         let task = Arc::make_mut(task);
@@ -351,6 +355,7 @@ impl Step<'_> {
         };
         task.state = status.state;
         task.changed_at = self.at;
+        task.changed_counted = counted;
         task.status = Some(status.clone());
         let framework = task.framework.clone();
         self.task_changed(&id);
@@ -362,6 +367,7 @@ impl Step<'_> {
 
     /// The resources of a final task are free again: a fact beside the state, of which no event tells.
     pub(super) fn release(&mut self, id: &TaskId) {
+        let counted = self.state.counted;
         let Some(task) =
             self.state.tasks.get_mut(id).filter(|task| task.state.is_final() && !task.is_released)
         else {
@@ -370,6 +376,7 @@ impl Step<'_> {
         let record = Arc::make_mut(task);
         record.is_released = true;
         record.changed_at = self.at;
+        record.changed_counted = counted;
         let task = task.clone();
         self.state.index_released(&task);
         self.task_changed(id);
@@ -417,7 +424,7 @@ pub(super) fn taken(id: &TaskId, attempted: &str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use model::{ProcessSpec, Timestamp};
+    use model::{ClusterTime, ProcessSpec, Timestamp};
 
     use super::*;
 
@@ -457,6 +464,7 @@ mod tests {
             recorded_sequence: 1,
             created_at: Timestamp(0),
             changed_at: Timestamp(0),
+            changed_counted: ClusterTime::ZERO,
         };
         let news =
             |spec: &TaskSpec, before: &str, after: &str| next_state(&task(spec, before), &running(after));

@@ -8,8 +8,8 @@ use std::{
 };
 
 use model::{
-    AgentId, ClusterId, Cursor, Duration, FrameworkEvent, FrameworkId, Health, PortRange, PortRanges, Reason,
-    RequestId, Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
+    AgentId, ClusterId, ClusterTime, Cursor, Duration, FrameworkEvent, FrameworkId, Health, PortRange,
+    PortRanges, Reason, RequestId, Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -269,6 +269,8 @@ fn command(state: &ClusterState, op: &Op) -> Command {
         Op::Prune { keep, is_by_age } => Command::Prune {
             keep: (*keep).into(),
             before: is_by_age.then(|| Timestamp(i64::try_from(state.applied()).unwrap() * 1_000_000 / 2)),
+            counted_before: (*is_by_age && state.version() >= CLUSTER_TIME_SINCE)
+                .then(|| ClusterTime(state.applied() * 500_000)),
         },
     }
 }
@@ -303,7 +305,8 @@ fn play(ops: &[Op], mut look: impl FnMut(&Scene<'_>)) -> Vec<(u64, Entry)> {
         let Some(command) = next else { return log };
         // Indices may have holes, times may repeat.
         let index = state.applied() + 1 + u64::try_from(log.len()).unwrap() % 2;
-        let entry = Entry { at: Timestamp(i64::try_from(index / 2).unwrap() * 1_000_000), command };
+        let at = Timestamp(i64::try_from(index / 2).unwrap() * 1_000_000);
+        let entry = Entry { at, counted: ClusterTime(index / 3 * 1_000_000), command };
         let before = state.clone();
         let outcome = apply(&mut state, index, &entry);
         look(&Scene { before: &before, entry: &entry, outcome: &outcome, after: &state });

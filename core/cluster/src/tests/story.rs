@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use expect_test::{Expect, expect};
 use model::{
-    AgentId, ClusterId, Cursor, Duration, Exit, FrameworkEvent, FrameworkId, Health, PortRange, PortRanges,
-    Reason, RequestId, Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp, limits,
+    AgentId, ClusterId, ClusterTime, Cursor, Duration, Exit, FrameworkEvent, FrameworkId, Health, PortRange,
+    PortRanges, Reason, RequestId, Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
+    limits,
 };
 
 use crate::*;
@@ -160,7 +161,7 @@ fn command(state: &ClusterState, line: &Line<'_>) -> Command {
         },
         "run" => Command::SubmitRun { request, tasks: line.specs(0) },
         "role" => Command::SetRole { role: line.role(), weight_milli: line.number("weight", 1000), request },
-        "prune" => Command::Prune { keep: line.number("keep", 0), before: None },
+        "prune" => Command::Prune { keep: line.number("keep", 0), before: None, counted_before: None },
         verb => panic!("no story knows the verb {verb}"),
     }
 }
@@ -170,7 +171,11 @@ fn command(state: &ClusterState, line: &Line<'_>) -> Command {
 fn check(story: &str, expected: Expect) {
     let mut told = String::new();
     let mut state = ClusterState::new();
-    let entry = |index: u64, command| Entry { at: Timestamp(index as i64 * 1_000_000), command };
+    let entry = |index: u64, command| Entry {
+        at: Timestamp(index as i64 * 1_000_000),
+        counted: ClusterTime(index * 1_000_000),
+        command,
+    };
     let begin = command(&state, &Line::read("init c1"));
     assert_eq!(apply(&mut state, 1, &entry(1, begin)).answer, Ok(Answer::Done));
     for text in story.lines().map(str::trim) {
@@ -265,14 +270,14 @@ fn run_is_there_from_the_start() {
          init c2
          init c1
          version 1
-         version 3",
+         version 4",
         expect![[r#"
             framework: invalid-argument: Framework `run` was not begun: the id `run` is in use. Subscribe without an id to get a new one.
             teardown: framework-built-in: Framework `run` was not torn down: it is built in and always there. To end what it runs, kill its tasks.
             disconnect: framework-built-in: Framework `run` was not disconnected: it is built in and always there. To end what it runs, kill its tasks.
             update: framework-built-in: Framework `run` was not updated: it is built in and always there. To end what it runs, kill its tasks.
             init: cluster-foreign: Cluster `c2` was not begun here: this log is that of cluster `c1`. Start the member with another data directory.
-            version: invalid-argument: The cluster version was not raised to 3: it can be from 1, which it has, to 2, which this program supports.
+            version: invalid-argument: The cluster version was not raised to 4: it can be from 1, which it has, to 3, which this program supports.
         "#]],
     );
 }
@@ -281,7 +286,9 @@ fn run_is_there_from_the_start() {
 fn nothing_is_done_before_the_cluster_is_initialised() {
     let mut state = ClusterState::new();
     let command = command(&state, &Line::read("framework f"));
-    let refusal = apply(&mut state, 1, &Entry { at: Timestamp::EPOCH, command }).answer.unwrap_err();
+    let refusal = apply(&mut state, 1, &Entry { at: Timestamp::EPOCH, counted: ClusterTime::ZERO, command })
+        .answer
+        .unwrap_err();
     expect![
         "The request was not carried out: the cluster is not initialised yet. Try again when it has a leader."
     ]
@@ -743,7 +750,7 @@ fn a_torn_down_framework_leaves_nothing_but_orders_to_end() {
               f hears 5.0: t1 finished #1 None released
             status: Recorded([(TaskId(t2), 1)])
               f hears 6.0: t2 running #1 None
-              framework f role=default Disconnected { at: Timestamp(7000000) } events=2
+              framework f role=default Disconnected { at: Timestamp(7000000), counted: ClusterTime(0) } events=2
               agent a epoch=1 allocated: cpus=1 mem=64MiB
               task t1 of f finished released recorded=1
               task t2 of f running recorded=1
@@ -832,7 +839,8 @@ fn dropped_after_it_ran_is_failed() {
 #[should_panic(expected = "log entry 1 came after entry 1")]
 fn the_log_has_one_order() {
     let mut state = ClusterState::new();
-    let entry = Entry { at: Timestamp::EPOCH, command: Command::Prune { keep: 0, before: None } };
+    let command = Command::Prune { keep: 0, before: None, counted_before: None };
+    let entry = Entry { at: Timestamp::EPOCH, counted: ClusterTime::ZERO, command };
     drop(apply(&mut state, 1, &entry));
     drop(apply(&mut state, 1, &entry));
 }
@@ -844,7 +852,9 @@ fn events_are_bounded_but_never_a_final_status() {
     let mut tell = |state: &mut ClusterState, text: &str| {
         index += 1;
         let command = command(state, &Line::read(text));
-        apply(state, index, &Entry { at: Timestamp::EPOCH, command }).answer.unwrap()
+        apply(state, index, &Entry { at: Timestamp::EPOCH, counted: ClusterTime::ZERO, command })
+            .answer
+            .unwrap()
     };
     for text in ["init c", "framework f", "agent a", "launch f a t1 t2", "status a t2 finished released"] {
         tell(&mut state, text);

@@ -216,6 +216,41 @@ fn a_framework_that_stays_away_is_torn_down() {
 }
 
 #[test]
+fn a_new_leader_whose_clock_is_a_year_ahead_tears_nothing_down_early() {
+    check(
+        "subscribe f1 timeout=600s
+         lost f1
+         wait 590s
+         elect 31536000s
+         wait 20s
+         subscribe f1 timeout=600s
+         lost f1
+         elect 31536000s
+         wait 599s
+         wait 2s
+         subscribe f1",
+        expect![[r#"
+            > subscribe f1 timeout=600s
+              f1#1 < subscribed
+            > lost f1
+              f1#1 closed
+            > wait 590s
+            > elect 31536000s
+            > wait 20s
+            > subscribe f1 timeout=600s
+              f1#2 < subscribed
+            > lost f1
+              f1#2 closed
+            > elect 31536000s
+            > wait 599s
+            > wait 2s
+            > subscribe f1
+              f1 = framework-ended: framework `c1-1.1` was torn down; subscribe without an id to become a new one
+        "#]],
+    );
+}
+
+#[test]
 fn a_new_leader_gives_frameworks_and_agents_time_to_find_it() {
     check(
         "agent a1 cpus=4 mem=1024

@@ -247,7 +247,11 @@ impl World {
                     self.input(Input::Answered { ticket, result: Err(ProposeError::Unknown) });
                 }
             }
-            "elect" => self.elect(),
+            "elect" => {
+                // The new leader's wall clock may be ahead.
+                self.now = self.now + rest.first().map_or(Duration::ZERO, |ahead| seconds(ahead));
+                self.elect();
+            }
             other => panic!("what is {other}?"),
         }
         if self.is_single {

@@ -167,6 +167,7 @@ fn request_in(command: &Command) -> Option<&RequestId> {
         | Command::RegisterAgent { .. }
         | Command::MarkAgentUnreachable { .. }
         | Command::RecordStatuses { .. }
-        | Command::Prune { .. } => None,
+        | Command::Prune { .. }
+        | Command::CountTime => None,
     }
 }
