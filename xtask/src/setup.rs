@@ -56,6 +56,8 @@ const PACKAGES: &[Package] = &[
         level: Level::Test,
     },
     Package { name: "iproute2", why: "tests that look at network namespaces", level: Level::Test },
+    Package { name: "nftables", why: "tests that cut links between daemons", level: Level::Test },
+    Package { name: "faketime", why: "tests of daemons whose clocks are wrong", level: Level::Test },
     Package { name: "qemu-system-x86", why: "end-to-end tests on another kernel", level: Level::Test },
     Package { name: "busybox-static", why: "the user space of that virtual machine", level: Level::Test },
     Package { name: "kmod", why: "finds the kernel modules of that virtual machine", level: Level::Test },

@@ -6,7 +6,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use muster_client::{
@@ -19,7 +22,7 @@ use muster_client::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::{Daemon, Residue, disk::SmallDisk, page, wait_until};
+use crate::{Daemon, Network, Node, Residue, disk::SmallDisk, page, wait_until};
 
 /// What differs between clusters.
 #[derive(Debug, Clone)]
@@ -35,7 +38,36 @@ pub struct ClusterOptions {
     pub coordinator_flags: Vec<String>,
     /// Gives the first agent's data directory a file system of its own of so many MiB.
     pub agent_disk_mib: Option<u64>,
+    /// The same for one of the members.
+    pub member_disk_mib: Option<(usize, u64)>,
+    /// More variables in the environment of one daemon.
+    pub node_env: Vec<(Node, String, String)>,
+    /// A network whose links can be cut; else everyone is on the host's loopback.
+    pub network: Option<Arc<Network>>,
 }
+
+impl ClusterOptions {
+    /// Where a node listens, `host:port`.
+    fn address(&self, node: Node) -> String {
+        match &self.network {
+            Some(_) => format!("{}:{PORT}", node.address()),
+            None => free_address(),
+        }
+    }
+
+    /// Starts a node's daemon where its machine is.
+    fn start(&self, node: Node, name: &str, mut command: Command, log: &Path) -> Daemon {
+        let own = self.node_env.iter().filter(|(of, _, _)| *of == node);
+        command.envs(own.map(|(_, name, value)| (name, value)));
+        match &self.network {
+            Some(network) => network.enter(node, || Daemon::start(name, command, log)),
+            None => Daemon::start(name, command, log),
+        }
+    }
+}
+
+/// Where daemons listen that have a machine of their own.
+const PORT: u16 = 5050;
 
 impl Default for ClusterOptions {
     fn default() -> Self {
@@ -46,6 +78,9 @@ impl Default for ClusterOptions {
             agent_env: Vec::new(),
             coordinator_flags: Vec::new(),
             agent_disk_mib: None,
+            member_disk_mib: None,
+            node_env: Vec::new(),
+            network: None,
         }
     }
 }
@@ -88,6 +123,7 @@ pub struct Cluster {
     pub agents: Vec<Daemon>,
     agent_addresses: Vec<String>,
     disk: Option<SmallDisk>,
+    member_disk: Option<SmallDisk>,
     is_finished: bool,
 }
 
@@ -107,10 +143,13 @@ impl Cluster {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).expect("it is ours");
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let cgroup_parent = format!("muster-test-{}-{number}", std::process::id());
-        let address = free_address();
+        let address = options.address(Node::Member(1));
+        let member_disk = options
+            .member_disk_mib
+            .map(|(member, mib)| SmallDisk::mount(&member_dir(directory.path(), member), mib));
         let coordinator = start_coordinator(directory.path(), 1, &address, None, &options);
         let mut cluster = Self {
-            agent_addresses: (0..options.agents).map(|_| free_address()).collect(),
+            agent_addresses: (0..options.agents).map(|number| options.address(Node::Agent(number))).collect(),
             directory,
             cgroup_parent,
             address,
@@ -119,12 +158,13 @@ impl Cluster {
             agents: Vec::new(),
             options,
             disk: None,
+            member_disk,
             is_finished: false,
         };
         cluster.disk = cluster.options.agent_disk_mib.map(|mib| SmallDisk::mount(&cluster.agent_dir(0), mib));
         cluster.until_coordinator().await;
         for member in 2..=cluster.options.members {
-            let address = free_address();
+            let address = cluster.options.address(Node::Member(member));
             let other = cluster.spawn_member(member, &address);
             cluster.others.push((other, address));
         }
@@ -189,7 +229,7 @@ impl Cluster {
             self.others.iter_mut().for_each(|(other, _)| other.assert_alive());
             let mut leaders = Vec::new();
             for member in 1..=wanted {
-                let connection = self.connection_to(&format!("http://{}", self.member_address(member)));
+                let connection = self.connection_to_member(member);
                 let Ok(answer) = connection.operator().list_members(ListMembersRequest {}).await else {
                     return false;
                 };
@@ -206,6 +246,21 @@ impl Cluster {
         usize::try_from(leader).expect("ids are small")
     }
 
+    /// A connection that knows of one member only.
+    pub fn connection_to_member(&self, member: usize) -> Connection {
+        self.connection_to(&format!("http://{}", self.member_address(member)))
+    }
+
+    /// A connection that tries this member first, and knows of all.
+    pub fn connection_by(&self, member: usize) -> Connection {
+        let others = (1..=self.options.members).filter(|other| *other != member);
+        let urls: Vec<_> = std::iter::once(member)
+            .chain(others)
+            .map(|member| format!("http://{}", self.member_address(member)))
+            .collect();
+        self.connection_to(&urls.join(","))
+    }
+
     fn connection_to(&self, servers: &str) -> Connection {
         let locator = Locator { address: Some(servers.to_owned()), token_file: Some(self.token_file()) };
         Connection::open(&locator).expect("the token is there")
@@ -218,6 +273,10 @@ impl Cluster {
 
     pub fn token_file(&self) -> PathBuf {
         self.directory.path().join("coordinator/token")
+    }
+
+    pub fn member_dir(&self, member: usize) -> PathBuf {
+        member_dir(self.directory.path(), member)
     }
 
     pub fn agent_dir(&self, number: usize) -> PathBuf {
@@ -347,6 +406,7 @@ impl Cluster {
             let status = daemon.end(Signal::SIGTERM).await;
             assert!(status.success(), "member {member} ended with {status}:\n{}", daemon.log_tail());
         }
+        drop(self.member_disk.take());
         let left = self.residue().find();
         assert!(left.is_empty(), "the cluster left behind:\n{}", left.join("\n"));
         self.is_finished = true;
@@ -402,7 +462,7 @@ impl Cluster {
         let log = self.directory.path().join(format!("agent-{number}.log"));
         let mut command = Command::new(program("muster-agent"));
         command.args(arguments).envs(self.options.agent_env.iter().cloned());
-        Daemon::start(&format!("agent {number}"), command, &log)
+        self.options.start(Node::Agent(number), &format!("agent {number}"), command, &log)
     }
 }
 
@@ -431,12 +491,12 @@ fn start_coordinator(
     join: Option<&str>,
     options: &ClusterOptions,
 ) -> Daemon {
-    let name = if member == 1 { "coordinator".to_owned() } else { format!("coordinator-{member}") };
+    let name = member_name(member);
     let mut arguments = vec![
         "--listen".to_owned(),
         address.to_owned(),
         "--data-dir".to_owned(),
-        directory.join(&name).display().to_string(),
+        member_dir(directory, member).display().to_string(),
         "--member-id".to_owned(),
         member.to_string(),
     ];
@@ -451,5 +511,13 @@ fn start_coordinator(
     arguments.extend(options.coordinator_flags.iter().cloned());
     let mut command = Command::new(program("muster-coordinator"));
     command.args(arguments);
-    Daemon::start(&name, command, &directory.join(format!("{name}.log")))
+    options.start(Node::Member(member), &name, command, &directory.join(format!("{name}.log")))
+}
+
+fn member_name(member: usize) -> String {
+    if member == 1 { "coordinator".to_owned() } else { format!("coordinator-{member}") }
+}
+
+fn member_dir(directory: &Path, member: usize) -> PathBuf {
+    directory.join(member_name(member))
 }

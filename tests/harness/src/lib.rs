@@ -1,4 +1,5 @@
-//! A cluster on one machine: real binaries, own directories, ports, cgroups and pins.
+//! A cluster on one machine: real binaries, own directories, ports, cgroups and pins, and a network of its own
+//! where links shall be cut.
 //!
 //! Never links the daemons; speaks to them as any client does.
 //! Start at [`Cluster::start`]; end with [`Cluster::finish`], which looks for residue.
@@ -8,6 +9,8 @@
 mod cluster;
 mod daemon;
 mod disk;
+mod load;
+mod network;
 pub mod page;
 mod residue;
 mod wait;
@@ -15,6 +18,8 @@ mod wait;
 pub use cluster::{Cluster, ClusterOptions, little_cpu, program, run_spec};
 pub use daemon::Daemon;
 pub use disk::SmallDisk;
+pub use load::{Heard, Load};
+pub use network::{Network, Node};
 pub use residue::Residue;
 pub use wait::{patience, slowness, wait_until};
 

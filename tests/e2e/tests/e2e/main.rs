@@ -26,6 +26,7 @@ mod limits;
 mod members;
 mod metering;
 mod metrics;
+mod outages;
 mod ports;
 mod profile;
 mod running;
