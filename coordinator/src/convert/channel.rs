@@ -26,6 +26,9 @@ pub struct OpenWish {
     pub shown: String,
     /// Whether a person sits there, who may take his time.
     pub is_conversation: bool,
+    /// Whether a caller who says nothing more has said that he is done; otherwise only his word for it counts,
+    /// because he may just have gone.
+    pub is_done_when_silent: bool,
     /// To be passed on.
     pub open: wire::Open,
 }
@@ -62,7 +65,8 @@ pub fn open(first: wire::Frame) -> Result<OpenWish, Invalid> {
         Purpose::SendSignal(signal) => ("signal", check_signal("open.send_signal.number", signal)?),
     };
     let is_conversation = matches!(purpose, "exec" | "write-input");
-    Ok(OpenWish { task, purpose, shown, is_conversation, open })
+    let is_done_when_silent = purpose != "write-input";
+    Ok(OpenWish { task, purpose, shown, is_conversation, is_done_when_silent, open })
 }
 
 fn check_exec(exec: &wire::Exec) -> Result<String, Invalid> {
@@ -164,6 +168,13 @@ mod tests {
         let wish = open(first(Purpose::Exec(exec(&["sh", "-c", "a\nb", &long])))).unwrap();
         assert!(wish.shown.starts_with("sh -c a b xxx") && wish.shown.len() == SHOWN_BYTES_MAX);
         assert!(wish.is_conversation);
+    }
+
+    #[test]
+    fn an_input_ends_by_word_alone() {
+        let done = |purpose| open(first(purpose)).unwrap().is_done_when_silent;
+        assert!(!done(Purpose::WriteInput(wire::WriteInput {})));
+        assert!(done(Purpose::Exec(exec(&["cat"]))));
     }
 
     #[test]

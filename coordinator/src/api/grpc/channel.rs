@@ -144,7 +144,7 @@ pub(super) async fn open(
     let refuse = invalid("open the channel");
     let first = incoming.message().await?.ok_or_else(|| refuse(codec::Invalid::missing("open")))?;
     let wish = convert::open(first).map_err(&refuse)?;
-    let OpenWish { task, purpose, shown, is_conversation, open } = wish;
+    let OpenWish { task, purpose, shown, is_conversation, is_done_when_silent, open } = wish;
 
     let agent = context.leader.state().task(&task).and_then(|task| task.agent.clone());
     // Without an agent the leader has the better words.
@@ -183,6 +183,7 @@ pub(super) async fn open(
     let relay = Relay {
         began: Instant::now(),
         silence_max: if is_conversation { CONVERSATION_SILENCE_MAX } else { TRANSFER_SILENCE_MAX },
+        is_done_when_silent,
         last_ms: AtomicU64::new(0),
         up_bytes: AtomicU64::new(0),
         down_bytes: AtomicU64::new(0),
@@ -240,6 +241,7 @@ pub(super) async fn join(
 struct Relay {
     began: Instant,
     silence_max: Duration,
+    is_done_when_silent: bool,
     /// When a frame was last seen, in milliseconds since it began.
     last_ms: AtomicU64,
     up_bytes: AtomicU64,
@@ -276,6 +278,8 @@ impl Relay {
         loop {
             let (frame, is_silent) = match caller.message().await {
                 Ok(Some(frame)) => (frame, false),
+                // The agent hears of its end when it listens no more, either.
+                Ok(None) if !self.is_done_when_silent => return std::future::pending().await,
                 // It has nothing more to say, and listens on.
                 Ok(None) => (Frame { frame: Some(frame::Frame::Finish(wire::Finish {})) }, true),
                 Err(_gone) => return None,
