@@ -86,6 +86,8 @@ async fn run_to_the_end(connection: Connection, specs: Vec<TaskSpec>) -> Heard {
     }
     match framework.teardown().await {
         Ok(()) => {}
+        // In an emulated machine it may be away for longer than a client has patience.
+        Err(error) if harness::is_guest() && error.may_pass() => {}
         // A coordinator that died since the last event knows nothing of this subscription.
         Err(error) => assert_eq!(error.code(), "subscription-replaced", "{error}"),
     }
@@ -184,7 +186,7 @@ fn pids_with(cluster: &Cluster, command: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_tasks_are_adopted_at_once() {
-    let count = if harness::is_guest() { 50 } else { 1000 };
+    let count = if harness::is_guest() { 20 } else { 1000 };
     let mut cluster = cluster!(roomy());
     let mut spec = script("exec sleep 100000");
     spec.resources = Some(shape());
@@ -253,7 +255,7 @@ async fn the_coordinator_dies_and_tasks_do_not_notice() {
 /// What an hour's churn leaves: a thousand tasks that end while nobody can be told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_was_away_hears_of_every_end_once() {
-    let count = if harness::is_guest() { 50 } else { 1000 };
+    let count = if harness::is_guest() { 20 } else { 1000 };
     let mut cluster = cluster!(roomy());
     // Every task reads it, which lasts until a writer has come and gone.
     let folder = tempfile::Builder::new().prefix("muster-test-away-").tempdir_in("/var/tmp").unwrap();
