@@ -83,8 +83,9 @@ impl Relay {
         }
         let mut leadership = raft.leadership();
         let own = raft.member_id();
-        let known =
-            leadership.wait_for(|now| now.is_leader || now.leader.is_some_and(|leader| leader != own));
+        let known = leadership.wait_for(|now| {
+            now.is_leader && raft.has_quorum() || now.leader.is_some_and(|leader| leader != own)
+        });
         let Ok(Ok(now)) =
             tokio::time::timeout(LEADER_PATIENCE, known).await.map(|known| known.map(|now| *now))
         else {

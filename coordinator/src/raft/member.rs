@@ -78,6 +78,7 @@ pub struct RaftHandle {
     busy: Arc<Counter>,
     log_bytes: LogBytes,
     instruments: Instruments,
+    quorum_patience: Duration,
 }
 
 impl Raft {
@@ -143,6 +144,7 @@ impl Raft {
             busy: Arc::new(Counter::default()),
             log_bytes,
             instruments,
+            quorum_patience: config.timing.election_max * 2,
         };
         let member_id = config.member_id;
         let actor = Self {
@@ -220,19 +222,13 @@ impl Raft {
     /// another leader has promised already. It falls silent, too, because a term is one leadership: the others
     /// vote once they can and hear from no leader, while a leader that openraft knows can't stand anew.
     fn look_at_quorum(&mut self) {
-        let (term, is_alone, acknowledged) = {
+        let (term, state) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            if metrics.state != ServerState::Leader {
-                return;
-            }
-            let voters = metrics.membership_config.membership().voter_ids().count();
-            (metrics.current_term, voters < 2, metrics.last_quorum_acked)
+            (metrics.current_term, metrics.state)
         };
-        // Before the first acknowledgement it does not lead yet.
-        let Some(acknowledged) = acknowledged.filter(|_| !is_alone) else { return };
-        let has_quorum = Instant::elapsed(&acknowledged.into_inner()) < self.quorum_patience;
-        if !has_quorum && self.given_up != Some(term) {
+        let leads = state == ServerState::Leader;
+        if leads && !has_quorum(&self.raft, self.quorum_patience) && self.given_up != Some(term) {
             warn!(term, "no majority of the members answers, so this one leads no more");
             self.given_up = Some(term);
         }
@@ -307,6 +303,12 @@ impl RaftHandle {
     /// Who leads; changes are seen only while [`Raft::run`] is polled.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
+    }
+
+    /// Whether a majority has answered this leader of late. A process that stood still may not know yet that it was
+    /// replaced meanwhile; with [`Leadership::is_leader`] this says whether it leads now.
+    pub fn has_quorum(&self) -> bool {
+        has_quorum(&self.raft, self.quorum_patience)
     }
 
     /// Returns once a read of the published state sees everything that was acknowledged before.
@@ -434,6 +436,16 @@ async fn stand_if_alone(raft: &Openraft, member_id: MemberId) -> Result<(), Fata
         raft.trigger().elect(false).await?;
     }
     Ok(())
+}
+
+/// Whether a majority answered a leader within `patience`. One that is alone needs no answer, and before the first
+/// answer a member does not lead yet.
+fn has_quorum(raft: &Openraft, patience: Duration) -> bool {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let is_alone = metrics.membership_config.membership().voter_ids().count() < 2;
+    let acknowledged = metrics.last_quorum_acked;
+    is_alone || acknowledged.is_none_or(|at| Instant::elapsed(&at.into_inner()) < patience)
 }
 
 fn refused(refusal: ClientWriteError<Types>) -> ProposeError {

@@ -87,7 +87,7 @@ impl Operator for OperatorApi {
         let member = self.context.raft.member_id();
         let state = self.context.leader.state();
         // A member that leads only on paper can't do anything for the caller yet.
-        let is_ready = leadership.is_leader && state.cluster().is_some();
+        let is_ready = leadership.is_leader && self.context.raft.has_quorum() && state.cluster().is_some();
         let leader = leadership.leader.filter(|leader| *leader != member || is_ready);
         let facts = convert::MemberFacts {
             member,

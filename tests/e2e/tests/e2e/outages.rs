@@ -209,6 +209,7 @@ fn a_leader_that_stood_still_promises_nothing_afterwards() {
             };
             let status = answer.into_inner();
             said.push((went_on.elapsed(), status.leader_id));
+            assert_ne!(status.leader_id, status.member_id, "it says that it leads still: {said:?}");
             status.leader_id != 0 && status.leader_id != status.member_id
         })
         .await;
