@@ -83,6 +83,14 @@ pub enum Command {
     /// Looks at coordinators, and changes which there are
     #[command(subcommand)]
     Member(Member),
+    /// Saves all that the cluster agreed on into a file, for `muster-coordinator restore`
+    ///
+    /// The file has what tasks were given as secrets, and is readable by its owner alone.
+    #[command(after_help = "Examples:\n  muster backup /root/muster-$(date +%F).backup")]
+    Backup {
+        /// A file that isn't there yet
+        file: PathBuf,
+    },
     /// Shows live tasks and agents with what they use, again and again
     Top(Top),
     /// Starts a whole cluster on this machine: one coordinator, one agent, loopback only

@@ -59,6 +59,8 @@ pub enum FailureCode {
     DataDirDamaged,
     TokenUnusable,
     JoinFailed,
+    BackupFailed,
+    RestoreFailed,
     StartFailed,
     CoordinatorFailed,
 }
@@ -75,6 +77,8 @@ impl FailureCode {
         Self::DataDirDamaged,
         Self::TokenUnusable,
         Self::JoinFailed,
+        Self::BackupFailed,
+        Self::RestoreFailed,
         Self::StartFailed,
         Self::CoordinatorFailed,
     ];
@@ -91,6 +95,8 @@ impl FailureCode {
             Self::DataDirDamaged => "data-dir-damaged",
             Self::TokenUnusable => "token-unusable",
             Self::JoinFailed => "join-failed",
+            Self::BackupFailed => "backup-failed",
+            Self::RestoreFailed => "restore-failed",
             Self::StartFailed => "start-failed",
             Self::CoordinatorFailed => "coordinator-failed",
         }

@@ -14,3 +14,4 @@ pub mod machine;
 pub mod metrics;
 pub mod paper;
 pub mod raft;
+pub mod recovery;

@@ -1,12 +1,17 @@
 //! The `muster-coordinator` command: reads its settings, starts the daemon, and says why if it can't.
 
-use std::{error::Error, io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use coordinator::{
     config::{Config, Loaded, LogFormat, SETTINGS, VARIABLE_PREFIX},
     daemon::{Daemon, FailureCode},
-    paper,
+    paper, recovery,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,14 +21,18 @@ fn main() -> ExitCode {
     if let Some((PAPER, inner)) = matches.subcommand() {
         return write_paper(inner);
     }
-    let loaded = match load(&matches) {
+    let (verb, settings) = match matches.subcommand() {
+        Some((verb, inner)) => (Some(verb), inner),
+        None => (None, &matches),
+    };
+    let loaded = match load(settings) {
         Ok(loaded) => loaded,
         Err(error) => {
             tell("can't take the settings", &error, &error.next(), FailureCode::ConfigInvalid.as_str());
             return ExitCode::from(2);
         }
     };
-    if matches.get_flag(PRINT_CONFIG) {
+    if settings.get_flag(PRINT_CONFIG) {
         return print(&loaded.to_text());
     }
     let config = loaded.config;
@@ -35,10 +44,29 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(run(&config));
+    let code = match (verb, settings.try_get_one::<PathBuf>(FILE).ok().flatten()) {
+        (Some(verb), Some(file)) => runtime.block_on(recover(verb, &config, file)),
+        _ => runtime.block_on(run(&config)),
+    };
     // What still blocks a thread has had its time in the daemon's own shutdown.
     runtime.shutdown_background();
     code
+}
+
+/// Carries out the verb `backup` or `restore`.
+async fn recover(verb: &str, config: &Config, file: &Path) -> ExitCode {
+    let done = match verb {
+        RESTORE => recovery::restore(config, file),
+        _ => recovery::backup(config, file).await,
+    };
+    match done {
+        Ok(told) => print(&told),
+        Err(error) => {
+            let cause: &dyn Error = error.source().unwrap_or(&error);
+            tell(&error.to_string(), cause, error.next(), error.code().as_str());
+            ExitCode::FAILURE
+        }
+    }
 }
 
 async fn run(config: &Config) -> ExitCode {
@@ -89,6 +117,9 @@ const PRINT_CONFIG: &str = "print-config";
 /// Hidden: packagers alone need it.
 const PAPER: &str = "paper";
 const INTO: &str = "into";
+const BACKUP: &str = "backup";
+const RESTORE: &str = "restore";
+const FILE: &str = "file";
 
 fn write_paper(matches: &ArgMatches) -> ExitCode {
     let Some(into) = matches.get_one::<PathBuf>(INTO) else { return ExitCode::FAILURE };
@@ -106,9 +137,21 @@ fn command() -> Command {
         .hide(true)
         .about("Write manual pages, completion and an example of the settings into a directory")
         .arg(Arg::new(INTO).required(true).value_parser(clap::value_parser!(PathBuf)));
+    let file = || {
+        let parser = clap::value_parser!(PathBuf);
+        Arg::new(FILE).value_name("FILE").required(true).value_parser(parser)
+    };
+    let backup = Command::new(BACKUP)
+        .about("Saves all that a stopped coordinator has on disk; of a running cluster, `muster backup` does")
+        .after_help("Examples:\n  muster-coordinator backup --data-dir /var/lib/muster/coordinator /root/muster.backup")
+        .arg(file().help("A file that isn't there yet"));
+    let restore = Command::new(RESTORE)
+        .about("Makes a data directory of a backup: of one coordinator, alone in its cluster")
+        .after_help("Examples:\n  muster-coordinator restore --data-dir /var/lib/muster/coordinator /root/muster.backup")
+        .arg(file().help("What `muster backup` or `muster-coordinator backup` wrote"));
     let mut command = Command::new("muster-coordinator")
         .version(env!("CARGO_PKG_VERSION"))
-        .subcommand(paper)
+        .subcommands([paper, backup, restore])
         .about("Agrees on what shall run, and offers resources to frameworks")
         .after_help(
             "Settings come from the file, then from the environment (MUSTER_COORDINATOR_ and the name in \
@@ -120,6 +163,7 @@ fn command() -> Command {
             Arg::new(CONFIG)
                 .long(CONFIG)
                 .value_name("FILE")
+                .global(true)
                 .env("MUSTER_COORDINATOR_CONFIG")
                 .value_parser(clap::value_parser!(PathBuf))
                 .help("Settings as TOML"),
@@ -127,6 +171,7 @@ fn command() -> Command {
         .arg(
             Arg::new(PRINT_CONFIG)
                 .long(PRINT_CONFIG)
+                .global(true)
                 .action(ArgAction::SetTrue)
                 .help("Print every setting, its value and where it came from, and exit"),
         );
@@ -136,7 +181,8 @@ fn command() -> Command {
             true => setting.help.to_owned(),
             false => format!("{} [default: {default}]", setting.help),
         };
-        let flag = Arg::new(setting.key).long(setting.key).value_name(setting.value_name).help(help);
+        let flag =
+            Arg::new(setting.key).long(setting.key).value_name(setting.value_name).help(help).global(true);
         command = command.arg(flag);
     }
     command

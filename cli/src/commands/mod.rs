@@ -1,6 +1,7 @@
 //! One module for each noun; each verb is one function.
 
 mod agent;
+mod backup;
 mod dev;
 mod exec;
 mod files;
@@ -88,6 +89,7 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         }
         Command::Member(arguments::Member::Remove { id }) => member::remove(&connect()?, id).await?,
         Command::Member(arguments::Member::Transfer { id }) => member::transfer(&connect()?, id).await?,
+        Command::Backup { file } => backup::save(&connect()?, &file).await?,
         Command::Top(options) => top::top(&connect()?, options).await?,
         Command::Dev(dev) => return dev::dev(dev).await,
         Command::Completion { shell } => {

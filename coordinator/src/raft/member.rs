@@ -66,7 +66,7 @@ pub struct Raft {
 #[derive(Clone)]
 pub struct RaftHandle {
     pub(super) raft: Openraft,
-    cluster_id: Arc<str>,
+    pub(super) cluster_id: Arc<str>,
     /// Where a snapshot of another member is gathered.
     incoming: Arc<Path>,
     member_id: MemberId,
@@ -399,7 +399,7 @@ impl RaftHandle {
 }
 
 /// Locks, checks and reads everything that is on disk. Blocks.
-fn open_files(
+pub(super) fn open_files(
     config: &RaftConfig,
     machine: Box<dyn Machine>,
     term: watch::Sender<u64>,

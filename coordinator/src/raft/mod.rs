@@ -24,6 +24,7 @@
 //! entries, well under a second), and the state machine lives in memory, rebuilt from snapshot and
 //! log.
 
+mod backup;
 mod config;
 mod directory;
 mod error;
@@ -42,6 +43,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{Backup, BackupError, RestoreError, Saved, restore, save_stopped};
 pub use config::{RaftConfig, Timing};
 pub use directory::{is_pristine, make as make_directory};
 pub use error::{InitializeError, OpenError, ProposeError, ReadError, StopError};

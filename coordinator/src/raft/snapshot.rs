@@ -49,6 +49,11 @@ impl SnapshotFile {
         self.crc
     }
 
+    /// What stands before the state in a backup of this cluster.
+    pub fn head_of_backup(&self, meta: &SnapshotMeta, cluster_id: &str) -> io::Result<Vec<u8>> {
+        encode_head(meta, self.bytes, self.crc, cluster_id)
+    }
+
     /// At most `length` bytes of the state from `at` on; none behind its end. Blocks.
     pub fn piece(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
         let rest = usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(usize::MAX);
@@ -91,7 +96,7 @@ impl Snapshots {
             Ok(()) | Err(_) => {}
         }
         let current = match File::open(&path) {
-            Ok(file) => Some(read_head(file).map_err(|error| match error {
+            Ok(file) => Some(read_head(file).map(|(snapshot, _)| snapshot).map_err(|error| match error {
                 HeadError::Newer(format) => {
                     OpenError::Newer { path: path.clone(), what: "the snapshot".to_owned(), format }
                 }
@@ -120,7 +125,7 @@ impl Snapshots {
         {
             return Ok(current.clone());
         }
-        let head = encode_head(&meta, state)?;
+        let head = encode_head(&meta, state.len() as u64, crc32fast::hash(state), "")?;
         let path = aside(&self.path);
         let mut file = File::create(&path)?;
         file.write_all(&head)?;
@@ -131,7 +136,7 @@ impl Snapshots {
             sync_directory(parent)?;
         }
         let snapshot = match read_head(File::open(&self.path)?) {
-            Ok(snapshot) => snapshot,
+            Ok((snapshot, _)) => snapshot,
             Err(HeadError::Read(error)) => return Err(error),
             Err(HeadError::Newer(_)) => return Err(damaged("it isn't what was written")),
         };
@@ -146,17 +151,23 @@ const FIXED_BYTES: usize = MAGIC.len() + 4;
 /// A header is some member addresses; more is damage, not a header.
 const HEADER_BYTES_MAX: u32 = 1 << 20;
 
-enum HeadError {
+pub enum HeadError {
     Newer(u8),
     Read(io::Error),
 }
 
-fn encode_head(meta: &SnapshotMeta, state: &[u8]) -> io::Result<Vec<u8>> {
+fn encode_head(
+    meta: &SnapshotMeta,
+    state_bytes: u64,
+    state_crc: u32,
+    cluster_id: &str,
+) -> io::Result<Vec<u8>> {
     let header = record::seal(&wire::SnapshotHeader {
         last: meta.last_log_id.as_ref().map(log_id_to_wire),
         membership: Some(stored_membership_to_wire(&meta.last_membership)),
-        state_bytes: state.len() as u64,
-        state_crc: crc32fast::hash(state),
+        state_bytes,
+        state_crc,
+        cluster_id: cluster_id.to_owned(),
     });
     let length = u32::try_from(header.len()).ok().filter(|length| *length <= HEADER_BYTES_MAX);
     let length = length.ok_or_else(|| io::Error::other("the membership is too large for a snapshot"))?;
@@ -166,7 +177,8 @@ fn encode_head(meta: &SnapshotMeta, state: &[u8]) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-fn read_head(file: File) -> Result<Snapshot, HeadError> {
+/// A snapshot, and whose it is where that stands in it: in a backup.
+pub fn read_head(file: File) -> Result<(Snapshot, String), HeadError> {
     let read = |error| HeadError::Read(error);
     let mut fixed = [0; FIXED_BYTES];
     file.read_exact_at(&mut fixed, 0).map_err(read)?;
@@ -197,7 +209,7 @@ fn read_head(file: File) -> Result<Snapshot, HeadError> {
     }
     let file =
         SnapshotFile { file: Arc::new(file), offset, bytes: header.state_bytes, crc: header.state_crc };
-    Ok(Snapshot { meta, file })
+    Ok((Snapshot { meta, file }, header.cluster_id))
 }
 
 fn aside(path: &Path) -> PathBuf {

@@ -70,6 +70,12 @@ impl Applier {
         })
     }
 
+    /// What is applied, and the state that this made. Blocks.
+    pub fn export(&mut self) -> (SnapshotMeta, Vec<u8>) {
+        let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        (meta, self.machine().snapshot()())
+    }
+
     fn machine(&mut self) -> &mut dyn Machine {
         &mut **self.machine.get_mut().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,7 @@
 //! The gRPC services: each method is one call of a handle and a conversion.
 
 mod agent;
+mod backup;
 pub(super) mod channel;
 mod members;
 mod operator;

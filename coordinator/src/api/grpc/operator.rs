@@ -11,7 +11,7 @@ use proto::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Answers, channel, invalid, members, output, refused, usage, watch};
+use super::{Answers, backup, channel, invalid, members, output, refused, usage, watch};
 use crate::{
     api::{Context, error::status},
     convert::operator as convert,
@@ -41,6 +41,7 @@ impl Operator for OperatorApi {
     type WatchTasksStream = Answers<wire::TaskView>;
     type ReadOutputStream = Answers<wire::OutputChunk>;
     type OpenChannelStream = Answers<Frame>;
+    type BackupStream = Answers<wire::BackupPiece>;
 
     async fn open_channel(
         &self,
@@ -151,6 +152,13 @@ impl Operator for OperatorApi {
             convert::kill_task(request.into_inner()).map_err(invalid("kill the task"))?;
         self.context.leader.kill_task(request, task, grace).await.map_err(refused)?;
         Ok(Response::new(wire::KillTaskResponse {}))
+    }
+
+    async fn backup(
+        &self,
+        _request: Request<wire::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        Ok(Response::new(backup::send(&self.context).await?))
     }
 
     async fn read_output(

@@ -30,7 +30,7 @@ use super::{
     types::{Entry, LogId, Types, Vote},
 };
 
-pub use recover::{Opened, open};
+pub use recover::{Opened, begin_after, identity, open};
 use writer::Op;
 
 /// openraft's way to write.

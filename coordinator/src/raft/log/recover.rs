@@ -21,7 +21,7 @@ use super::{
         error::OpenError,
         limits::WRITER_QUEUE_MAX,
         observe::Instruments,
-        record::{self, RecordError, log_id_from_wire, vote_from_wire},
+        record::{self, RecordError, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire},
         types::{LogId, MemberId, Vote, term_of},
     },
     LogStore, Shared, Tail, next,
@@ -104,6 +104,39 @@ pub fn open(
         failure: None,
     };
     Ok(Opened { cluster_id, store: LogStore { shared, operations: sender }, writer, purged })
+}
+
+/// Begins the log of a member whose state came as a snapshot: nothing is in it, and all up to `purged` is in there.
+pub fn begin_after(
+    directory: &Directory,
+    cluster_id: &str,
+    member_id: MemberId,
+    purged: LogId,
+    vote: Vote,
+) -> Result<(), OpenError> {
+    let open = Open { directory };
+    let (mut mark_file, mark) = open.watermark()?;
+    let store = open.store()?;
+    open.identity(&store, &mut mark_file, mark, Some(cluster_id), member_id)?;
+    store
+        .log
+        .insert(PURGED_KEY, record::seal(&log_id_to_wire(&purged)))
+        .and_then(|()| store.log.insert(VOTE_KEY, record::seal(&vote_to_wire(&vote))))
+        .and_then(|()| store.database.persist(PersistMode::SyncAll))
+        .map_err(|source| open.broken(source))?;
+    let mark = Watermark { durable: Some(purged), committed: Some(purged), vote: Some(vote) };
+    mark_file.write(&mark).and_then(|()| mark_file.sync()).map_err(|source| open.failed(source))
+}
+
+/// Whose directory this is. Absent: no member has ever begun here.
+pub fn identity(directory: &Directory) -> Result<Option<(String, MemberId)>, OpenError> {
+    let open = Open { directory };
+    if !directory.store().exists() {
+        return Ok(None);
+    }
+    let store = open.store()?;
+    let found = open.record::<wire::Identity>(&store.log, IDENTITY_KEY, "the identity")?;
+    Ok(found.map(|found| (found.cluster_id, found.member_id)))
 }
 
 struct Open<'a> {

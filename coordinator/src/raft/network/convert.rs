@@ -105,6 +105,8 @@ pub fn snapshot_head_to_wire(vote: &Vote, meta: &SnapshotMeta, bytes: u64, crc: 
             membership: Some(stored_membership_to_wire(&meta.last_membership)),
             state_bytes: bytes,
             state_crc: crc,
+            // Every call names it already.
+            cluster_id: String::new(),
         }),
     }
 }
@@ -113,7 +115,7 @@ pub fn snapshot_head_to_wire(vote: &Vote, meta: &SnapshotMeta, bytes: u64, crc: 
 pub fn snapshot_head_from_wire(
     head: wire::SnapshotHead,
 ) -> Result<(Vote, SnapshotMeta, u64, u32), RecordError> {
-    let SnapshotHeader { last, membership, state_bytes, state_crc } =
+    let SnapshotHeader { last, membership, state_bytes, state_crc, cluster_id: _ } =
         head.header.ok_or(RecordError::Content)?;
     let meta = SnapshotMeta {
         last_log_id: last.map(log_id_from_wire),

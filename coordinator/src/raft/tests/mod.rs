@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "figures for whoever reads the test's output")]
 
+mod backup;
 mod bench;
 mod cluster;
 mod damage;

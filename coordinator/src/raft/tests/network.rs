@@ -250,6 +250,7 @@ async fn a_snapshot_that_was_cut_or_damaged_on_its_way_is_refused() {
             }),
             state_bytes: bytes,
             state_crc: crc,
+            cluster_id: String::new(),
         };
         let vote = proto::raft::v1::Vote { term, member_id: 2, is_committed: true };
         Piece::Head(wire::SnapshotHead { vote: Some(vote), header: Some(header) })

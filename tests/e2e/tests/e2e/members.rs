@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use harness::{Cluster, ClusterOptions, wait_until};
+use harness::{Cluster, ClusterOptions, program, wait_until};
 use muster_client::types::{TaskState, exit::How};
 use nix::sys::signal::Signal;
 
@@ -133,4 +133,56 @@ async fn members_come_and_go_while_the_cluster_works() {
     assert_eq!(said, format!("member {to} leads\n"));
     wait_until("the new leader leads", async || cluster.until_members().await.to_string() == to).await;
     tokio::time::timeout(harness::patience(), cluster.finish()).await.unwrap();
+}
+
+/// What `muster-coordinator` prints when it does something else than run.
+async fn coordinator(arguments: &[&str]) -> Result<String, String> {
+    let output =
+        tokio::process::Command::new(program("muster-coordinator")).args(arguments).output().await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_majority_is_replaced_by_what_one_member_has_and_tasks_run_on() {
+    let mut cluster = cluster!(three());
+    cluster.until_members().await;
+    let task = cluster.run(script("sleep 100000"), 1).await.remove(0);
+    cluster.until_state(&task, TaskState::Running).await;
+    (1..=3).for_each(|member| cluster.member(member).kill());
+
+    // Of two members the disks are gone, too.
+    let folder = cluster.directory().to_owned();
+    let (old, new) = (folder.join("coordinator.old"), folder.join("coordinator"));
+    std::fs::rename(&new, &old).unwrap();
+    for lost in ["coordinator-2", "coordinator-3"] {
+        std::fs::remove_dir_all(folder.join(lost)).unwrap();
+    }
+    let file = folder.join("saved").display().to_string();
+    let said = coordinator(&["backup", "--data-dir", old.to_str().unwrap(), &file]).await.unwrap();
+    println!("{said}");
+    let into = ["--listen", cluster.member_address(1), "--data-dir", new.to_str().unwrap()];
+    let restore = [&["restore", &file][..], &into].concat();
+    println!("{}", coordinator(&restore).await.unwrap());
+    let refused = coordinator(&restore).await.unwrap_err();
+    assert!(refused.contains("is not empty") && refused.contains("restore-failed"), "{refused}");
+    std::fs::copy(old.join("token"), new.join("token")).unwrap();
+
+    (1..=3).for_each(|member| cluster.restart_member(member));
+    cluster.until_members().await;
+    let next = cluster.run(script("exit 0"), 1).await.remove(0);
+    assert_eq!(cluster.until_released(&next).await.state(), TaskState::Finished);
+    assert_eq!(cluster.task(&task).await.state(), TaskState::Running);
+
+    // And of one that runs.
+    let file = folder.join("running").display().to_string();
+    let saved = cluster.muster_output(&["backup", &file]).await;
+    let told = String::from_utf8_lossy(&saved.stderr).into_owned();
+    assert!(saved.status.success() && told.contains("saved everything up to entry"), "{told}");
+    let refused = cluster.muster_output(&["backup", &file]).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let elsewhere = folder.join("elsewhere").display().to_string();
+    let said = coordinator(&["restore", &file, "--data-dir", &elsewhere]).await.unwrap();
+    println!("{said}");
+    cluster.finish().await;
 }
