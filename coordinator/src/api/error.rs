@@ -131,6 +131,24 @@ pub fn shape(code: RefusalCode) -> Shape {
             StatusCode::UNAUTHORIZED,
             "send `authorization: Bearer <token>` with the content of the coordinator's token file",
         ),
+        RefusalCode::TlsNeeded => row(
+            Code::FailedPrecondition,
+            StatusCode::BAD_REQUEST,
+            "write https:// instead of http://, or set TLS up with `muster-coordinator init`",
+        ),
+        RefusalCode::CertificateRefused => row(
+            Code::Unauthenticated,
+            StatusCode::UNAUTHORIZED,
+            "join this cluster with a token of it, and check the clocks of both sides",
+        ),
+        RefusalCode::JoinTokenRefused => row(
+            Code::PermissionDenied,
+            StatusCode::FORBIDDEN,
+            "make another token with `muster token create`, and see `muster token list`",
+        ),
+        RefusalCode::NotPermitted => {
+            row(Code::PermissionDenied, StatusCode::FORBIDDEN, "use the credential of whoever may do this")
+        }
         RefusalCode::OriginRefused => row(
             Code::PermissionDenied,
             StatusCode::FORBIDDEN,

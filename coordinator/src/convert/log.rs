@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use cluster::{AgentFacts, Answer, Command, Entry, FrameworkInfo, KillBy, KnownTask, VERSION_SUPPORTED};
+use cluster::{
+    AgentFacts, Answer, Command, Entry, FrameworkInfo, JoinKind, KillBy, KnownTask, VERSION_SUPPORTED,
+};
 use model::{ClusterTime, Cursor, Duration, Refusal, RefusalCode, TaskId, TaskSpec, Timestamp};
 use prost::Message as _;
 use proto::log::v1 as wire;
@@ -144,6 +146,25 @@ fn to_command(command: &Command) -> wire::log_entry::Command {
             weight_milli: *weight_milli,
             request_id: text_of(request.as_ref()),
         }),
+        Command::CreateJoinToken { token, digest, kind, only_for, expires_at } => {
+            Wire::CreateJoinToken(wire::CreateJoinToken {
+                token_id: token.clone(),
+                digest: digest.to_vec().into(),
+                kind: to_join_kind(*kind).into(),
+                only_for: only_for.clone().unwrap_or_default(),
+                expires_at_us: expires_at.0,
+            })
+        }
+        Command::RevokeJoinToken { token } => {
+            Wire::RevokeJoinToken(wire::RevokeJoinToken { token_id: token.clone() })
+        }
+        Command::UseJoinToken { token, digest, kind, name, key } => Wire::UseJoinToken(wire::UseJoinToken {
+            token_id: token.clone(),
+            digest: digest.to_vec().into(),
+            kind: to_join_kind(*kind).into(),
+            name: name.clone(),
+            key: key.to_vec().into(),
+        }),
         Command::Prune { keep, before, counted_before } => Wire::Prune(wire::Prune {
             keep: *keep,
             before_us: before.map(|before| before.0),
@@ -234,6 +255,27 @@ fn command(command: wire::log_entry::Command) -> Result<Command, Invalid> {
             weight_milli,
             request: optional_id("request_id", &request_id)?,
         },
+        Wire::CreateJoinToken(wire::CreateJoinToken { token_id, digest, kind, only_for, expires_at_us }) => {
+            Command::CreateJoinToken {
+                token: token_id,
+                digest: digest_of("digest", &digest)?,
+                kind: join_kind("kind", kind)?,
+                only_for: Some(only_for).filter(|name| !name.is_empty()),
+                expires_at: Timestamp(expires_at_us),
+            }
+        }
+        Wire::RevokeJoinToken(wire::RevokeJoinToken { token_id }) => {
+            Command::RevokeJoinToken { token: token_id }
+        }
+        Wire::UseJoinToken(wire::UseJoinToken { token_id, digest, kind, name, key }) => {
+            Command::UseJoinToken {
+                token: token_id,
+                digest: digest_of("digest", &digest)?,
+                kind: join_kind("kind", kind)?,
+                name,
+                key: digest_of("key", &key)?,
+            }
+        }
         Wire::Prune(wire::Prune { keep, before_us, counted_before_us }) => Command::Prune {
             keep,
             before: before_us.map(Timestamp),
@@ -377,6 +419,27 @@ fn to_known_task(known: &KnownTask) -> wire::KnownTask {
 fn known_task(known: wire::KnownTask) -> Result<KnownTask, Invalid> {
     let wire::KnownTask { task_id, sequence, state } = known;
     Ok(KnownTask { task: id("task_id", &task_id)?, sequence, state: task_state("state", state)? })
+}
+
+pub(super) fn to_join_kind(kind: JoinKind) -> wire::JoinKind {
+    match kind {
+        JoinKind::Agent => wire::JoinKind::Agent,
+        JoinKind::Member => wire::JoinKind::Member,
+    }
+}
+
+pub(super) fn join_kind(field: &str, kind: i32) -> Result<JoinKind, Invalid> {
+    match wire::JoinKind::try_from(kind) {
+        Ok(wire::JoinKind::Agent) => Ok(JoinKind::Agent),
+        Ok(wire::JoinKind::Member) => Ok(JoinKind::Member),
+        Ok(wire::JoinKind::Unspecified) | Err(_) => {
+            Err(Invalid::new(field, "says nothing that is known here"))
+        }
+    }
+}
+
+pub(super) fn digest_of(field: &str, bytes: &[u8]) -> Result<[u8; 32], Invalid> {
+    bytes.try_into().map_err(|_| Invalid::new(field, "is no SHA-256: that has 32 bytes"))
 }
 
 fn to_specs(specs: &[Arc<TaskSpec>]) -> Vec<proto::types::v1::TaskSpec> {

@@ -6,15 +6,16 @@
 use std::sync::Arc;
 
 use cluster::{
-    AgentPart, AnswerPart, Asked, ClusterState, EndedPart, FrameworkPart, FrameworkState, Parts, PartsError,
-    RolePart, Task, VERSION_SUPPORTED, WaitingPart,
+    AgentPart, AnswerPart, Asked, ClusterState, EndedPart, FrameworkPart, FrameworkState, JoinToken,
+    JoinTokenEnd, JoinTokenUse, Parts, PartsError, RolePart, Task, VERSION_SUPPORTED, WaitingPart,
 };
 use model::{ClusterTime, Cursor, FrameworkEvent, KillOrder, Timestamp};
 use prost::Message as _;
 use proto::log::v1 as wire;
 
 use super::log::{
-    agent_facts, answer, cursor, framework_info, to_agent_facts, to_answer, to_cursor, to_framework_info,
+    agent_facts, answer, cursor, digest_of, framework_info, join_kind, to_agent_facts, to_answer, to_cursor,
+    to_framework_info, to_join_kind,
 };
 use codec::{
     Invalid, Within as _, each, grace, id, millis, optional_id, required, task_spec, task_state, task_status,
@@ -50,8 +51,20 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<ClusterState, SnapshotError> {
 }
 
 fn to_snapshot(parts: &Parts) -> wire::Snapshot {
-    let Parts { cluster, version, applied, counted, frameworks, ended, agents, tasks, roles, queue, answers } =
-        parts;
+    let Parts {
+        cluster,
+        version,
+        applied,
+        counted,
+        frameworks,
+        ended,
+        agents,
+        tasks,
+        roles,
+        queue,
+        answers,
+        join_tokens,
+    } = parts;
     wire::Snapshot {
         version: *version,
         cluster_id: text_of(cluster.as_ref()),
@@ -64,6 +77,7 @@ fn to_snapshot(parts: &Parts) -> wire::Snapshot {
         roles: roles.iter().map(to_role).collect(),
         queue: queue.iter().map(to_waiting).collect(),
         answers: answers.iter().map(to_kept).collect(),
+        join_tokens: join_tokens.iter().map(to_join_token).collect(),
     }
 }
 
@@ -80,6 +94,7 @@ fn parts(snapshot: wire::Snapshot) -> Result<Parts, Invalid> {
         queue,
         answers,
         counted_us,
+        join_tokens,
     } = snapshot;
     Ok(Parts {
         cluster: optional_id("cluster_id", &cluster_id)?,
@@ -93,7 +108,50 @@ fn parts(snapshot: wire::Snapshot) -> Result<Parts, Invalid> {
         roles: each("roles", roles, role)?,
         queue: each("queue", queue, waiting)?,
         answers: each("answers", answers, kept)?,
+        join_tokens: each("join_tokens", join_tokens, join_token)?,
     })
+}
+
+fn to_join_token((id, record): &(String, JoinToken)) -> wire::JoinTokenRecord {
+    use wire::join_token_record::End;
+    let JoinToken { digest, kind, only_for, created_at, expires_at, end } = record;
+    wire::JoinTokenRecord {
+        token_id: id.clone(),
+        digest: digest.to_vec().into(),
+        kind: to_join_kind(*kind).into(),
+        only_for: only_for.clone().unwrap_or_default(),
+        created_at_us: created_at.0,
+        expires_at_us: expires_at.0,
+        end: end.as_ref().map(|end| match end {
+            JoinTokenEnd::Used(JoinTokenUse { name, key, at }) => {
+                End::Used(wire::JoinTokenUse { name: name.clone(), key: key.to_vec().into(), at_us: at.0 })
+            }
+            JoinTokenEnd::Revoked { at } => End::RevokedAtUs(at.0),
+        }),
+    }
+}
+
+fn join_token(record: wire::JoinTokenRecord) -> Result<(String, JoinToken), Invalid> {
+    use wire::join_token_record::End;
+    let wire::JoinTokenRecord { token_id, digest, kind, only_for, created_at_us, expires_at_us, end } =
+        record;
+    let end = match end {
+        None => None,
+        Some(End::Used(wire::JoinTokenUse { name, key, at_us })) => {
+            let key = digest_of("key", &key).within("used")?;
+            Some(JoinTokenEnd::Used(JoinTokenUse { name, key, at: Timestamp(at_us) }))
+        }
+        Some(End::RevokedAtUs(at_us)) => Some(JoinTokenEnd::Revoked { at: Timestamp(at_us) }),
+    };
+    let record = JoinToken {
+        digest: digest_of("digest", &digest)?,
+        kind: join_kind("kind", kind)?,
+        only_for: Some(only_for).filter(|name| !name.is_empty()),
+        created_at: Timestamp(created_at_us),
+        expires_at: Timestamp(expires_at_us),
+        end,
+    };
+    Ok((token_id, record))
 }
 
 fn to_framework(part: &FrameworkPart) -> wire::FrameworkRecord {

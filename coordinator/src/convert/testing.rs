@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use cluster::{
     AgentFacts, AgentPart, Answer, AnswerPart, Asked, Command, EndedPart, Entry, FrameworkInfo,
-    FrameworkPart, FrameworkState, KillBy, KnownTask, Parts, RolePart, Task, WaitingPart,
+    FrameworkPart, FrameworkState, JoinKind, JoinToken, JoinTokenEnd, JoinTokenUse, KillBy, KnownTask, Parts,
+    RolePart, Task, WaitingPart,
 };
 use codec::testing::{agent_id, at, framework_id, grace, resources, spec, state, status, task_id, texts};
 use model::{
@@ -106,7 +107,46 @@ pub fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(keep, before, counted_before)| { Command::Prune { keep, before, counted_before } }),
         Just(Command::CountTime),
     ];
-    prop_oneof![frameworks, tasks]
+    let tokens = prop_oneof![
+        (name(), any::<[u8; 32]>(), join_kind(), option::of(name()), at()).prop_map(
+            |(token, digest, kind, only_for, expires_at)| Command::CreateJoinToken {
+                token,
+                digest,
+                kind,
+                only_for,
+                expires_at,
+            }
+        ),
+        name().prop_map(|token| Command::RevokeJoinToken { token }),
+        (name(), any::<[u8; 32]>(), join_kind(), name(), any::<[u8; 32]>()).prop_map(
+            |(token, digest, kind, name, key)| Command::UseJoinToken { token, digest, kind, name, key }
+        ),
+    ];
+    prop_oneof![frameworks, tasks, tokens]
+}
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z0-9]{1,8}"
+}
+
+fn join_kind() -> impl Strategy<Value = JoinKind> {
+    select(&[JoinKind::Agent, JoinKind::Member][..])
+}
+
+fn join_token() -> impl Strategy<Value = (String, JoinToken)> {
+    let end = prop_oneof![
+        (name(), any::<[u8; 32]>(), at()).prop_map(|(name, key, at)| JoinTokenEnd::Used(JoinTokenUse {
+            name,
+            key,
+            at
+        })),
+        at().prop_map(|at| JoinTokenEnd::Revoked { at }),
+    ];
+    (name(), any::<[u8; 32]>(), join_kind(), option::of(name()), at(), at(), option::of(end)).prop_map(
+        |(token, digest, kind, only_for, created_at, expires_at, end)| {
+            (token, JoinToken { digest, kind, only_for, created_at, expires_at, end })
+        },
+    )
 }
 
 fn counted() -> impl Strategy<Value = ClusterTime> {
@@ -237,9 +277,23 @@ pub fn parts() -> impl Strategy<Value = Parts> {
         vec(role_part, 0..2),
         vec(waiting, 0..2),
         vec(answer_part(), 0..2),
+        vec(join_token(), 0..2),
     );
     (head, records).prop_map(|((cluster, version, applied, counted), records)| {
-        let (frameworks, ended, agents, tasks, roles, queue, answers) = records;
-        Parts { cluster, version, applied, counted, frameworks, ended, agents, tasks, roles, queue, answers }
+        let (frameworks, ended, agents, tasks, roles, queue, answers, join_tokens) = records;
+        Parts {
+            cluster,
+            version,
+            applied,
+            counted,
+            frameworks,
+            ended,
+            agents,
+            tasks,
+            roles,
+            queue,
+            answers,
+            join_tokens,
+        }
     })
 }

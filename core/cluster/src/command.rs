@@ -7,7 +7,7 @@ use model::{
     RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 
-use crate::{kept, state::CLUSTER_TIME_SINCE};
+use crate::{join_token::JoinKind, kept, state::CLUSTER_TIME_SINCE};
 
 /// One entry of the log: a command, and the times that its proposer saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +78,28 @@ pub enum Command {
     SubmitRun { request: Option<RequestId>, tasks: Vec<Arc<TaskSpec>> },
     /// Sets the weight of a role, in thousandths.
     SetRole { role: RoleName, weight_milli: u64, request: Option<RequestId> },
+    /// Lets somebody come into the cluster once, until `expires_at`. The token's id is the proposer's choice.
+    CreateJoinToken {
+        token: String,
+        /// SHA-256 of the secret, which the log never holds.
+        digest: [u8; 32],
+        kind: JoinKind,
+        /// The only one who may use it; needed for an id that is there already.
+        only_for: Option<String>,
+        expires_at: Timestamp,
+    },
+    /// Nobody may use the token any more.
+    RevokeJoinToken { token: String },
+    /// Somebody comes in. The same key may ask again, because its answer may have been lost.
+    UseJoinToken {
+        token: String,
+        digest: [u8; 32],
+        kind: JoinKind,
+        /// The agent's or member's id.
+        name: String,
+        /// SHA-256 of the public key that is to be certified.
+        key: [u8; 32],
+    },
     /// Drops finished tasks, oldest first: those above `keep`, and those that ended before `before`, or before
     /// `counted_before`. Leaders of today leave `before` out, because it is by a wall clock.
     Prune { keep: u64, before: Option<Timestamp>, counted_before: Option<ClusterTime> },
@@ -112,6 +134,7 @@ impl Command {
             | Self::SetRole { .. }
             | Self::Prune { counted_before: None, .. } => 1,
             Self::Prune { counted_before: Some(_), .. } | Self::CountTime => CLUSTER_TIME_SINCE,
+            Self::CreateJoinToken { .. } | Self::RevokeJoinToken { .. } | Self::UseJoinToken { .. } => 4,
             Self::RecordStatuses { statuses, .. } => kept::statuses_since(statuses),
             Self::Launch { tasks, .. } | Self::SubmitRun { tasks, .. } => kept::specs_since(tasks),
         }

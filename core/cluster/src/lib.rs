@@ -9,6 +9,7 @@ mod apply;
 mod command;
 mod events;
 mod index;
+mod join_token;
 pub mod kept;
 mod outcome;
 mod parts;
@@ -21,6 +22,7 @@ pub use apply::apply;
 pub use command::{AgentFacts, Command, Entry, FrameworkInfo, KillBy, KnownTask};
 pub use events::EventsAfter;
 pub use index::Share;
+pub use join_token::{JoinKind, JoinToken, JoinTokenEnd, JoinTokenUse};
 pub use outcome::{Answer, Change, Outcome};
 pub use parts::{AgentPart, AnswerPart, EndedPart, FrameworkPart, Parts, PartsError, RolePart, WaitingPart};
 pub use state::{

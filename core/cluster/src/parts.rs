@@ -10,6 +10,7 @@ use model::{
 use crate::{
     answers::{Answers, Asked},
     command::{AgentFacts, FrameworkInfo},
+    join_token::JoinToken,
     outcome::Answer,
     state::{Agent, ClusterState, Framework, FrameworkState, Role, Task, VERSION_SUPPORTED, Waiting},
 };
@@ -29,6 +30,8 @@ pub struct Parts {
     pub roles: Vec<RolePart>,
     pub queue: Vec<WaitingPart>,
     pub answers: Vec<AnswerPart>,
+    /// By id.
+    pub join_tokens: Vec<(String, JoinToken)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +122,9 @@ impl ClusterState {
                 })
                 .collect(),
             answers: self.answers.parts(),
+            join_tokens: (self.join_tokens.iter())
+                .map(|(token, record)| (token.clone(), record.clone()))
+                .collect(),
         }
     }
 
@@ -136,6 +142,7 @@ impl ClusterState {
             roles,
             queue,
             answers,
+            join_tokens,
         } = parts;
         if version > VERSION_SUPPORTED {
             return Err(PartsError::VersionTooNew { version });
@@ -157,6 +164,7 @@ impl ClusterState {
                 .map(|part| (part.place, Waiting { spec: part.spec, submitted_at: part.submitted_at }))
                 .collect(),
             answers: Answers::from_parts(answers),
+            join_tokens: join_tokens.into_iter().collect(),
             index: Default::default(),
         };
         state.rebuild_index();

@@ -12,6 +12,7 @@ use crate::{
     answers::Answers,
     command::{AgentFacts, FrameworkInfo},
     index::{Index, Share},
+    join_token::JoinToken,
 };
 
 /// The newest cluster version that this build understands; a log or snapshot above it must be refused.
@@ -19,7 +20,8 @@ use crate::{
 /// - 1: what the first release had.
 /// - 2: statuses hold [more figures, reasons and health](crate::kept); specs ask for more than plain ones.
 /// - 3: the members count the [cluster's time](ClusterTime), and deadlines are by it.
-pub const VERSION_SUPPORTED: u32 = 3;
+/// - 4: join tokens.
+pub const VERSION_SUPPORTED: u32 = 4;
 /// The cluster version from which on entries say what their proposer counted.
 pub const CLUSTER_TIME_SINCE: u32 = 3;
 /// Id and name of the built-in framework that owns one-off tasks.
@@ -45,6 +47,8 @@ pub struct ClusterState {
     pub(crate) tasks: OrdMap<TaskId, Arc<Task>>,
     pub(crate) roles: OrdMap<RoleName, Role>,
     pub(crate) queue: OrdMap<Cursor, Waiting>,
+    /// By id.
+    pub(crate) join_tokens: OrdMap<String, JoinToken>,
     /// For requests that no framework makes, or that begin or end one.
     pub(crate) answers: Answers,
     pub(crate) index: Index,
@@ -253,6 +257,11 @@ impl ClusterState {
     /// What waits in the built-in framework `run`, oldest first.
     pub fn queue(&self) -> &OrdMap<Cursor, Waiting> {
         &self.queue
+    }
+
+    /// What lets somebody come into the cluster, by id; those that ended long ago are forgotten.
+    pub fn join_tokens(&self) -> &OrdMap<String, JoinToken> {
+        &self.join_tokens
     }
 
     /// The waiting task of this id.

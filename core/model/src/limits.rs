@@ -33,6 +33,8 @@ pub const PORT_RANGES_MAX: usize = 1024;
 
 /// Agents of one cluster.
 pub const AGENTS_MAX: u64 = 1 << 17;
+/// Join tokens that are known: one for each machine of a large rack row, several times over.
+pub const JOIN_TOKENS_MAX: usize = 10_000;
 /// Roles whose weight was set.
 pub const ROLES_MAX: usize = 10_000;
 /// Thousandths of a role's weight.

@@ -90,6 +90,14 @@ codes! {
     OutcomeUnknown = "outcome-unknown",
     /// The caller showed no valid credential.
     Unauthenticated = "unauthenticated",
+    /// Plain text came where TLS is spoken, or TLS is not set up.
+    TlsNeeded = "tls-needed",
+    /// The certificate is of another cluster, has ended, or is missing.
+    CertificateRefused = "certificate-refused",
+    /// The join token was used, has expired, was revoked, or is not known.
+    JoinTokenRefused = "join-token-refused",
+    /// Who asks is known, and may not do this.
+    NotPermitted = "not-permitted",
     /// The request came from a web page or for a host that isn't served here.
     OriginRefused = "origin-refused",
     /// The request needs a newer cluster version.

@@ -120,6 +120,10 @@ impl Reader {
             | RefusalCode::MemberBehind
             | RefusalCode::MemberLast
             | RefusalCode::Unauthenticated
+            | RefusalCode::TlsNeeded
+            | RefusalCode::CertificateRefused
+            | RefusalCode::JoinTokenRefused
+            | RefusalCode::NotPermitted
             | RefusalCode::OriginRefused
             | RefusalCode::ClusterVersionTooOld
             | RefusalCode::OutputGone

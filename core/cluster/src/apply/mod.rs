@@ -5,6 +5,7 @@
 
 mod agents;
 mod frameworks;
+mod join_tokens;
 mod prune;
 mod roles;
 mod runs;
@@ -82,6 +83,14 @@ impl Step<'_> {
             Command::SubmitRun { request, tasks } => self.submit_run(request.as_ref(), tasks),
             Command::SetRole { role, weight_milli, request } => {
                 self.set_role(role, *weight_milli, request.as_ref())
+            }
+            Command::CreateJoinToken { token, digest, kind, only_for, expires_at } => {
+                let wish = join_tokens::Wish { digest, kind: *kind, only_for, expires_at: *expires_at };
+                self.create_join_token(token, wish)
+            }
+            Command::RevokeJoinToken { token } => self.revoke_join_token(token),
+            Command::UseJoinToken { token, digest, kind, name, key } => {
+                self.use_join_token(token, join_tokens::Joiner { digest, kind: *kind, name, key })
             }
             Command::Prune { keep, before, counted_before } => self.prune(*keep, *before, *counted_before),
             // Its time was taken before any command.

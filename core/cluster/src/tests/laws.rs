@@ -32,6 +32,9 @@ enum Op {
     Run { tasks: Vec<Draft>, request: Option<u8> },
     Role { role: u8, weight: u64, request: Option<u8> },
     Prune { keep: u8, is_by_age: bool },
+    Token { token: u8, only_for: Option<u8>, life: u8 },
+    Revoke { token: u8 },
+    Join { token: u8, agent: u8, key: u8 },
 }
 
 #[derive(Debug, Clone)]
@@ -99,6 +102,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (prop::collection::vec(draft(), 0..3), request()).prop_map(|(tasks, request)| Op::Run { tasks, request }),
         1 => (0..2u8, 0..3u64, request()).prop_map(|(role, weight, request)| Op::Role { role, weight, request }),
         2 => (0..4u8, any::<bool>()).prop_map(|(keep, is_by_age)| Op::Prune { keep, is_by_age }),
+        1 => (0..3u8, prop::option::of(agent()), 0..60u8)
+            .prop_map(|(token, only_for, life)| Op::Token { token, only_for, life }),
+        1 => (0..3u8).prop_map(|token| Op::Revoke { token }),
+        2 => (0..3u8, 0..5u8, 0..2u8).prop_map(|(token, agent, key)| Op::Join { token, agent, key }),
     ]
 }
 
@@ -272,6 +279,23 @@ fn command(state: &ClusterState, op: &Op) -> Command {
             counted_before: (*is_by_age && state.version() >= CLUSTER_TIME_SINCE)
                 .then(|| ClusterTime(state.applied() * 500_000)),
         },
+        Op::Token { token, only_for, life } => Command::CreateJoinToken {
+            token: format!("j{token}"),
+            digest: [*token; 32],
+            kind: JoinKind::Agent,
+            only_for: only_for.map(|agent| agent_id(agent).to_string()),
+            expires_at: Timestamp(
+                (i64::try_from(state.applied()).unwrap() / 2 + i64::from(*life)) * 1_000_000,
+            ),
+        },
+        Op::Revoke { token } => Command::RevokeJoinToken { token: format!("j{token}") },
+        Op::Join { token, agent, key } => Command::UseJoinToken {
+            token: format!("j{token}"),
+            digest: [*token; 32],
+            kind: JoinKind::Agent,
+            name: agent_id(*agent).to_string(),
+            key: [*key; 32],
+        },
     }
 }
 
@@ -289,6 +313,10 @@ fn play(ops: &[Op], mut look: impl FnMut(&Scene<'_>)) -> Vec<(u64, Entry)> {
     let mut log = Vec::new();
     let cluster = ClusterId::new("c").unwrap();
     let mut commands = vec![Command::Initialize { cluster }];
+    // What a version brings must change nothing of what was there before.
+    if ops.len() % 2 == 0 {
+        commands.push(Command::RaiseVersion { version: VERSION_SUPPORTED });
+    }
     // So that most sequences get somewhere.
     for op in [
         Op::Register { framework: 0, request: None },
@@ -420,6 +448,25 @@ proptest! {
         }
     }
 
+    /// A join token lets one key in, under one name, and never after its end.
+    #[test]
+    fn a_join_token_is_used_once(ops in ops()) {
+        let mut used: BTreeMap<String, (String, [u8; 32])> = BTreeMap::new();
+        let mut over: BTreeSet<String> = BTreeSet::new();
+        play(&ops, |scene| match (&scene.entry.command, &scene.outcome.answer) {
+            (Command::RevokeJoinToken { token }, Ok(_)) if !used.contains_key(token) => {
+                over.insert(token.clone());
+            }
+            (Command::UseJoinToken { token, name, key, .. }, Ok(_)) => {
+                assert!(!over.contains(token), "{token} was revoked");
+                assert!(scene.before.join_tokens()[token].expires_at > scene.entry.at, "{token} had expired");
+                let first = used.entry(token.clone()).or_insert_with(|| (name.clone(), *key));
+                assert_eq!(*first, (name.clone(), *key), "{token} was used twice");
+            }
+            _ => {}
+        });
+    }
+
     /// A refusal changes nothing, and a repeat of a request gets the first answer.
     #[test]
     fn refusals_change_nothing(ops in ops()) {
@@ -542,7 +589,6 @@ fn the_commands_reach_every_corner() {
     expect_test::expect![[r#"
         agent back
         agent lost
-        killing to gone AgentLostTask
         launch: agent-lacks-resources
         launch: agent-unknown
         launch: agent-unreachable
@@ -561,16 +607,19 @@ fn the_commands_reach_every_corner() {
         refused framework-ended
         refused framework-unknown
         refused invalid-argument
+        refused join-token-refused
         refused task-id-taken
         refused task-not-yours
         refused task-unknown
         released later
+        running to gone AgentLostTask
         running to gone AgentRebooted
+        running to gone None
+        running to killed None
         staging to dropped None
         staging to error None
         staging to failed None
         staging to finished None
-        staging to gone AgentLostTask
         staging to gone AgentRebooted
         staging to gone None
         staging to killed None
@@ -578,7 +627,11 @@ fn the_commands_reach_every_corner() {
         staging to running None
         staging to starting None
         staging to unreachable AgentUnreachable
+        starting to gone AgentRebooted
+        starting to unreachable AgentUnreachable
+        unreachable to error None
         unreachable to gone AgentRebooted
-        unreachable to running None"#]]
+        unreachable to running None
+        unreachable to starting None"#]]
     .assert_eq(&seen.join("\n"));
 }

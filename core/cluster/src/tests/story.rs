@@ -46,6 +46,15 @@ impl<'a> Line<'a> {
         RoleName::new(self.pairs.get("role").unwrap_or(&"default")).unwrap()
     }
 
+    /// What stands for a hash here: each letter is another.
+    fn hash(&self, name: &str) -> [u8; 32] {
+        [self.pairs.get(name).map_or(0, |text| text.as_bytes()[0]); 32]
+    }
+
+    fn join_kind(&self) -> JoinKind {
+        if self.things.contains(&"member") { JoinKind::Member } else { JoinKind::Agent }
+    }
+
     fn info(&self) -> FrameworkInfo {
         FrameworkInfo {
             name: (*self.pairs.get("name").unwrap_or(&self.things[0])).to_owned(),
@@ -161,6 +170,21 @@ fn command(state: &ClusterState, line: &Line<'_>) -> Command {
         },
         "run" => Command::SubmitRun { request, tasks: line.specs(0) },
         "role" => Command::SetRole { role: line.role(), weight_milli: line.number("weight", 1000), request },
+        "token" => Command::CreateJoinToken {
+            token: line.things[0].to_owned(),
+            digest: line.hash("secret"),
+            kind: line.join_kind(),
+            only_for: line.pairs.get("only").map(|name| (*name).to_owned()),
+            expires_at: Timestamp(i64::try_from(line.number("until", 1000)).unwrap() * 1_000_000),
+        },
+        "revoke" => Command::RevokeJoinToken { token: line.things[0].to_owned() },
+        "join" => Command::UseJoinToken {
+            token: line.things[0].to_owned(),
+            digest: line.hash("secret"),
+            kind: line.join_kind(),
+            name: line.things[1].to_owned(),
+            key: line.hash("key"),
+        },
         "prune" => Command::Prune { keep: line.number("keep", 0), before: None, counted_before: None },
         verb => panic!("no story knows the verb {verb}"),
     }
@@ -270,14 +294,14 @@ fn run_is_there_from_the_start() {
          init c2
          init c1
          version 1
-         version 4",
+         version 5",
         expect![[r#"
             framework: invalid-argument: Framework `run` was not begun: the id `run` is in use. Subscribe without an id to get a new one.
             teardown: framework-built-in: Framework `run` was not torn down: it is built in and always there. To end what it runs, kill its tasks.
             disconnect: framework-built-in: Framework `run` was not disconnected: it is built in and always there. To end what it runs, kill its tasks.
             update: framework-built-in: Framework `run` was not updated: it is built in and always there. To end what it runs, kill its tasks.
             init: cluster-foreign: Cluster `c2` was not begun here: this log is that of cluster `c1`. Start the member with another data directory.
-            version: invalid-argument: The cluster version was not raised to 4: it can be from 1, which it has, to 3, which this program supports.
+            version: invalid-argument: The cluster version was not raised to 5: it can be from 1, which it has, to 4, which this program supports.
         "#]],
     );
 }
@@ -877,4 +901,63 @@ fn events_are_bounded_but_never_a_final_status() {
     assert_eq!(ClusterState::from_parts(state.parts()).unwrap(), state);
     tell(&mut state, "prune");
     assert!(state.task(&TaskId::new("t2").unwrap()).is_some(), "its final status was not acknowledged");
+}
+
+#[test]
+fn a_join_token_lets_one_in_once() {
+    check(
+        "token j1 secret=a
+         version 4
+         token j1 secret=a
+         token j1 secret=a
+         token j1 secret=b
+         join j1 a1 secret=b key=x
+         join j2 a1 secret=a key=x
+         join j1 1 member secret=a key=x
+         join j1 a1 secret=a key=x
+         join j1 a1 secret=a key=x
+         join j1 a1 secret=a key=y
+         join j1 a2 secret=a key=x
+         token m1 member secret=c
+         join m1 a1 secret=c key=x
+         revoke m1
+         join m1 2 member secret=c key=x
+         revoke m2
+         token j3 secret=d until=21
+         join j3 a3 secret=d key=x
+         join j3 a3 secret=d key=x
+         join j3 a3 secret=d key=x",
+        expect![[r#"
+            token: cluster-version-too-old: The request was not carried out: it needs cluster version 4, and the cluster is at 1. Upgrade every member and raise the version.
+            token: invalid-argument: The join token was not made: there is one of the id `j1` already. Make another.
+            join: join-token-refused: The agent `a1` did not join: the token is not known here; make another with `muster token create agent`.
+            join: join-token-refused: The agent `a1` did not join: the token is not known here; make another with `muster token create agent`.
+            join: join-token-refused: The member `1` did not join: the token is for an agent; make another with `muster token create member`.
+            join: join-token-refused: The agent `a1` did not join: agent `a1` has used the token already; make another with `muster token create agent`.
+            join: join-token-refused: The agent `a2` did not join: agent `a1` has used the token already; make another with `muster token create agent`.
+            join: join-token-refused: The agent `a1` did not join: the token is for a member; make another with `muster token create agent`.
+            join: join-token-refused: The member `2` did not join: the token was revoked; make another with `muster token create member`.
+            revoke: join-token-refused: Join token `m2` was not revoked: there is none of this id. See `muster token list`.
+            join: join-token-refused: The agent `a3` did not join: the token has expired; make another with `muster token create agent`, and use it before its end.
+            join: join-token-refused: The agent `a3` did not join: the token has expired; make another with `muster token create agent`, and use it before its end.
+        "#]],
+    );
+}
+
+#[test]
+fn an_id_that_is_there_needs_a_token_of_its_own() {
+    check(
+        "version 4
+         agent a1
+         token j1 secret=a
+         join j1 a1 secret=a key=x
+         token j2 secret=b only=a1
+         join j2 a2 secret=b key=x
+         join j2 a1 secret=b key=x",
+        expect![[r#"
+            agent: AgentRegistered { epoch: 1 }
+            join: join-token-refused: The agent `a1` did not join: an agent of this id is there already; make a token for it with `muster token create agent --only-for a1`, or give this one a data directory of its own.
+            join: join-token-refused: The agent `a2` did not join: the token is for `a1` alone; make another with `muster token create agent`.
+        "#]],
+    );
 }

@@ -167,6 +167,9 @@ fn request_in(command: &Command) -> Option<&RequestId> {
         | Command::RegisterAgent { .. }
         | Command::MarkAgentUnreachable { .. }
         | Command::RecordStatuses { .. }
+        | Command::CreateJoinToken { .. }
+        | Command::RevokeJoinToken { .. }
+        | Command::UseJoinToken { .. }
         | Command::Prune { .. }
         | Command::CountTime => None,
     }
