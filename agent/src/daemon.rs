@@ -37,7 +37,7 @@ use crate::{
     http::Http,
     meter::{Counters, Meter, Watch},
     metrics::{FetchMetrics, Metrics, Page},
-    session::{AddressError, Coordinators, Facts, Session, SessionError},
+    session::{AddressError, Coordinators, Facts, Passport, Session, SessionError},
     sys::{
         Kernel, KernelConfig, Sys, SysError, UserPolicy,
         bpf::{self, Availability, PortPolicy, Programs},
@@ -342,13 +342,8 @@ impl Daemon {
             rounds.trim(executor.clone()).map_err(StartError::Thread)?,
             rounds.watch(watch.clone()).map_err(StartError::Thread)?,
         ];
-        let coordinators = Coordinators::new(&config.coordinator).map_err(StartError::Coordinator)?;
-        let channels = Arc::new(Channels::new(
-            coordinators.clone(),
-            config.token_file.clone(),
-            executor.clone(),
-            metrics.clone(),
-        ));
+        let coordinators = coordinators(config, &identity)?;
+        let channels = Arc::new(Channels::new(coordinators.clone(), executor.clone(), metrics.clone()));
         let (events, session_events) = mpsc::channel(actor::SESSION_EVENTS_MAX);
         let (actor_stop, stop) = watch::channel(Stop::No);
         let facts = Facts {
@@ -392,7 +387,7 @@ impl Daemon {
         };
         let http = tokio::spawn(http.serve(listener, http_stop.clone()));
         let session_stop = CancellationToken::new();
-        let session = Session { coordinators, token_file: config.token_file.clone(), facts, events };
+        let session = Session { coordinators, facts, events };
         let session = tokio::spawn(session.run(session_stop.clone()));
         tracing::info!(
             resources = %total,
@@ -579,6 +574,20 @@ fn stream<T: bpf::Record>(
 /// Who the agent is, and whether the host is still up since it was last here.
 ///
 /// Another boot is not written down here: that is the actor's, when the rows of the earlier one are brought up to date.
+/// The coordinators, and how the agent proves itself to them.
+fn coordinators(config: &Config, identity: &Identity) -> Result<Coordinators, StartError> {
+    let urls = &config.coordinator;
+    let made = if config.speaks_tls() {
+        Coordinators::secured(urls, |endpoints| {
+            let (agent_id, token) = (identity.agent_id.as_str(), config.join_token_file.clone());
+            Passport::new(agent_id, &config.data_dir, token, endpoints)
+        })
+    } else {
+        Coordinators::plain(urls, config.token_file.clone())
+    };
+    made.map_err(StartError::Coordinator)
+}
+
 fn identify(
     config: &Config,
     checkpoint: &Checkpoint,

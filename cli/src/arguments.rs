@@ -27,7 +27,8 @@ const EXAMPLES: &str = "Examples:
 
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The coordinator: http://HOST:PORT or unix:PATH [default: http://127.0.0.1:5050]
+    /// The coordinator: https://HOST:PORT, http:// on this machine, or unix:PATH [default:
+    /// 127.0.0.1:5050]
     #[arg(
         long,
         global = true,
@@ -47,6 +48,17 @@ pub struct Global {
         help_heading = "Cluster"
     )]
     pub token_file: Option<PathBuf>,
+    /// File with the certificate of the cluster's authority, for https:// [default: where the
+    /// coordinator put it]
+    #[arg(
+        long,
+        global = true,
+        env = "MUSTER_CA_FILE",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Cluster"
+    )]
+    pub ca_file: Option<PathBuf>,
     /// What stdout gets: tables for people, stable JSON for scripts
     #[arg(long, global = true, value_enum, default_value_t = Format::Table, help_heading = "Output")]
     pub output: Format,
@@ -91,6 +103,9 @@ pub enum Command {
         /// A file that isn't there yet
         file: PathBuf,
     },
+    /// Lets agents and coordinators on other machines into the cluster
+    #[command(subcommand)]
+    Token(Token),
     /// Shows live tasks and agents with what they use, again and again
     Top(Top),
     /// Starts a whole cluster on this machine: one coordinator, one agent, loopback only
@@ -488,6 +503,39 @@ pub enum Member {
         #[arg(value_parser = clap::value_parser!(u64).range(1..))]
         id: Option<u64>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Makes a token that lets one in, once, and prints it
+    #[command(
+        after_help = "Examples:\n  muster token create agent > agent-7.token\n  muster token create member --ttl 10m"
+    )]
+    Create {
+        joiner: Joiner,
+        /// How long it may be used
+        #[arg(long, value_parser = units::duration, value_name = "DURATION", default_value = "1h")]
+        ttl: std::time::Duration,
+        /// The only agent or member that may use it; needed for one that is there already
+        #[arg(long, value_name = "ID")]
+        only_for: Option<String>,
+    },
+    /// Lists tokens: which are open, and who came in with the others
+    #[command(after_help = "Examples:\n  muster token list\n  muster token list --output json")]
+    List,
+    /// Makes a token useless; who came in with it stays
+    #[command(after_help = "Examples:\n  muster token revoke 3f9c21aa")]
+    Revoke {
+        /// As the list shows it
+        id: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Joiner {
+    Agent,
+    /// A coordinator
+    Member,
 }
 
 #[derive(Debug, Args)]

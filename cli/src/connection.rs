@@ -13,11 +13,13 @@ use std::{
 
 use backon::{ExponentialBuilder, Retryable};
 use hyper_util::rt::TokioIo;
+use identity::{Connector, Stream};
 use proto::{
     operator::v1::operator_client::OperatorClient as RawOperator,
     scheduler::v1::scheduler_client::SchedulerClient as RawScheduler,
 };
-use tokio::net::{TcpStream, UnixStream};
+use rustls::ClientConfig;
+use tokio::net::UnixStream;
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -30,6 +32,10 @@ use crate::ClientError;
 
 /// Where a coordinator listens unless told otherwise.
 const ADDRESS_DEFAULT: &str = "http://127.0.0.1:5050";
+/// The same, where TLS was set up on this machine.
+const ADDRESS_SECURED: &str = "https://127.0.0.1:5050";
+/// Where an installed coordinator keeps the certificate of the cluster's authority.
+const AUTHORITY_PATH: &str = "/var/lib/muster/coordinator/tls/ca.pem";
 /// Where credentials lie that nobody named: an installed coordinator, then `muster dev`.
 const TOKEN_PATHS: [&str; 2] = ["/var/lib/muster/coordinator/token", "/var/lib/muster-dev/coordinator/token"];
 /// A whole answer may be so large: the coordinator sends no more, for example to a framework that was long away.
@@ -53,6 +59,8 @@ pub type SchedulerClient = RawScheduler<InterceptedService<Channel, Credential>>
 pub enum Address {
     /// `http://host:port`, or several with commas between them: any coordinator will do.
     Http(Vec<Uri>),
+    /// The same over TLS: `https://host:port`.
+    Https(Vec<Uri>),
     /// `unix:path`: needs no token, because only root can open it.
     Unix(PathBuf),
 }
@@ -69,16 +77,24 @@ impl FromStr for Address {
             let part = part.trim();
             let text = if part.contains("://") { part.to_owned() } else { format!("http://{part}") };
             let uri: Uri = text.parse().map_err(|_| refuse())?;
-            if uri.scheme_str() == Some("http") && uri.port().is_some() { Ok(uri) } else { Err(refuse()) }
+            let is_known = matches!(uri.scheme_str(), Some("http" | "https"));
+            if is_known && uri.port().is_some() { Ok(uri) } else { Err(refuse()) }
         };
-        text.split(',').map(url).collect::<Result<_, _>>().map(Self::Http)
+        let urls: Vec<Uri> = text.split(',').map(url).collect::<Result<_, _>>()?;
+        let secured = urls.iter().filter(|url| url.scheme_str() == Some("https")).count();
+        match secured {
+            0 => Ok(Self::Http(urls)),
+            // Some of each would say the token in plain text after all.
+            count if count == urls.len() => Ok(Self::Https(urls)),
+            _ => Err(refuse()),
+        }
     }
 }
 
 impl std::fmt::Display for Address {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Http(urls) => {
+            Self::Http(urls) | Self::Https(urls) => {
                 let urls: Vec<_> =
                     urls.iter().map(|url| url.to_string().trim_end_matches('/').to_owned()).collect();
                 formatter.write_str(&urls.join(","))
@@ -119,6 +135,8 @@ pub struct Locator {
     pub address: Option<String>,
     /// Else `MUSTER_TOKEN_FILE`, else the usual places.
     pub token_file: Option<PathBuf>,
+    /// Else `MUSTER_CA_FILE`, else the usual place: whom to believe over TLS.
+    pub authority_file: Option<PathBuf>,
 }
 
 /// A connection that heals by itself.
@@ -135,12 +153,17 @@ impl Connection {
     /// Must be called within a tokio runtime.
     pub fn open(locator: &Locator) -> Result<Self, ClientError> {
         let named = locator.address.clone().or_else(|| env::var("MUSTER_SERVER").ok());
-        let address: Address = named.as_deref().unwrap_or(ADDRESS_DEFAULT).parse()?;
+        let usual = if Path::new(AUTHORITY_PATH).exists() { ADDRESS_SECURED } else { ADDRESS_DEFAULT };
+        let address: Address = named.as_deref().unwrap_or(usual).parse()?;
         let credential = match &address {
             Address::Unix(_) => Credential(None),
-            Address::Http(_) => find_credential(locator)?,
+            Address::Http(_) | Address::Https(_) => find_credential(locator)?,
         };
-        Ok(Self { channel: channel(&address)?, address: address.to_string(), credential })
+        let tls = match &address {
+            Address::Unix(_) | Address::Http(_) => None,
+            Address::Https(_) => Some(believed(locator)?),
+        };
+        Ok(Self { channel: channel(&address, tls)?, address: address.to_string(), credential })
     }
 
     pub fn address(&self) -> &str {
@@ -216,9 +239,21 @@ fn find_credential(locator: &Locator) -> Result<Credential, ClientError> {
         .unwrap_or_else(|| ClientError::NoCredential { looked_at: TOKEN_PATHS.map(PathBuf::from).to_vec() }))
 }
 
-fn channel(address: &Address) -> Result<Channel, ClientError> {
+/// Believes the authority whose certificate lies where the locator says, or at the usual place.
+fn believed(locator: &Locator) -> Result<Arc<ClientConfig>, ClientError> {
+    let named = locator.authority_file.clone().or_else(|| env::var_os("MUSTER_CA_FILE").map(PathBuf::from));
+    let path = named.unwrap_or_else(|| AUTHORITY_PATH.into());
+    let failed = |why: String| ClientError::Authority { path: path.clone(), why };
+    let authority = identity::read_authority(&path).map_err(|error| failed(error.to_string()))?;
+    identity::trusting(authority).map_err(|error| failed(error.to_string()))
+}
+
+fn channel(address: &Address, tls: Option<Arc<ClientConfig>>) -> Result<Channel, ClientError> {
     let url = match address {
-        Address::Http(urls) => urls.first().map(Uri::to_string).unwrap_or_default(),
+        // Whether TLS is spoken is the connector's business, below this.
+        Address::Http(urls) | Address::Https(urls) => {
+            urls.first().map(|url| url.to_string().replacen("https://", "http://", 1)).unwrap_or_default()
+        }
         // The name is only shown to the server; the connector below ignores it.
         Address::Unix(_) => "http://localhost".to_owned(),
     };
@@ -228,12 +263,13 @@ fn channel(address: &Address) -> Result<Channel, ClientError> {
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
     Ok(match address {
-        Address::Http(urls) => {
+        Address::Http(urls) | Address::Https(urls) => {
             let urls = Arc::new(urls.clone());
             let next = Arc::new(AtomicUsize::new(0));
+            let connector = Connector::new(tls, CONNECT_TIMEOUT);
             endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
-                let (urls, next) = (urls.clone(), next.clone());
-                async move { Ok::<_, io::Error>(TokioIo::new(connect_to_any(&urls, &next).await?)) }
+                let (urls, next, connector) = (urls.clone(), next.clone(), connector.clone());
+                async move { connect_to_any(&urls, &next, &connector).await }
             }))
         }
         Address::Unix(path) => {
@@ -248,18 +284,14 @@ fn channel(address: &Address) -> Result<Channel, ClientError> {
 
 /// Connects to a coordinator: the one after the last that was tried, or else the next that accepts. So a
 /// connection that has just broken is not tried first again.
-async fn connect_to_any(urls: &[Uri], next: &AtomicUsize) -> io::Result<TcpStream> {
+async fn connect_to_any(urls: &[Uri], next: &AtomicUsize, connector: &Connector) -> io::Result<Stream> {
     let mut failure = io::Error::from(io::ErrorKind::NotConnected);
     for _attempt in 0..urls.len() {
         let place = next.fetch_add(1, Ordering::Relaxed) % urls.len();
         let Some(authority) = urls.get(place).and_then(Uri::authority) else { continue };
-        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(authority.as_str())).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Ok(Err(error)) => failure = error,
-            Err(_elapsed) => failure = io::ErrorKind::TimedOut.into(),
+        match connector.dial(authority.as_str()).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
         }
     }
     Err(failure)
@@ -274,9 +306,12 @@ mod tests {
         let parse = |text: &str| text.parse::<Address>().map(|address| address.to_string()).ok();
         assert_eq!(parse("127.0.0.1:5050").as_deref(), Some("http://127.0.0.1:5050"));
         assert_eq!(parse("http://[::1]:5050").as_deref(), Some("http://[::1]:5050"));
+        assert_eq!(parse("https://10.0.0.1:5050").as_deref(), Some("https://10.0.0.1:5050"));
         assert_eq!(parse("unix:/run/muster/api.sock").as_deref(), Some("unix:/run/muster/api.sock"));
         assert_eq!(parse("a:1, http://b:2").as_deref(), Some("http://a:1,http://b:2"));
-        for bad in ["", "a:1,", "unix:", "https://x:1", "http://x", "ftp://x:1", "a b:1"] {
+        for bad in
+            ["", "a:1,", "unix:", "https://x", "https://x:1,http://y:1", "http://x", "ftp://x:1", "a b:1"]
+        {
             assert_eq!(parse(bad), None, "{bad:?} was taken");
         }
     }

@@ -11,11 +11,16 @@ const CODE_KEY: &str = "muster-code";
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address can't be understood.
-    #[error("`{address}` is no address of a coordinator: use http://HOST:PORT or unix:PATH")]
+    #[error(
+        "`{address}` is no address of a coordinator: use https://HOST:PORT, http://HOST:PORT or unix:PATH"
+    )]
     Address { address: String },
     /// The credential can't be read.
     #[error("can't read the credential in {path}: {source}")]
     Credential { path: PathBuf, source: io::Error },
+    /// The certificate of the cluster's authority can't be used.
+    #[error("can't use {path} as the certificate of the cluster's authority: {why}")]
+    Authority { path: PathBuf, why: String },
     /// No credential was named, and none lies at the usual places.
     #[error("no credential was found; looked at {}", shown(.looked_at))]
     NoCredential { looked_at: Vec<PathBuf> },
@@ -86,6 +91,7 @@ impl ClientError {
             Self::Refused { kind, .. } => *kind == ErrorKind::Retry,
             Self::Address { .. }
             | Self::Credential { .. }
+            | Self::Authority { .. }
             | Self::NoCredential { .. }
             | Self::Incomplete { .. }
             | Self::Replaced { .. } => false,
@@ -97,6 +103,7 @@ impl ClientError {
         match self {
             Self::Address { .. } => "address-invalid",
             Self::Credential { .. } | Self::NoCredential { .. } => "credential-missing",
+            Self::Authority { .. } => "authority-missing",
             Self::Unreachable { .. } => "cluster-unreachable",
             Self::Refused { code, .. } => code,
             Self::Incomplete { .. } => "answer-incomplete",

@@ -64,6 +64,13 @@ impl Failure {
                     "run as root (the token is root's alone), or name a token with --token-file or MUSTER_TOKEN_FILE",
                 ),
             ),
+            ClientError::Authority { .. } => (
+                4,
+                Some(
+                    "copy ca.pem from the folder tls of a coordinator's data directory, and name it with --ca-file or \
+                     MUSTER_CA_FILE",
+                ),
+            ),
             ClientError::Address { .. } => (2, None),
             ClientError::Refused { kind: ErrorKind::NotFound, .. } => (3, None),
             ClientError::Refused { kind: ErrorKind::Unauthenticated, .. } => {

@@ -100,11 +100,25 @@ impl Token {
         Ok(Self(text.to_ascii_lowercase()))
     }
 
-    /// Writes a new token beside `path` and links it there: a crash leaves no file that is half written.
+    /// Keeps the token that another member has; one that is there already stays.
+    pub fn keep(path: &Path, text: &str) -> Result<(), TokenError> {
+        match Self::write(path, text) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            written => written.map_err(|source| TokenError::Make { path: path.to_owned(), source })?,
+        }
+        Self::load(path).map(|_| ())
+    }
+
+    /// Draws a token.
     fn make(path: &Path) -> io::Result<()> {
         let mut bytes = [0; TOKEN_BYTES];
         rand::rng().fill_bytes(&mut bytes);
         let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self::write(path, &digits)
+    }
+
+    /// Writes a token beside `path` and links it there: a crash leaves no file that is half written.
+    fn write(path: &Path, digits: &str) -> io::Result<()> {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{}.new", std::process::id()));
         let fresh = PathBuf::from(name);

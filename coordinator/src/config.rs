@@ -29,6 +29,11 @@ pub struct Config {
     pub member_id: u64,
     /// host:port of any member of the cluster to be joined.
     pub join: Option<String>,
+    /// Holds what lets this member in, where the cluster speaks TLS.
+    pub join_token_file: Option<PathBuf>,
+    /// `None`: what it listens on.
+    pub advertise: Option<SocketAddr>,
+    pub certificate_life: Duration,
     pub offer_lease: Duration,
     pub agent_heartbeat: Duration,
     pub agent_timeout: Duration,
@@ -58,6 +63,11 @@ impl Default for Config {
             member_id: 1,
             // A pristine directory begins a cluster of its own.
             join: None,
+            join_token_file: None,
+            // Right wherever it listens on one address.
+            advertise: None,
+            // Who loses a key to somebody can act within a day, and a day without coordinators locks nobody out.
+            certificate_life: Duration::from_secs(24 * 3600),
             // Long enough to think, short enough that a stuck framework hoards for half a minute only.
             offer_lease: Duration::from_secs(30),
             // An idle agent costs one small message in five seconds.
@@ -143,7 +153,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "listen",
         value_name: "ADDRESS:PORT",
-        help: "Where gRPC, REST and metrics are answered; loopback only",
+        help: "Where gRPC, REST and metrics are answered; beyond loopback only with TLS, see `init`",
         set: |config, text| address(text).map(|value| config.listen = value),
         show: |config| config.listen.to_string(),
     },
@@ -192,6 +202,33 @@ pub const SETTINGS: &[Setting] = &[
         help: "Become a member of the cluster of this coordinator, instead of beginning one; needs a `member-id` of its own",
         set: |config, text| address(text).map(|value| config.join = Some(value.to_string())),
         show: |config| optional(config.join.as_ref()),
+    },
+    Setting {
+        key: "join-token-file",
+        value_name: "PATH",
+        help: "What lets this member in, from `muster token create member`; needed once, where the cluster speaks TLS",
+        set: |config, text| path(text).map(|value| config.join_token_file = Some(value)),
+        show: |config| optional(config.join_token_file.as_ref().map(|path| path.display())),
+    },
+    Setting {
+        key: "advertise",
+        value_name: "ADDRESS:PORT",
+        help: "Where the other members reach this one [default: what it listens on]",
+        set: |config, text| address(text).map(|value| config.advertise = Some(value)),
+        show: |config| optional(config.advertise),
+    },
+    Setting {
+        key: "certificate-life",
+        value_name: "DURATION",
+        help: "How long certificates count that this member makes; they are renewed after two thirds of it",
+        set: |config, text| match duration(text)? {
+            value if value < CERTIFICATE_LIFE_MIN => Err(format!("`{text}` is shorter than 5s")),
+            value => {
+                config.certificate_life = value;
+                Ok(())
+            }
+        },
+        show: |config| Span(config.certificate_life).to_string(),
     },
     Setting {
         key: "offer-lease",
@@ -303,8 +340,6 @@ pub enum ConfigError {
     Value { key: &'static str, origin: Source, why: String },
     #[error("settings `{first}` and `{second}` don't fit together: {why}")]
     Relation { first: &'static str, second: &'static str, why: String },
-    #[error("`--listen {listen}` is beyond this machine, and nothing is served there without mTLS")]
-    BeyondLoopback { listen: SocketAddr },
 }
 
 impl ConfigError {
@@ -316,7 +351,6 @@ impl ConfigError {
             Self::UnknownKey { .. } => "see `--help` for every setting".to_owned(),
             Self::Value { key, .. } => format!("see `--help` for what `{key}` takes"),
             Self::Relation { first, second, .. } => format!("change `{first}` or `{second}`"),
-            Self::BeyondLoopback { .. } => "listen on a loopback address such as 127.0.0.1:5050".to_owned(),
         }
     }
 }
@@ -434,8 +468,23 @@ impl Config {
                 ),
             });
         }
-        if !self.listen.ip().is_loopback() {
-            return Err(ConfigError::BeyondLoopback { listen: self.listen });
+        if self.join_token_file.is_some() && self.join.is_none() {
+            return Err(ConfigError::Relation {
+                first: "join-token-file",
+                second: "join",
+                why: "a token lets this member into the cluster of the coordinator that `join` names"
+                    .to_owned(),
+            });
+        }
+        if self.listen.ip().is_unspecified() && self.advertise.is_none() {
+            return Err(ConfigError::Relation {
+                first: "listen",
+                second: "advertise",
+                why: format!(
+                    "{} is every address of this machine, and the others must know one that reaches it",
+                    self.listen.ip()
+                ),
+            });
         }
         Ok(())
     }
@@ -477,6 +526,9 @@ fn election_timeout(text: &str) -> Result<Duration, String> {
         false => Err(format!("`{text}` is not between 100ms and 60s")),
     }
 }
+
+/// Shorter ones would be renewed all the time.
+const CERTIFICATE_LIFE_MIN: Duration = Duration::from_secs(5);
 
 /// No setting means anything beyond a day.
 const DURATION_MS_MAX: u64 = 24 * 3_600_000;
@@ -604,6 +656,9 @@ mod tests {
         shown += &refused("", &[("MUSTER_COORDINATOR_MEMBER_ID", "-1")], &[]);
         shown += &refused("", &[], &[("listen", "localhost")]);
         shown += &refused("", &[], &[("listen", "0.0.0.0:5050")]);
+        shown += &refused("", &[], &[("join-token-file", "/t")]);
+        shown += &refused("", &[], &[("advertise", "here")]);
+        shown += &refused("", &[], &[("certificate-life", "4s")]);
         shown += &refused("", &[], &[("agent-timeout", "15s")]);
         shown += &refused("", &[], &[("election-timeout", "99ms")]);
         shown += &refused("", &[], &[("log-format", "xml")]);
@@ -614,7 +669,10 @@ mod tests {
             setting `offer-lease` (from file …c.toml) is not valid: `30` is no duration; write it like `500ms`, `30s`, `5m` or `1h`
             setting `member-id` (from environment MUSTER_COORDINATOR_MEMBER_ID) is not valid: `-1` is no whole number from 1 on
             setting `listen` (from flag) is not valid: `localhost` is no address with a port, such as 127.0.0.1:5050
-            `--listen 0.0.0.0:5050` is beyond this machine, and nothing is served there without mTLS
+            settings `listen` and `advertise` don't fit together: 0.0.0.0 is every address of this machine, and the others must know one that reaches it
+            settings `join-token-file` and `join` don't fit together: a token lets this member into the cluster of the coordinator that `join` names
+            setting `advertise` (from flag) is not valid: `here` is no address with a port, such as 127.0.0.1:5050
+            setting `certificate-life` (from flag) is not valid: `4s` is shorter than 5s
             settings `agent-timeout` and `agent-heartbeat` don't fit together: an agent that is given up after 15s must be able to lose three heartbeats of 5s
             setting `election-timeout` (from flag) is not valid: `99ms` is not between 100ms and 60s
             setting `log-format` (from flag) is not valid: `xml` is no log format; take `human` or `json`

@@ -6,12 +6,13 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use cluster::ClusterState;
+use identity::{Folder, Tls};
 use model::{ClusterId, IdError};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
-    api::{Api, BindError, Listeners},
+    api::{Access, Api, BindError, Listeners},
     auth::{Token, TokenError},
     config::Config,
     join::{JoinError, Target},
@@ -22,6 +23,7 @@ use crate::{
         self, InitializeError, Leadership, OpenError, Raft, RaftConfig, RaftHandle, SeatError, StopError,
         Timing,
     },
+    security::{self, EnterError, Security, SecurityError},
 };
 
 /// How many election timeouts another member may take to lead before this one goes: an election is shorter.
@@ -38,6 +40,12 @@ pub enum StartError {
     ClusterId(#[source] IdError),
     #[error("can't set up the credential")]
     Token(#[source] TokenError),
+    #[error("can't prove who this member is")]
+    Security(#[source] SecurityError),
+    #[error("`--listen {listen}` is beyond this machine, and nothing is served there without TLS")]
+    TlsNeeded { listen: SocketAddr },
+    #[error("can't come into the cluster")]
+    Enter(#[source] EnterError),
     #[error("can't join the cluster")]
     Join(#[source] JoinError),
     #[error("can't begin the cluster")]
@@ -58,6 +66,8 @@ pub enum FailureCode {
     DataDirUnusable,
     DataDirDamaged,
     TokenUnusable,
+    TlsNeeded,
+    TlsUnusable,
     JoinFailed,
     BackupFailed,
     RestoreFailed,
@@ -76,6 +86,8 @@ impl FailureCode {
         Self::DataDirUnusable,
         Self::DataDirDamaged,
         Self::TokenUnusable,
+        Self::TlsNeeded,
+        Self::TlsUnusable,
         Self::JoinFailed,
         Self::BackupFailed,
         Self::RestoreFailed,
@@ -94,6 +106,8 @@ impl FailureCode {
             Self::DataDirUnusable => "data-dir-unusable",
             Self::DataDirDamaged => "data-dir-damaged",
             Self::TokenUnusable => "token-unusable",
+            Self::TlsNeeded => "tls-needed",
+            Self::TlsUnusable => "tls-unusable",
             Self::JoinFailed => "join-failed",
             Self::BackupFailed => "backup-failed",
             Self::RestoreFailed => "restore-failed",
@@ -126,7 +140,9 @@ impl StartError {
             )
             | Self::ClusterId(_) => FailureCode::DataDirDamaged,
             Self::Token(_) => FailureCode::TokenUnusable,
-            Self::Join(_) => FailureCode::JoinFailed,
+            Self::Security(_) => FailureCode::TlsUnusable,
+            Self::TlsNeeded { .. } => FailureCode::TlsNeeded,
+            Self::Enter(_) | Self::Join(_) => FailureCode::JoinFailed,
             Self::Open(OpenError::Timing { .. } | OpenError::Thread { .. } | OpenError::Start { .. })
             | Self::Initialize(_)
             | Self::Api(_) => FailureCode::StartFailed,
@@ -142,6 +158,11 @@ impl StartError {
                 "restore the data directory from a backup, or begin anew in an empty one".to_owned()
             }
             Self::Token(error) => error.next(),
+            Self::Security(error) => error.next(),
+            Self::TlsNeeded { .. } => "run `muster-coordinator init` for a new cluster, or join one with \
+                                       `--join` and `--join-token-file`; or listen on 127.0.0.1:5050"
+                .to_owned(),
+            Self::Enter(error) => error.next(),
             Self::Join(_) => {
                 "check that a coordinator runs at the address of `--join`, and that both have the \
                  same token file"
@@ -197,6 +218,10 @@ impl Part {
 impl Daemon {
     /// Starts everything, in this order; what was started ends again when a later step fails.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let is_set_up = Folder::of(&config.data_dir).authority_path().exists();
+        if !config.listen.ip().is_loopback() && !is_set_up && config.join_token_file.is_none() {
+            return Err(StartError::TlsNeeded { listen: config.listen });
+        }
         let port = Listeners::bind_port(config.listen).await.map_err(StartError::Bind)?;
         let address = port
             .local_addr()
@@ -204,14 +229,19 @@ impl Daemon {
         tracing::info!(%address, "bound the port");
 
         raft::make_directory(&config.data_dir).map_err(StartError::Open)?;
+        let advertised = config.advertise.unwrap_or(address);
+        let security = secure(config, advertised).await?;
+        let tls = security.as_ref().map(|security| security.tls().clone());
         let token = Token::load_or_make(&config.token_path()).map_err(StartError::Token)?;
         tracing::info!(path = %config.token_path().display(), "the credential is ready");
 
-        let target = match (&config.join, token.header()) {
-            (Some(member), Some(credential)) => {
-                Some(Target::new(member, credential).map_err(StartError::Join)?)
+        let credential = token.header().filter(|_| security.is_none());
+        let client = tls.as_ref().map(Tls::client);
+        let target = match &config.join {
+            Some(member) => {
+                Some(Target::new(member, credential.clone(), client.clone()).map_err(StartError::Join)?)
             }
-            (Some(_) | None, _) => None,
+            None => None,
         };
         let mut cluster_id = config.cluster_id.clone();
         if let Some(target) = &target
@@ -226,10 +256,11 @@ impl Daemon {
         let machine = StateMachine::new(feed, metrics.clone());
         let raft_config = RaftConfig {
             cluster_id: cluster_id.as_ref().map(ToString::to_string),
-            credential: token.header(),
+            credential,
+            tls: client,
             snapshot_entries: config.snapshot_entries,
             timing: Timing::of(config.election_timeout),
-            ..RaftConfig::new(&config.data_dir, config.member_id, address.to_string())
+            ..RaftConfig::new(&config.data_dir, config.member_id, advertised.to_string())
         };
         let (raft, member) = Raft::open(raft_config, machine).await.map_err(StartError::Open)?;
         let cluster = ClusterId::new(raft.cluster_id()).map_err(StartError::ClusterId)?;
@@ -267,15 +298,13 @@ impl Daemon {
         tracing::info!("the leader loop runs");
 
         let api_stop = CancellationToken::new();
-        let api = Api::new(
-            leader,
-            raft.clone(),
-            metrics,
-            token.clone(),
-            config.allowed_hosts.clone(),
-            api_stop.clone(),
-        )
-        .map_err(StartError::Api)?;
+        let access = Access {
+            token: token.clone(),
+            allowed_hosts: config.allowed_hosts.clone(),
+            security: security.clone(),
+        };
+        let api =
+            Api::new(leader, raft.clone(), metrics, access, api_stop.clone()).map_err(StartError::Api)?;
         let serving = Part::start("api", api_stop, async {
             listeners.serve(api).await;
             Ok(())
@@ -283,11 +312,19 @@ impl Daemon {
         tracing::info!(%address, "the api answers");
 
         let mut parts = vec![member, standing, leader_part, serving];
+        if let Some(security) = security {
+            let stop = CancellationToken::new();
+            let fresh = security.keep_fresh(stop.clone());
+            parts.push(Part::start("certificate", stop, async {
+                fresh.await;
+                Ok(())
+            }));
+        }
         if let Some(target) = target {
             let (raft, stop) = (raft.clone(), CancellationToken::new());
             let stopped = stop.clone();
             parts.push(Part::start("joining", stop, async move {
-                target.until_seated(raft, address.to_string(), stopped.clone()).await;
+                target.until_seated(raft, advertised.to_string(), stopped.clone()).await;
                 // A part lives as long as the daemon.
                 stopped.cancelled().await;
                 Ok(())
@@ -391,6 +428,23 @@ impl Daemon {
             }
         }
     }
+}
+
+/// This member's part in the cluster's trust: what it has, or gets with its join token.
+async fn secure(config: &Config, address: SocketAddr) -> Result<Option<Arc<Security>>, StartError> {
+    let load = || Security::load(config).map_err(StartError::Security);
+    let mut security = load()?;
+    if let (None, Some(join), Some(token)) = (&security, &config.join, &config.join_token_file) {
+        security::enter(config, join, token, address).await.map_err(StartError::Enter)?;
+        tracing::info!("the cluster has let this member in");
+        security = load()?;
+    }
+    match &security {
+        Some(_) => tracing::info!("members, agents and people are spoken to with TLS alone"),
+        None if config.listen.ip().is_loopback() => {}
+        None => return Err(StartError::TlsNeeded { listen: config.listen }),
+    }
+    Ok(security)
 }
 
 /// Tells the leader's loop when this member leads.

@@ -3,10 +3,12 @@
 //! Asks again until it votes, so that it doesn't matter which of the two was started first, or stopped in
 //! between. Start at [`Target`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use identity::Connector;
 use model::{ClusterId, IdError};
 use proto::operator::v1::{AddMemberRequest, ListMembersRequest, operator_client::OperatorClient};
+use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Status,
@@ -41,24 +43,28 @@ pub enum JoinError {
 pub struct Target {
     address: String,
     members: OperatorClient<Channel>,
-    credential: MetadataValue<Ascii>,
+    credential: Option<MetadataValue<Ascii>>,
 }
 
 impl Target {
-    /// Connects when it is asked first.
-    pub fn new(address: &str, credential: MetadataValue<Ascii>) -> Result<Self, JoinError> {
+    /// Connects when it is asked first. Shows a credential where plain text is spoken, and else a certificate.
+    pub fn new(
+        address: &str,
+        credential: Option<MetadataValue<Ascii>>,
+        tls: Option<Arc<ClientConfig>>,
+    ) -> Result<Self, JoinError> {
         let failed = |source| JoinError::Address { address: address.to_owned(), source };
         let channel = Endpoint::from_shared(format!("http://{address}"))
             .map_err(failed)?
-            .connect_timeout(ANSWER_PATIENCE)
-            .tcp_nodelay(true)
-            .connect_lazy();
+            .connect_with_connector_lazy(Connector::new(tls, ANSWER_PATIENCE));
         Ok(Self { address: address.to_owned(), members: OperatorClient::new(channel), credential })
     }
 
     fn request<T>(&self, message: T, patience: Duration) -> Request<T> {
         let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.credential.clone());
+        if let Some(credential) = &self.credential {
+            request.metadata_mut().insert("authorization", credential.clone());
+        }
         request.set_timeout(patience);
         request
     }

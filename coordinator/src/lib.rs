@@ -15,3 +15,4 @@ pub mod metrics;
 pub mod paper;
 pub mod raft;
 pub mod recovery;
+pub mod security;

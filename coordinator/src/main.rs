@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use coordinator::{
     config::{Config, Loaded, LogFormat, SETTINGS, VARIABLE_PREFIX},
     daemon::{Daemon, FailureCode},
-    paper, recovery,
+    paper, recovery, security,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,16 @@ fn main() -> ExitCode {
         return print(&loaded.to_text());
     }
     let config = loaded.config;
+    if matches.subcommand_name() == Some(INIT) {
+        return match security::init(&config) {
+            Ok(said) => print(&said),
+            Err(error) => {
+                let code = FailureCode::TlsUnusable.as_str();
+                tell("can't begin a cluster's trust", &error, &error.next(), code);
+                ExitCode::FAILURE
+            }
+        };
+    }
     start_logging(&config);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -112,6 +122,7 @@ async fn run(config: &Config) -> ExitCode {
     }
 }
 
+const INIT: &str = "init";
 const CONFIG: &str = "config";
 const PRINT_CONFIG: &str = "print-config";
 /// Hidden: packagers alone need it.
@@ -149,16 +160,31 @@ fn command() -> Command {
         .about("Makes a data directory of a backup: of one coordinator, alone in its cluster")
         .after_help("Examples:\n  muster-coordinator restore --data-dir /var/lib/muster/coordinator /root/muster.backup")
         .arg(file().help("What `muster backup` or `muster-coordinator backup` wrote"));
-    let mut command = Command::new("muster-coordinator")
+    let init = Command::new(INIT)
+        .about(
+            "Make the authority of a new cluster, so that coordinators and agents on other machines can join",
+        )
+        .after_help(
+            "Examples:\n  \
+             muster-coordinator init\n  \
+             muster-coordinator init --data-dir /srv/muster/coordinator",
+        );
+    let command = Command::new("muster-coordinator")
         .version(env!("CARGO_PKG_VERSION"))
-        .subcommands([paper, backup, restore])
+        .subcommands([paper, backup, restore, init])
         .about("Agrees on what shall run, and offers resources to frameworks")
         .after_help(
             "Settings come from the file, then from the environment (MUSTER_COORDINATOR_ and the name in \
              capitals), then from flags; the last one counts.\n\nExamples:\n  \
              muster-coordinator --data-dir /var/lib/muster/coordinator\n  \
              muster-coordinator --config /etc/muster/coordinator.toml --print-config",
-        )
+        );
+    with_settings(command)
+}
+
+/// Every setting as a flag, the file, and a look at them.
+fn with_settings(command: Command) -> Command {
+    let mut command = command
         .arg(
             Arg::new(CONFIG)
                 .long(CONFIG)

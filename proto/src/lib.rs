@@ -23,5 +23,6 @@ package!(operator, "muster.operator.v1.rs");
 package!(agent, "muster.agent.v1.rs");
 package!(log, "muster.log.v1.rs");
 package!(raft, "muster.raft.v1.rs");
+package!(join, "muster.join.v1.rs");
 package!(members, "muster.members.v1.rs");
 package!(checkpoint, "muster.checkpoint.v1.rs");

@@ -13,7 +13,7 @@ mod input;
 mod profile;
 mod signal;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use model::{RefusalCode, TaskId, limits};
 use proto::{
@@ -49,7 +49,6 @@ const FRAMES_WAITING_MAX: usize = 4;
 /// Opens the agent's halves.
 pub struct Channels {
     coordinators: session::Coordinators,
-    token_file: PathBuf,
     executor: Arc<Executor>,
     metrics: Arc<Metrics>,
     permits: Semaphore,
@@ -82,16 +81,11 @@ impl Failure {
 }
 
 impl Channels {
-    pub fn new(
-        coordinators: session::Coordinators,
-        token_file: PathBuf,
-        executor: Arc<Executor>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(coordinators: session::Coordinators, executor: Arc<Executor>, metrics: Arc<Metrics>) -> Self {
         let permits = Semaphore::new(limits::CHANNELS_PER_AGENT_MAX);
         let profiles = Profiles::default();
         let inputs = Inputs::default();
-        Self { coordinators, token_file, executor, metrics, permits, profiles, inputs }
+        Self { coordinators, executor, metrics, permits, profiles, inputs }
     }
 
     /// One channel, until either side ends it. Dropped in the middle, it ends what it began.
@@ -138,11 +132,13 @@ impl Channels {
         outgoing: &mpsc::Sender<Frame>,
         frames: mpsc::Receiver<Frame>,
     ) -> Result<Streaming<Frame>, String> {
-        let credential = session::read_token(&self.token_file).map_err(|error| chain(&error))?;
+        let credential = self.coordinators.credential().map_err(|error| chain(&error))?;
         let join = frame::Frame::Join(wire::Join { channel_id: channel_id.into() });
         outgoing.try_send(framed(join)).map_err(|error| error.to_string())?;
         let mut request = Request::new(ReceiverStream::new(frames));
-        request.metadata_mut().insert("authorization", credential);
+        if let Some(credential) = credential {
+            request.metadata_mut().insert("authorization", credential);
+        }
         let joined = timeout(JOIN_PATIENCE, async {
             let connection = self.coordinators.connect(0).await.map_err(|error| chain(&error))?;
             let answer = AgentSessionClient::new(connection).channel(request).await;

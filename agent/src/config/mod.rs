@@ -32,6 +32,8 @@ pub struct Config {
     /// URLs of members; at least one.
     pub coordinator: Vec<String>,
     pub token_file: PathBuf,
+    /// What lets this agent in, where coordinators speak TLS; needed once.
+    pub join_token_file: Option<PathBuf>,
     pub data_dir: PathBuf,
     pub listen: SocketAddr,
     pub cgroup_parent: PathBuf,
@@ -84,6 +86,8 @@ impl Default for Config {
             // The coordinator's own default.
             coordinator: vec!["http://127.0.0.1:5050".to_owned()],
             token_file: PathBuf::from("/var/lib/muster/coordinator/token"),
+            // One machine needs none.
+            join_token_file: None,
             // Where the FHS puts what a daemon must keep.
             data_dir: PathBuf::from("/var/lib/muster/agent"),
             // 5051 is where Mesos users look; loopback, because nothing else is served without mTLS.
@@ -214,9 +218,16 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "token-file",
         value_name: Some("PATH"),
-        help: "The credential that the coordinator asks for",
+        help: "The credential that the coordinator asks for, where plain text is spoken",
         set: |config, text| path(text).map(|value| config.token_file = value),
         show: |config| config.token_file.display().to_string(),
+    },
+    Setting {
+        key: "join-token-file",
+        value_name: Some("PATH"),
+        help: "What lets this agent in, from `muster token create agent`; needed once, where coordinators speak TLS",
+        set: |config, text| path(text).map(|value| config.join_token_file = Some(value)),
+        show: |config| optional(config.join_token_file.as_ref().map(|path| path.display())),
     },
     Setting {
         key: "data-dir",
@@ -661,12 +672,33 @@ impl Loaded {
 }
 
 impl Config {
+    /// Whether coordinators are spoken to with TLS; [`Self::check`] sees to it that it is all of them or none.
+    pub fn speaks_tls(&self) -> bool {
+        self.coordinator.iter().any(|url| url.starts_with("https://"))
+    }
+
     pub fn bpf_path(&self) -> PathBuf {
         self.bpf_dir.clone().unwrap_or_else(|| self.data_dir.join("bpf"))
     }
 
     /// Relations between settings; each alone is right already.
     pub fn check(&self) -> Result<(), ConfigError> {
+        let secured = self.coordinator.iter().filter(|url| url.starts_with("https://")).count();
+        if secured != 0 && secured != self.coordinator.len() {
+            return Err(ConfigError::Relation {
+                first: "coordinator",
+                second: "coordinator",
+                why: "either all coordinators of a cluster speak TLS, or none".to_owned(),
+            });
+        }
+        if secured == 0 && self.join_token_file.is_some() {
+            return Err(ConfigError::Relation {
+                first: "join-token-file",
+                second: "coordinator",
+                why: "a join token is for coordinators that speak TLS, whose addresses begin with https://"
+                    .to_owned(),
+            });
+        }
         if !self.listen.ip().is_loopback() {
             return Err(ConfigError::BeyondLoopback { listen: self.listen });
         }
@@ -782,6 +814,9 @@ mod tests {
             ("listen", "0.0.0.0:5051"),
             ("coordinator", "127.0.0.1:5050"),
             ("coordinator", "https://x"),
+            ("coordinator", "http://10.0.0.1:5050"),
+            ("coordinator", "https://10.0.0.1:5050,http://127.0.0.1:5050"),
+            ("join-token-file", "/t"),
             ("cpus", "-1"),
             ("cpus", "0"),
             ("cpus", "0.0001"),
@@ -809,8 +844,11 @@ mod tests {
             there is no setting `data` (from environment MUSTER_AGENT_DATA); did you mean `data-dir`?
             setting `listen` (from flag) is not valid: `localhost` is no address with a port, such as 127.0.0.1:5051
             `listen` is 0.0.0.0:5051, which is beyond this machine, and nothing is served there without mTLS
-            setting `coordinator` (from flag) is not valid: `127.0.0.1:5050` is no URL such as http://127.0.0.1:5050
-            setting `coordinator` (from flag) is not valid: `https://x` is no URL such as http://127.0.0.1:5050
+            setting `coordinator` (from flag) is not valid: `127.0.0.1:5050` is no URL such as http://127.0.0.1:5050 or https://10.0.0.1:5050
+            setting `coordinator` (from flag) is not valid: `https://x` is no URL such as http://127.0.0.1:5050 or https://10.0.0.1:5050
+            setting `coordinator` (from flag) is not valid: `http://10.0.0.1:5050` is beyond this machine, where nothing is said in plain text; write https://
+            settings `coordinator` and `coordinator` don't fit together: either all coordinators of a cluster speak TLS, or none
+            settings `join-token-file` and `coordinator` don't fit together: a join token is for coordinators that speak TLS, whose addresses begin with https://
             setting `cpus` (from flag) is not valid: `-1` is no number of cores; write it like `4` or `0.5`
             setting `cpus` (from flag) is not valid: `0` is no number of cores; write it like `4` or `0.5`
             setting `cpus` (from flag) is not valid: `0.0001` is no number of cores; write it like `4` or `0.5`

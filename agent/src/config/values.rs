@@ -1,6 +1,12 @@
 //! How single values are written: amounts, cores, ports, paths. Each is checked alone.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use crate::execute::AllowedPath;
 
@@ -164,12 +170,25 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn url(text: &str) -> Result<String, String> {
-    let refuse = || format!("`{text}` is no URL such as http://127.0.0.1:5050");
+    let refuse = || format!("`{text}` is no URL such as http://127.0.0.1:5050 or https://10.0.0.1:5050");
     let uri: axum::http::Uri = text.parse().map_err(|_| refuse())?;
-    match (uri.scheme_str(), uri.host(), uri.path()) {
-        (Some("http"), Some(_), "/") if uri.query().is_none() => Ok(text.trim_end_matches('/').to_owned()),
-        _ => Err(refuse()),
+    let host = match (uri.scheme_str(), uri.host(), uri.path()) {
+        (Some("http" | "https"), Some(host), "/") if uri.query().is_none() => host,
+        _ => return Err(refuse()),
+    };
+    let is_secured = uri.scheme_str() == Some("https");
+    // The port that TLS has elsewhere is not where coordinators listen.
+    if is_secured && uri.port().is_none() {
+        return Err(refuse());
     }
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    let is_here = host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if !is_secured && !is_here {
+        return Err(format!(
+            "`{text}` is beyond this machine, where nothing is said in plain text; write https://"
+        ));
+    }
+    Ok(text.trim_end_matches('/').to_owned())
 }
 
 /// One or more, with commas between them.

@@ -6,6 +6,7 @@
 
 mod coordinators;
 mod messages;
+mod passport;
 #[cfg(test)]
 mod tests;
 
@@ -33,8 +34,9 @@ use tonic::{
 
 use crate::execute::chain;
 
-pub use coordinators::{AddressError, Coordinators};
+pub use coordinators::{AddressError, Coordinators, Proof};
 pub use messages::{Chunk, FromLeader, Greeting, OutputAnswer, OutputRequest, Stream, ToLeader};
+pub use passport::{Passport, PassportError};
 
 /// Messages that wait to be written; when the leader is that far behind, the session begins anew.
 pub const LINK_MAX: usize = 1024;
@@ -95,6 +97,8 @@ pub(crate) enum StreamError {
     ReadToken { path: PathBuf, source: io::Error },
     #[error("the token file {} holds no token", path.display())]
     Token { path: PathBuf },
+    #[error("can't prove who this agent is")]
+    Passport(#[source] PassportError),
     #[error("can't connect to the coordinator")]
     Connect(#[source] tonic::transport::Error),
     #[error("the coordinator did not answer in time")]
@@ -118,7 +122,6 @@ pub(crate) enum StreamError {
 /// Opens streams until it is told to stop.
 pub struct Session {
     pub coordinators: Coordinators,
-    pub token_file: PathBuf,
     pub facts: Facts,
     pub events: mpsc::Sender<SessionEvent>,
 }
@@ -126,6 +129,13 @@ pub struct Session {
 impl Session {
     /// Ends when `stop` is cancelled, or when the coordinator refuses this agent for good.
     pub async fn run(self, stop: CancellationToken) -> Result<(), SessionError> {
+        tokio::select! {
+            ended = self.streams(stop) => ended,
+            never = self.coordinators.keep_fresh() => match never {},
+        }
+    }
+
+    async fn streams(&self, stop: CancellationToken) -> Result<(), SessionError> {
         let mut pause = PAUSE_MIN;
         let mut failures = 0_u64;
         for generation in 1.. {
@@ -173,6 +183,10 @@ impl Session {
                     End::Again(StreamError::Refused { code, message })
                 }
             },
+            Err(StreamError::Passport(error)) => match error.verdict() {
+                Some((code, message)) => End::Final(code, message),
+                None => End::Again(StreamError::Passport(error)),
+            },
             Err(error) => End::Again(error),
         }
     }
@@ -182,7 +196,7 @@ impl Session {
         generation: u64,
         was_welcomed: &mut bool,
     ) -> Result<wire::Refused, StreamError> {
-        let credential = read_token(&self.token_file)?;
+        let credential = self.coordinators.credential()?;
         let channel = self.coordinators.connect(generation - 1).await?;
         let (link, mut for_leader) = mpsc::channel(LINK_MAX);
         let (out, outgoing) = mpsc::channel(16);
@@ -303,11 +317,13 @@ enum End {
 
 async fn attach(
     channel: Channel,
-    credential: MetadataValue<Ascii>,
+    credential: Option<MetadataValue<Ascii>>,
     outgoing: mpsc::Receiver<wire::FromAgent>,
 ) -> Result<Streaming<wire::ToAgent>, StreamError> {
     let mut request = Request::new(ReceiverStream::new(outgoing));
-    request.metadata_mut().insert("authorization", credential);
+    if let Some(credential) = credential {
+        request.metadata_mut().insert("authorization", credential);
+    }
     let mut client = AgentSessionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let answer = timeout(WELCOME_PATIENCE, client.attach(request)).await.map_err(|_| StreamError::Late)?;
     Ok(answer.map_err(|status| StreamError::Status(Box::new(status)))?.into_inner())
@@ -320,7 +336,7 @@ async fn next(incoming: &mut Streaming<wire::ToAgent>) -> Result<Said, StreamErr
 }
 
 /// Read for each stream, so that a new token is taken up without a restart.
-pub(crate) fn read_token(path: &Path) -> Result<MetadataValue<Ascii>, StreamError> {
+fn read_token(path: &Path) -> Result<MetadataValue<Ascii>, StreamError> {
     let text = fs::read_to_string(path)
         .map_err(|source| StreamError::ReadToken { path: path.to_owned(), source })?;
     let none = || StreamError::Token { path: path.to_owned() };

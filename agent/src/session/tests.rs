@@ -220,9 +220,10 @@ impl World {
             ),
         ));
         let metrics = Arc::new(Metrics::default());
-        let coordinators = Coordinators::new(&[format!("http://{}", self.address)]).unwrap();
-        let token_file = self.folder.path().join("token");
-        let channels = Arc::new(Channels::new(coordinators, token_file, executor.clone(), metrics.clone()));
+        let coordinators =
+            Coordinators::plain(&[format!("http://{}", self.address)], self.folder.path().join("token"))
+                .unwrap();
+        let channels = Arc::new(Channels::new(coordinators, executor.clone(), metrics.clone()));
         let (events, session) = mpsc::channel(16);
         let (stop, stopped) = watch::channel(Stop::No);
         let parts = Parts {
@@ -252,8 +253,11 @@ impl World {
         };
         let stop_session = CancellationToken::new();
         let session = Session {
-            coordinators: Coordinators::new(&[format!("http://{}", self.address)]).unwrap(),
-            token_file: self.folder.path().join("token"),
+            coordinators: Coordinators::plain(
+                &[format!("http://{}", self.address)],
+                self.folder.path().join("token"),
+            )
+            .unwrap(),
             facts,
             events,
         };

@@ -57,8 +57,11 @@ pub async fn dev(options: Dev) -> Result<ExitCode, Failure> {
     let mut coordinator = Daemon::start("muster-coordinator", &options.data_dir, |command| {
         command.arg("--listen").arg(&options.listen).arg("--data-dir").arg(&coordinator_dir);
     })?;
-    let locator =
-        Locator { address: Some(format!("http://{}", options.listen)), token_file: Some(token.clone()) };
+    let locator = Locator {
+        address: Some(format!("http://{}", options.listen)),
+        token_file: Some(token.clone()),
+        ..Locator::default()
+    };
     let up = async { coordinator.until("answer", || is_leading(&locator)).await };
     let is_up = tokio::select! {
         up = with_progress("waiting for the coordinator", up) => up,

@@ -13,6 +13,7 @@ mod role;
 mod run;
 mod status;
 mod task;
+mod token;
 mod top;
 
 use std::process::ExitCode;
@@ -36,7 +37,11 @@ pub struct Context {
 pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     let global = arguments.global;
     let connect = || -> Result<Context, Failure> {
-        let locator = Locator { address: global.server.clone(), token_file: global.token_file.clone() };
+        let locator = Locator {
+            address: global.server.clone(),
+            token_file: global.token_file.clone(),
+            authority_file: global.ca_file.clone(),
+        };
         let connection = Connection::open(&locator).attempted("reach the cluster")?;
         Ok(Context { connection, format: global.output })
     };
@@ -90,6 +95,11 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Member(arguments::Member::Remove { id }) => member::remove(&connect()?, id).await?,
         Command::Member(arguments::Member::Transfer { id }) => member::transfer(&connect()?, id).await?,
         Command::Backup { file } => backup::save(&connect()?, &file).await?,
+        Command::Token(arguments::Token::Create { joiner, ttl, only_for }) => {
+            token::create(&connect()?, joiner, ttl, only_for).await?;
+        }
+        Command::Token(arguments::Token::List) => token::list(&connect()?).await?,
+        Command::Token(arguments::Token::Revoke { id }) => token::revoke(&connect()?, id).await?,
         Command::Top(options) => top::top(&connect()?, options).await?,
         Command::Dev(dev) => return dev::dev(dev).await,
         Command::Completion { shell } => {

@@ -7,17 +7,26 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, Method, Request, header, uri::Authority};
+use identity::{Identity, Shown, now, show_time};
 use model::{Refusal, RefusalCode};
 
-use crate::auth::Token;
+use super::{
+    caller::Caller,
+    relay::{CALLER_KEY, MEMBERS_SERVICE},
+};
+use crate::{auth::Token, raft::FROM_MEMBER_KEY};
 
 /// How a request came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
     /// Over TCP on loopback: any user of this machine, and any program that a browser runs.
     Loopback,
     /// Over the Unix socket, which only its owner can open.
     Socket,
+    /// Over TLS, with what was shown.
+    Tls { shown: Shown, is_loopback: bool },
+    /// In plain text, where TLS is spoken.
+    Plain,
 }
 
 /// What requests are checked against.
@@ -26,31 +35,97 @@ pub(super) struct Guard {
     token: Token,
     /// In lower case.
     allowed_hosts: Vec<String>,
+    /// Whether the port speaks TLS: then only a certificate makes a member or an agent.
+    has_tls: bool,
 }
+
+/// How long after its end a certificate may be renewed, in seconds: a cluster that was away, or a host that was
+/// off, comes back without anyone's help.
+const RENEWED_LATE_MAX: i64 = 30 * 24 * 3600;
 
 /// What answers on loopback without the credential.
 const OPEN_PATHS: [&str; 2] = ["/health", "/metrics"];
 
 impl Guard {
-    pub(super) fn new(token: Token, allowed_hosts: Vec<String>) -> Self {
-        Self { token, allowed_hosts }
+    pub(super) fn new(token: Token, allowed_hosts: Vec<String>, has_tls: bool) -> Self {
+        Self { token, allowed_hosts, has_tls }
     }
 
-    /// Refuses a foreign host or origin (OriginRefused), and a caller without the credential (Unauthenticated).
-    pub(super) fn check<B>(&self, peer: Peer, request: &Request<B>) -> Result<(), Refusal> {
-        match peer {
-            // Whoever could open the socket is its owner, and no browser can.
-            Peer::Socket => return Ok(()),
-            Peer::Loopback => {}
-        }
-        let authority = authority(request)?;
-        self.check_host(&authority)?;
-        check_origin(request.headers(), &authority)?;
+    /// Says who asks, if he may.
+    ///
+    /// Refuses a foreign host or origin (OriginRefused), a caller without a credential (Unauthenticated), plain
+    /// text where TLS is spoken (TlsNeeded), a certificate that doesn't count (CertificateRefused), and what is
+    /// somebody else's to ask (NotPermitted).
+    pub(super) fn check<B>(&self, peer: &Peer, request: &Request<B>) -> Result<Caller, Refusal> {
+        let path = request.uri().path();
         let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
-        if is_reading && OPEN_PATHS.contains(&request.uri().path()) {
-            return Ok(());
+        let is_open = is_reading && OPEN_PATHS.contains(&path);
+        let caller = match peer {
+            // Whoever could open the socket is its owner, and no browser can.
+            Peer::Socket if self.has_tls => Caller::Operator,
+            Peer::Socket => return Ok(Caller::Owner),
+            Peer::Plain => {
+                return Err(Refusal::new(
+                    RefusalCode::TlsNeeded,
+                    "this port speaks TLS alone; write https:// instead of http://, and take whatever was sent in \
+                     plain text for read by others",
+                ));
+            }
+            Peer::Loopback => {
+                let authority = authority(request)?;
+                self.check_host(&authority)?;
+                check_origin(request.headers(), &authority)?;
+                if is_open {
+                    return Ok(Caller::Nobody);
+                }
+                self.check_token(request.headers())?;
+                return Ok(Caller::Owner);
+            }
+            Peer::Tls { shown, is_loopback } => {
+                // A name that was rebound has no certificate of ours, so the host is not looked at.
+                check_origin(request.headers(), &authority(request)?)?;
+                let caller = self.caller(shown, request.headers())?;
+                if is_open && (*is_loopback || caller != Caller::Nobody) {
+                    return Ok(caller);
+                }
+                caller
+            }
+        };
+        caller.may(path)?;
+        if path.starts_with(MEMBERS_SERVICE) {
+            check_member(&caller, request.headers())?;
         }
-        self.check_token(request.headers())
+        Ok(caller)
+    }
+
+    /// Who asks over TLS.
+    fn caller(&self, shown: &Shown, headers: &HeaderMap) -> Result<Caller, Refusal> {
+        match shown {
+            Shown::Refused(why) => Err(Refusal::new(RefusalCode::CertificateRefused, why.clone())),
+            Shown::Expired { identity, not_after } if now() - not_after > RENEWED_LATE_MAX => {
+                Err(Refusal::new(
+                    RefusalCode::CertificateRefused,
+                    format!(
+                        "the certificate of {identity} ended at {}, too long ago to be renewed; join again with a token \
+                     (`muster token create agent --only-for ID`)",
+                        show_time(*not_after)
+                    ),
+                ))
+            }
+            Shown::Expired { identity, not_after: _ } => Ok(Caller::Late(identity.clone())),
+            Shown::Valid { identity: Identity::Member(id), not_after: _ } => {
+                match headers.get(CALLER_KEY).map(|text| text.to_str().unwrap_or_default().parse()) {
+                    Some(Ok(caller)) => Ok(caller),
+                    Some(Err(error)) => Err(Refusal::new(RefusalCode::CertificateRefused, error.to_string())),
+                    None => Ok(Caller::Known(Identity::Member(*id))),
+                }
+            }
+            Shown::Valid { identity, not_after: _ } => Ok(Caller::Known(identity.clone())),
+            Shown::Nothing if headers.contains_key(header::AUTHORIZATION) => {
+                self.check_token(headers).map(|()| Caller::Operator)
+            }
+            Shown::Nothing => Ok(Caller::Nobody),
+        }
     }
 
     fn check_host(&self, authority: &Authority) -> Result<(), Refusal> {
@@ -106,9 +181,9 @@ fn authority<B>(request: &Request<B>) -> Result<Authority, Refusal> {
 
 /// Browsers say where a request's page is from; other clients say nothing.
 fn check_origin(headers: &HeaderMap, authority: &Authority) -> Result<(), Refusal> {
-    let ours = format!("http://{authority}");
+    let ours = [format!("http://{authority}"), format!("https://{authority}")];
     for origin in headers.get_all(header::ORIGIN) {
-        if !origin.as_bytes().eq_ignore_ascii_case(ours.as_bytes()) {
+        if !ours.iter().any(|ours| origin.as_bytes().eq_ignore_ascii_case(ours.as_bytes())) {
             return Err(foreign("the request comes from a web page of another origin".to_owned()));
         }
     }
@@ -118,6 +193,21 @@ fn check_origin(headers: &HeaderMap, authority: &Authority) -> Result<(), Refusa
         }
     }
     Ok(())
+}
+
+/// A member speaks to members as itself. Refuses with NotPermitted.
+fn check_member(caller: &Caller, headers: &HeaderMap) -> Result<(), Refusal> {
+    let Caller::Known(Identity::Member(id)) = caller else { return Ok(()) };
+    let said = headers.get(FROM_MEMBER_KEY).and_then(|said| said.to_str().ok()).unwrap_or_default();
+    if said.parse() == Ok(*id) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        RefusalCode::NotPermitted,
+        format!(
+            "the certificate is that of member {id}, and the call says that it comes from member {said:?}"
+        ),
+    ))
 }
 
 fn foreign(why: String) -> Refusal {
@@ -133,7 +223,7 @@ mod tests {
     fn check(requests: &str) -> String {
         let dir = tempfile::tempdir().unwrap();
         let token = Token::load_or_make(&dir.path().join("token")).unwrap();
-        let guard = Guard::new(token.clone(), vec!["muster.example".to_owned()]);
+        let guard = Guard::new(token.clone(), vec!["muster.example".to_owned()], false);
         let mut verdicts = String::new();
         for line in requests.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let mut parts = line.split("; ");
@@ -143,8 +233,8 @@ mod tests {
                 let (name, value) = part.split_once(": ").unwrap();
                 request = request.header(name, value.replace("TOKEN", token.reveal()));
             }
-            let verdict = match guard.check(Peer::Loopback, &request.body(()).unwrap()) {
-                Ok(()) => "may".to_owned(),
+            let verdict = match guard.check(&Peer::Loopback, &request.body(()).unwrap()) {
+                Ok(_) => "may".to_owned(),
                 Err(refusal) => format!("{}: {refusal}", refusal.code),
             };
             verdicts += &format!("{line}\n    {verdict}\n");
@@ -243,8 +333,78 @@ mod tests {
     fn the_socket_needs_no_credential() {
         let dir = tempfile::tempdir().unwrap();
         let token = Token::load_or_make(&dir.path().join("token")).unwrap();
-        let guard = Guard::new(token, Vec::new());
         let request = Request::builder().uri("/x").body(()).unwrap();
-        assert_eq!(guard.check(Peer::Socket, &request), Ok(()));
+        let guard = Guard::new(token.clone(), Vec::new(), false);
+        assert_eq!(guard.check(&Peer::Socket, &request), Ok(Caller::Owner));
+        let guard = Guard::new(token, Vec::new(), true);
+        assert_eq!(guard.check(&Peer::Socket, &request), Ok(Caller::Operator));
+    }
+
+    #[test]
+    fn over_tls_one_is_who_the_certificate_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = Token::load_or_make(&dir.path().join("token")).unwrap();
+        let guard = Guard::new(token.clone(), Vec::new(), true);
+        let valid = |name: &str| Shown::Valid { identity: name.parse().unwrap(), not_after: 7 };
+        let check = |shown: &Shown, is_loopback: bool, path: &str, headers: &[(&str, &str)]| {
+            let mut request = Request::builder().uri(format!("http://10.0.0.1:5050{path}"));
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let peer = Peer::Tls { shown: shown.clone(), is_loopback };
+            match guard.check(&peer, &request.body(()).unwrap()) {
+                Ok(caller) => caller.to_string(),
+                Err(refusal) => format!("{}: {refusal}", refusal.code),
+            }
+        };
+        const RUN: &str = "/muster.operator.v1.Operator/Run";
+        const ATTACH: &str = "/muster.agent.v1.AgentSession/Attach";
+        const VOTE: &str = "/muster.members.v1.Members/Vote";
+        let bearer = format!("Bearer {}", token.reveal());
+        let (agent, member) = (valid("agent/a1"), valid("member/2"));
+        let ended = |not_after| Shown::Expired { identity: Identity::Agent("a1".into()), not_after };
+        let expired = ended(now() - 60);
+        let said = [
+            check(&agent, false, ATTACH, &[]),
+            check(&agent, false, RUN, &[]),
+            check(&agent, false, ATTACH, &[(CALLER_KEY, "known:agent/a2")]),
+            check(&member, false, ATTACH, &[(CALLER_KEY, "known:agent/a2")]),
+            check(&member, false, RUN, &[(CALLER_KEY, "nobody")]),
+            check(&member, false, VOTE, &[(FROM_MEMBER_KEY, "2")]),
+            check(&member, false, VOTE, &[(FROM_MEMBER_KEY, "3")]),
+            check(&member, false, VOTE, &[(FROM_MEMBER_KEY, "2"), (CALLER_KEY, "operator")]),
+            check(&Shown::Nothing, false, RUN, &[("authorization", &bearer)]),
+            check(&Shown::Nothing, false, ATTACH, &[("authorization", &bearer)]),
+            check(&Shown::Nothing, false, RUN, &[("authorization", "Bearer 0")]),
+            check(&Shown::Nothing, false, RUN, &[]),
+            check(&Shown::Nothing, false, "/health", &[]),
+            check(&Shown::Nothing, true, "/health", &[]),
+            check(&expired, false, ATTACH, &[]),
+            check(&expired, false, "/muster.join.v1.Joining/Renew", &[]),
+            check(&ended(7), false, "/muster.join.v1.Joining/Renew", &[]),
+            check(&Shown::Refused("no".into()), false, "/muster.join.v1.Joining/Join", &[]),
+        ];
+        expect![[r#"
+            known:agent/a1
+            not-permitted: agent/a1 can't ask for this; it is for people and frameworks, with their own credentials
+            known:agent/a1
+            known:agent/a2
+            unauthenticated: the request shows no credential: neither a certificate nor a token
+            known:member/2
+            not-permitted: the certificate is that of member 2, and the call says that it comes from member "3"
+            not-permitted: an operator can't speak as a member; only a member's certificate lets one
+            operator
+            not-permitted: an operator can't speak as an agent; join with a token (`muster token create agent`)
+            unauthenticated: the request shows a credential that isn't valid here
+            unauthenticated: the request shows no credential: neither a certificate nor a token
+            unauthenticated: the request shows no credential: neither a certificate nor a token
+            nobody
+            certificate-refused: the certificate of agent/a1 has ended; renew it, or join again with a new token
+            late:agent/a1
+            certificate-refused: the certificate of agent/a1 ended at Jan  1 00:00:07 1970 +00:00, too long ago to be renewed; join again with a token (`muster token create agent --only-for ID`)
+            certificate-refused: no"#]]
+        .assert_eq(&said.join("\n"));
+        let plain = guard.check(&Peer::Plain, &Request::builder().uri("/health").body(()).unwrap());
+        assert_eq!(plain.unwrap_err().code, RefusalCode::TlsNeeded);
     }
 }

@@ -1,9 +1,10 @@
 //! Questions in, answers out, no rules of their own.
 //!
-//! `serve.rs` owns the sockets, `guard.rs` decides who may ask, `relay.rs` which member answers; `grpc/` and
-//! `rest.rs` answer: each method is one call of a handle and a conversion. `error.rs` is the one table of statuses.
+//! `serve.rs` owns the sockets, `guard.rs` says who asks, `caller.rs` what that one may, `relay.rs` which member
+//! answers; `grpc/` and `rest.rs` answer: each method is one call of a handle and a conversion. `error.rs` is the one table of statuses.
 //! Nothing here knows how a thing is done.
 
+mod caller;
 pub mod error;
 mod grpc;
 mod guard;
@@ -14,7 +15,7 @@ mod serve;
 use std::{sync::Arc, time::Duration};
 
 use axum::body::Body;
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use model::{Refusal, RefusalCode};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,10 +24,13 @@ use tower::ServiceExt as _;
 use crate::{
     auth::Token,
     leader::LeaderHandle,
+    machine::AgreedLog,
     metrics::{KindLabel, Metrics, Page},
     raft::RaftHandle,
+    security::Security,
 };
 
+pub(crate) use caller::Caller;
 pub use guard::Peer;
 pub use serve::{BindError, Listeners};
 
@@ -49,6 +53,21 @@ pub(crate) struct Context {
     /// Owns what a stream does beside answering.
     pub tasks: TaskTracker,
     pub channels: Arc<grpc::channel::Channels>,
+    /// Where join tokens are proposed.
+    pub log: AgreedLog,
+    /// `None`: plain text is spoken.
+    pub security: Option<Arc<Security>>,
+    /// Handed over to new members.
+    pub token: Token,
+}
+
+/// What callers are known by.
+#[derive(Clone)]
+pub struct Access {
+    pub token: Token,
+    /// In lower case.
+    pub allowed_hosts: Vec<String>,
+    pub security: Option<Arc<Security>>,
 }
 
 /// Everything that answers requests; cheap to clone.
@@ -66,42 +85,50 @@ impl Api {
         leader: LeaderHandle,
         raft: RaftHandle,
         metrics: Arc<Metrics>,
-        token: Token,
-        allowed_hosts: Vec<String>,
+        access: Access,
         stop: CancellationToken,
     ) -> Result<Self, tonic_reflection::server::Error> {
+        let Access { token, allowed_hosts, security } = access;
         let page = Arc::new(Page::new(&metrics, leader.clone(), raft.clone()));
-        let context =
-            Context { leader, raft, metrics, stop, tasks: TaskTracker::new(), channels: Arc::default() };
+        let tls = security.as_ref().map(|security| security.tls().client());
+        let credential = match tls {
+            Some(_) => None,
+            None => HeaderValue::try_from(format!("Bearer {}", token.reveal())).ok(),
+        };
+        let guard = Arc::new(guard::Guard::new(token.clone(), allowed_hosts, tls.is_some()));
+        let context = Context {
+            leader,
+            log: AgreedLog::new(raft.clone()),
+            raft,
+            metrics,
+            stop,
+            tasks: TaskTracker::new(),
+            channels: Arc::default(),
+            security,
+            token,
+        };
         let grpc = grpc::routes(&context)?;
-        Ok(Self {
-            context,
-            guard: Arc::new(guard::Guard::new(token, allowed_hosts)),
-            page,
-            grpc,
-            relay: relay::Relay::new(),
-        })
+        Ok(Self { context, guard, page, grpc, relay: relay::Relay::new(tls, credential) })
     }
 
     /// Answers one request of a peer; never fails, because a no is an answer.
-    async fn answer(&self, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, peer: &Peer, mut request: Request<Incoming>) -> Response<Body> {
         let is_grpc = (request.headers().get(header::CONTENT_TYPE))
             .and_then(|kind| kind.to_str().ok())
             .is_some_and(|kind| kind.starts_with("application/grpc"));
         let kind = if is_grpc { "grpc" } else { "http" };
         self.context.metrics.requests.get_or_create(&KindLabel { kind }).inc();
-        if let Err(refusal) = self.guard.check(peer, &request) {
-            self.context.metrics.refused(refusal.code);
-            tracing::debug!(code = refusal.code.as_str(), path = request.uri().path(), "refused a request");
-            return match is_grpc {
-                true => error::status(&refusal).into_http(),
-                false => error::response(&refusal, &format!("can't answer {}", rest::shown(&request))),
-            };
-        }
+        let checked = self.guard.check(peer, &request);
+        // What a caller may not say of itself is gone before anyone could read it.
+        request.headers_mut().remove(relay::CALLER_KEY);
+        let caller = match checked {
+            Ok(caller) => caller,
+            Err(refusal) => return self.refuse(is_grpc, &request, &refusal),
+        };
         let is_between_members = request.uri().path().starts_with(relay::MEMBERS_SERVICE);
         let answer = async {
             match is_grpc {
-                true => self.answer_grpc(request).await,
+                true => self.answer_grpc(caller, request).await,
                 false => rest::answer(&self.context, &self.page, &request),
             }
         };
@@ -122,12 +149,24 @@ impl Api {
         }
     }
 
-    async fn answer_grpc(&self, request: Request<Incoming>) -> Response<Body> {
+    fn refuse(&self, is_grpc: bool, request: &Request<Incoming>, refusal: &Refusal) -> Response<Body> {
+        self.context.metrics.refused(refusal.code);
+        tracing::debug!(code = refusal.code.as_str(), path = request.uri().path(), "refused a request");
+        match is_grpc {
+            true => error::status(refusal).into_http(),
+            false => error::response(refusal, &format!("can't answer {}", rest::shown(request))),
+        }
+    }
+
+    async fn answer_grpc(&self, caller: Caller, mut request: Request<Incoming>) -> Response<Body> {
         let raft = &self.context.raft;
         let passed = match self.relay.route(raft, &request).await {
-            Ok(relay::Route::Here) => return self.answer_here(request).await,
+            Ok(relay::Route::Here) => {
+                request.extensions_mut().insert(caller);
+                return self.answer_here(request).await;
+            }
             Ok(relay::Route::There(leader, address)) => {
-                self.relay.pass(raft, leader, &address, request).await
+                self.relay.pass(raft, leader, &address, &caller, request).await
             }
             Err(refusal) => Err(refusal),
         };

@@ -8,6 +8,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,16 +18,21 @@ use futures::{FutureExt as _, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header, uri::PathAndQuery};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
+use identity::Connector;
 use model::{Refusal, RefusalCode};
+use rustls::ClientConfig;
 
-use super::error;
+use super::{caller::Caller, error};
 use crate::raft::{MemberId, RaftHandle};
 
 /// Says that a call was passed on, and by whom.
 const RELAYED_KEY: &str = "muster-relayed-by";
+
+/// For whom a member passes a call on; believed of members alone.
+pub(super) const CALLER_KEY: &str = "muster-caller";
 
 /// What members say to each other.
 pub(super) const MEMBERS_SERVICE: &str = "/muster.members.v1.";
@@ -48,7 +54,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The way to the leader; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Relay {
-    client: Client<HttpConnector, Body>,
+    client: Client<Connector, Body>,
+    /// Shown for callers that need no credential here, where plain text is spoken.
+    credential: Option<HeaderValue>,
 }
 
 /// Who answers a call.
@@ -59,10 +67,8 @@ pub(super) enum Route {
 }
 
 impl Relay {
-    pub(super) fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_PATIENCE));
+    pub(super) fn new(tls: Option<Arc<ClientConfig>>, credential: Option<HeaderValue>) -> Self {
+        let connector = Connector::new(tls, CONNECT_PATIENCE);
         let client = Client::builder(TokioExecutor::new())
             .http2_only(true)
             .timer(TokioTimer::new())
@@ -70,7 +76,7 @@ impl Relay {
             .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .http2_keep_alive_while_idle(true)
             .build(connector);
-        Self { client }
+        Self { client, credential }
     }
 
     /// Decides who answers; waits a while where nobody leads.
@@ -110,6 +116,7 @@ impl Relay {
         raft: &RaftHandle,
         leader: MemberId,
         address: &str,
+        caller: &Caller,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
         let (mut head, body) = request.into_parts();
@@ -119,6 +126,14 @@ impl Relay {
         // The other side is the leader now.
         head.headers.remove(header::HOST);
         head.headers.insert(RELAYED_KEY, HeaderValue::from(raft.member_id()));
+        match &self.credential {
+            // Who came by the socket has shown none.
+            Some(credential) => head.headers.insert(header::AUTHORIZATION, credential.clone()),
+            // The token was shown here, and is nobody else's business.
+            None => head.headers.remove(header::AUTHORIZATION),
+        };
+        let caller = HeaderValue::try_from(caller.to_string());
+        head.headers.insert(CALLER_KEY, caller.map_err(|_| no_leader("the caller's name makes no sense"))?);
         let mut replaced = replaced(raft, leader);
         let answer = tokio::select! {
             answer = self.client.request(Request::from_parts(head, Body::new(body))) => answer,
@@ -127,7 +142,7 @@ impl Relay {
         match answer {
             Ok(answer) => Ok(answer.map(|body| Body::new(Answer { body, replaced, state: Passed::Nothing }))),
             Err(error) => {
-                tracing::debug!(leader, address, %error, "can't pass a call on");
+                tracing::debug!(leader, address, ?error, "can't pass a call on");
                 Err(if error.is_connect() { no_leader("the leader can't be reached") } else { unknown() })
             }
         }

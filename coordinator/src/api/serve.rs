@@ -1,4 +1,4 @@
-//! The sockets: one loopback port and one Unix socket, HTTP/1.1 and HTTP/2 on both.
+//! The sockets: one port and one Unix socket, HTTP/1.1 and HTTP/2 on both; the port with TLS where that is set up.
 //!
 //! Bounds every connection: how many there are, how large their heads may be, how many requests
 //! each may have open, and how long one may say nothing. Who may ask is `guard.rs`'s business.
@@ -23,9 +23,11 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+
+use identity::{Shown, Tls, now};
 
 use super::{Api, Peer};
 use crate::auth;
@@ -151,16 +153,28 @@ impl Listeners {
     /// Accepts until told to stop, then lets open requests end.
     pub async fn serve(self, api: Api) {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let tls = api.context.security.as_ref().map(|security| security.tls().clone());
         let stop = api.context.stop.clone();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 accepted = self.tcp.accept() => match accepted {
-                    Ok((stream, _)) => {
+                    Ok((stream, from)) => {
                         // Without this, small messages wait for acknowledgements of earlier ones.
                         let is_ready = stream.set_nodelay(true);
-                        if is_ready.is_ok() {
-                            self.start(&api, &connections, Peer::Loopback, stream);
+                        let Some(permit) = permit(&api, &connections).filter(|_| is_ready.is_ok()) else {
+                            continue;
+                        };
+                        let api = api.clone();
+                        match tls.clone() {
+                            Some(tls) => {
+                                let secured = secure(api.clone(), tls, stream, from.ip().is_loopback(), permit);
+                                api.context.tasks.spawn(secured);
+                            }
+                            None => {
+                                let arrived = Arrived { peer: Peer::Loopback, until: None };
+                                api.context.tasks.spawn(serve_connection(api.clone(), arrived, stream, permit));
+                            }
                         }
                     }
                     Err(error) => pause(&error).await,
@@ -169,7 +183,9 @@ impl Listeners {
                     Ok((stream, _)) => {
                         let user = stream.peer_cred().map(|peer| peer.uid());
                         if user.is_ok_and(|user| user == 0 || user == self.owner) {
-                            self.start(&api, &connections, Peer::Socket, stream);
+                            let Some(permit) = permit(&api, &connections) else { continue };
+                            let arrived = Arrived { peer: Peer::Socket, until: None };
+                            api.context.tasks.spawn(serve_connection(api.clone(), arrived, stream, permit));
                         }
                     }
                     Err(error) => pause(&error).await,
@@ -180,17 +196,61 @@ impl Listeners {
         api.context.tasks.close();
         api.context.tasks.wait().await;
     }
+}
 
-    fn start<S>(&self, api: &Api, connections: &Arc<Semaphore>, peer: Peer, stream: S)
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let Ok(permit) = connections.clone().try_acquire_owned() else {
-            api.context.metrics.connections_refused.inc();
-            return;
-        };
-        api.context.tasks.spawn(serve_connection(api.clone(), peer, stream, permit));
+/// The right to one more connection.
+fn permit(api: &Api, connections: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    let permit = connections.clone().try_acquire_owned().ok();
+    if permit.is_none() {
+        api.context.metrics.connections_refused.inc();
     }
+    permit
+}
+
+/// How a connection came, and how long it may last.
+struct Arrived {
+    peer: Peer,
+    /// The end of the caller's certificate: who can't renew it is out then.
+    until: Option<tokio::time::Instant>,
+}
+
+/// The first byte of a TLS connection: a record of the handshake (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
+/// The handshake, and then everything as ever. Plain text is heard, to be told that it isn't spoken here.
+async fn secure(api: Api, tls: Tls, stream: TcpStream, is_loopback: bool, permit: OwnedSemaphorePermit) {
+    let first = async {
+        let mut first = [0];
+        let read = stream.peek(&mut first).await?;
+        Ok::<_, io::Error>(first.first().copied().filter(|_| read > 0))
+    };
+    let first = match tokio::time::timeout(HEAD_TIME_MAX, first).await {
+        Ok(Ok(Some(first))) => first,
+        // It said nothing.
+        Ok(Ok(None) | Err(_)) | Err(_) => return,
+    };
+    if first != TLS_HANDSHAKE {
+        let arrived = Arrived { peer: Peer::Plain, until: None };
+        return serve_connection(api, arrived, stream, permit).await;
+    }
+    let (stream, shown) = match tokio::time::timeout(HEAD_TIME_MAX, tls.accept(stream)).await {
+        Ok(Ok(accepted)) => accepted,
+        Ok(Err(error)) => {
+            tracing::debug!(error = %error, "a TLS handshake failed");
+            return;
+        }
+        Err(_elapsed) => return,
+    };
+    let until = match &shown {
+        Shown::Valid { identity: _, not_after } => {
+            let left = u64::try_from(not_after.saturating_sub(now())).unwrap_or_default();
+            // Further off than anything lasts, it is no end.
+            tokio::time::Instant::now().checked_add(Duration::from_secs(left))
+        }
+        Shown::Nothing | Shown::Expired { .. } | Shown::Refused(_) => None,
+    };
+    let arrived = Arrived { peer: Peer::Tls { shown, is_loopback }, until };
+    serve_connection(api, arrived, stream, permit).await;
 }
 
 async fn pause(error: &io::Error) {
@@ -198,10 +258,12 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-async fn serve_connection<S>(api: Api, peer: Peer, stream: S, permit: OwnedSemaphorePermit)
+async fn serve_connection<S>(api: Api, arrived: Arrived, stream: S, permit: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let Arrived { peer, until } = arrived;
+    let peer = Arc::new(peer);
     let metrics = api.context.metrics.clone();
     let stop = api.context.stop.clone();
     metrics.connections_open.inc();
@@ -209,8 +271,8 @@ where
     let asked = has_asked.clone();
     let service = service_fn(move |request| {
         asked.store(true, Ordering::Relaxed);
-        let api = api.clone();
-        async move { Ok::<_, Infallible>(api.answer(peer, request).await) }
+        let (api, peer) = (api.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(api.answer(&peer, request).await) }
     });
     let builder = builder();
     let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -220,6 +282,13 @@ where
     let first_request = tokio::time::sleep(HEAD_TIME_MAX);
     tokio::pin!(first_request);
     let mut is_watched = true;
+    let overdue = async {
+        match until {
+            Some(until) => tokio::time::sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(overdue);
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -237,6 +306,12 @@ where
             }
             () = tokio::time::sleep_until(drained_at), if is_stopping => break,
             () = stop.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                drained_at = tokio::time::Instant::now() + DRAIN_TIME_MAX;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = overdue.as_mut(), if !is_stopping => {
+                tracing::debug!("a connection ends with the certificate of its caller");
                 is_stopping = true;
                 drained_at = tokio::time::Instant::now() + DRAIN_TIME_MAX;
                 connection.as_mut().graceful_shutdown();

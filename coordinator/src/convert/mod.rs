@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod channel;
+pub mod join;
 pub mod log;
 pub mod operator;
 pub mod scheduler;

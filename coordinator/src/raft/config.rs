@@ -19,6 +19,8 @@ pub struct RaftConfig {
     pub address: String,
     /// Shown to other members with every call.
     pub credential: Option<MetadataValue<Ascii>>,
+    /// How other members are spoken to; `None`: in plain text.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
     pub timing: Timing,
     /// Entries between two snapshots. A start applies at most this many and those of one snapshot's
     /// making: at some 300 000 entries a second, 10 000 are 30 ms.
@@ -35,6 +37,7 @@ impl RaftConfig {
             member_id,
             address: address.into(),
             credential: None,
+            tls: None,
             timing: Timing::default(),
             snapshot_entries: 10_000,
             kept_entries: 2_000,

@@ -89,8 +89,13 @@ impl Raft {
     /// [`OpenError`] names.
     pub async fn open(config: RaftConfig, machine: impl Machine) -> Result<(RaftHandle, Self), OpenError> {
         let (member_id, credential) = (config.member_id, config.credential.clone());
-        let network =
-            |cluster_id: &Arc<str>| Network { cluster_id: cluster_id.clone(), member_id, credential };
+        let connector = network::connector(config.tls.clone());
+        let network = |cluster_id: &Arc<str>| Network {
+            cluster_id: cluster_id.clone(),
+            member_id,
+            credential,
+            connector,
+        };
         Self::open_on(config, machine, network).await
     }
 

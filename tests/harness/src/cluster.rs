@@ -45,6 +45,8 @@ pub struct ClusterOptions {
     pub node_env: Vec<(Node, String, String)>,
     /// A network whose links can be cut; else everyone is on the host's loopback.
     pub network: Option<Arc<Network>>,
+    /// Everybody speaks TLS, and members and agents join with tokens.
+    pub has_tls: bool,
 }
 
 impl ClusterOptions {
@@ -82,6 +84,7 @@ impl Default for ClusterOptions {
             member_disk_mib: None,
             node_env: Vec::new(),
             network: None,
+            has_tls: false,
         }
     }
 }
@@ -148,6 +151,12 @@ impl Cluster {
         let member_disk = options
             .member_disk_mib
             .map(|(member, mib)| SmallDisk::mount(&member_dir(directory.path(), member), mib));
+        if options.has_tls {
+            let mut init = Command::new(program("muster-coordinator"));
+            init.args(["init", "--data-dir"]).arg(directory.path().join("coordinator"));
+            let output = init.output().expect("the coordinator's program starts");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
         let coordinator = start_coordinator(directory.path(), 1, &address, None, &options);
         let mut cluster = Self {
             agent_addresses: (0..options.agents).map(|number| options.address(Node::Agent(number))).collect(),
@@ -166,11 +175,17 @@ impl Cluster {
         cluster.until_coordinator().await;
         for member in 2..=cluster.options.members {
             let address = cluster.options.address(Node::Member(member));
+            if cluster.options.has_tls {
+                cluster.make_token("member", &cluster.join_token(&format!("member-{member}"))).await;
+            }
             let other = cluster.spawn_member(member, &address);
             cluster.others.push((other, address));
         }
         cluster.until_members().await;
         for number in 0..cluster.options.agents {
+            if cluster.options.has_tls {
+                cluster.make_token("agent", &cluster.join_token(&format!("agent-{number}"))).await;
+            }
             let agent = cluster.spawn_agent(number);
             cluster.agents.push(agent);
         }
@@ -180,6 +195,36 @@ impl Cluster {
 
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Where the join token of `member-2` or `agent-0` lies.
+    pub fn join_token(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("{name}.token"))
+    }
+
+    /// Has `muster` make a join token, into a file.
+    pub async fn make_token(&self, kind: &str, into: &Path) {
+        let mut made = None;
+        // A cluster that has just begun has its first version for a moment.
+        wait_until("a join token is made", async || {
+            let output = self.muster_output(&["token", "create", kind]).await;
+            let is_made = output.status.success();
+            made = is_made.then_some(output);
+            is_made
+        })
+        .await;
+        let output = made.expect("it was waited for");
+        fs::write(into, &output.stdout).expect("the directory is ours");
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if self.options.has_tls { "https" } else { "http" }
+    }
+
+    /// The certificate of the cluster's authority, where it has one.
+    pub fn authority_file(&self) -> PathBuf {
+        self.directory.path().join("coordinator/tls/ca.pem")
     }
 
     /// `host:port` of the coordinator.
@@ -215,8 +260,9 @@ impl Cluster {
 
     /// Every member's URL, with commas between them.
     pub fn servers(&self) -> String {
-        let urls: Vec<_> = (1..=self.options.members)
-            .map(|member| format!("http://{}", self.member_address(member)))
+        // While it starts, not all of them are there.
+        let urls: Vec<_> = (1..=self.others.len() + 1)
+            .map(|member| format!("{}://{}", self.scheme(), self.member_address(member)))
             .collect();
         urls.join(",")
     }
@@ -249,7 +295,7 @@ impl Cluster {
 
     /// A connection that knows of one member only.
     pub fn connection_to_member(&self, member: usize) -> Connection {
-        self.connection_to(&format!("http://{}", self.member_address(member)))
+        self.connection_to(&format!("{}://{}", self.scheme(), self.member_address(member)))
     }
 
     /// A connection that tries this member first, and knows of all.
@@ -257,13 +303,17 @@ impl Cluster {
         let others = (1..=self.options.members).filter(|other| *other != member);
         let urls: Vec<_> = std::iter::once(member)
             .chain(others)
-            .map(|member| format!("http://{}", self.member_address(member)))
+            .map(|member| format!("{}://{}", self.scheme(), self.member_address(member)))
             .collect();
         self.connection_to(&urls.join(","))
     }
 
     fn connection_to(&self, servers: &str) -> Connection {
-        let locator = Locator { address: Some(servers.to_owned()), token_file: Some(self.token_file()) };
+        let locator = Locator {
+            address: Some(servers.to_owned()),
+            token_file: Some(self.token_file()),
+            authority_file: Some(self.authority_file()),
+        };
         Connection::open(&locator).expect("the token is there")
     }
 
@@ -297,6 +347,7 @@ impl Cluster {
         let mut command = Command::new(program("muster"));
         command.env("MUSTER_SERVER", self.servers());
         command.env("MUSTER_TOKEN_FILE", self.token_file());
+        command.env("MUSTER_CA_FILE", self.authority_file());
         command
     }
 
@@ -436,8 +487,9 @@ impl Cluster {
 
     async fn until_coordinator(&mut self) {
         let locator = Locator {
-            address: Some(format!("http://{}", self.address)),
+            address: Some(format!("{}://{}", self.scheme(), self.address)),
             token_file: Some(self.token_file()),
+            authority_file: Some(self.authority_file()),
         };
         let coordinator = &mut self.coordinator;
         wait_until("the coordinator leads", async || {
@@ -467,6 +519,10 @@ impl Cluster {
             "--bpf-dir".to_owned(),
             self.directory.path().join(format!("bpf-{number}")).display().to_string(),
         ];
+        if self.options.has_tls {
+            let token = self.join_token(&format!("agent-{number}")).display().to_string();
+            arguments.extend(["--join-token-file".to_owned(), token]);
+        }
         arguments.extend(self.options.agent_flags.iter().cloned());
         let log = self.directory.path().join(format!("agent-{number}.log"));
         let mut command = Command::new(program("muster-agent"));
@@ -510,8 +566,12 @@ fn start_coordinator(
         member.to_string(),
     ];
     if let Some(join) = join {
-        let token = directory.join("coordinator/token").display().to_string();
-        arguments.extend(["--join".to_owned(), join.to_owned(), "--token-file".to_owned(), token]);
+        let (flag, token) = match options.has_tls {
+            true => ("--join-token-file", format!("member-{member}.token")),
+            false => ("--token-file", "coordinator/token".to_owned()),
+        };
+        let token = directory.join(token).display().to_string();
+        arguments.extend(["--join".to_owned(), join.to_owned(), flag.to_owned(), token]);
     }
     if crate::is_guest() && options.members > 1 {
         // Heartbeats of members that share one emulated processor come late.

@@ -33,6 +33,7 @@ const THEMES: &[Theme] = &[
     Theme { name: "profile", seconds: 40, everyday: &["profile::"] },
     Theme { name: "running", seconds: 210, everyday: &["running::run_streams"] },
     Theme { name: "survival", seconds: 250, everyday: &["survival::adopt_after_restart"] },
+    Theme { name: "trust", seconds: 250, everyday: &[] },
 ];
 
 /// How much of the tests a machine runs.

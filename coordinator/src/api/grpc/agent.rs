@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answers, channel, invalid, refused, stream_over};
 use crate::{
-    api::{Context, error::status},
+    api::{Caller, Context, error::status},
     convert::agent::{self as convert, Heard},
     leader::messages::{Attachment, SessionId, ToAgent},
     metrics::OpenStream,
@@ -44,6 +44,7 @@ impl AgentSession for AgentApi {
         &self,
         request: Request<Streaming<wire::FromAgent>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Nobody);
         let mut incoming = request.into_inner();
         let first = incoming.message().await?;
         let hello = match first.map(convert::heard).transpose().map_err(invalid("attach the agent"))? {
@@ -53,6 +54,7 @@ impl AgentSession for AgentApi {
                 return Err(status(&Refusal::new(RefusalCode::InvalidArgument, message)));
             }
         };
+        caller.may_be_agent(hello.agent.as_str()).map_err(refused)?;
         let Attachment { session, messages } =
             self.context.leader.attach_agent(hello).await.map_err(refused)?;
         let (fault, faulted) = oneshot::channel();

@@ -3,6 +3,7 @@
 mod agent;
 mod backup;
 pub(super) mod channel;
+mod joining;
 mod members;
 mod operator;
 mod output;
@@ -15,8 +16,8 @@ use std::pin::Pin;
 use futures::Stream;
 use model::{Refusal, RefusalCode};
 use proto::{
-    agent::v1::agent_session_server::AgentSessionServer, operator::v1::operator_server::OperatorServer,
-    scheduler::v1::scheduler_server::SchedulerServer,
+    agent::v1::agent_session_server::AgentSessionServer, join::v1::joining_server::JoiningServer,
+    operator::v1::operator_server::OperatorServer, scheduler::v1::scheduler_server::SchedulerServer,
 };
 use tonic::{Status, service::Routes};
 
@@ -41,6 +42,8 @@ pub(super) fn routes(context: &Context) -> Result<axum::Router, tonic_reflection
     let agent = AgentSessionServer::new(agent::AgentApi::new(context.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(ANSWER_BYTES_MAX);
+    let joining = JoiningServer::new(joining::JoiningApi::new(context.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -50,6 +53,7 @@ pub(super) fn routes(context: &Context) -> Result<axum::Router, tonic_reflection
     let routes = Routes::new(scheduler)
         .add_service(operator)
         .add_service(agent)
+        .add_service(joining)
         .add_service(context.raft.service())
         .add_service(reflection)
         .add_service(health);

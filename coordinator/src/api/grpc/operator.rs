@@ -11,7 +11,7 @@ use proto::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Answers, backup, channel, invalid, members, output, refused, usage, watch};
+use super::{Answers, backup, channel, invalid, joining, members, output, refused, usage, watch};
 use crate::{
     api::{Context, error::status},
     convert::operator as convert,
@@ -77,6 +77,28 @@ impl Operator for OperatorApi {
         request: Request<wire::TransferLeadershipRequest>,
     ) -> Result<Response<wire::TransferLeadershipResponse>, Status> {
         members::transfer(&self.context.raft, request.into_inner()).await.map(Response::new).map_err(refused)
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<wire::CreateJoinTokenRequest>,
+    ) -> Result<Response<wire::CreateJoinTokenResponse>, Status> {
+        joining::create_token(&self.context, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_join_tokens(
+        &self,
+        request: Request<wire::ListJoinTokensRequest>,
+    ) -> Result<Response<wire::ListJoinTokensResponse>, Status> {
+        let wire::ListJoinTokensRequest {} = request.into_inner();
+        Ok(Response::new(joining::list_tokens(&self.context)))
+    }
+
+    async fn revoke_join_token(
+        &self,
+        request: Request<wire::RevokeJoinTokenRequest>,
+    ) -> Result<Response<wire::RevokeJoinTokenResponse>, Status> {
+        joining::revoke_token(&self.context, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_status(

@@ -17,6 +17,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _, future, stream};
+use identity::Connector;
 use openraft::{
     OptionalSend, RaftNetworkFactory,
     base::{BoxFuture, BoxStream},
@@ -46,7 +47,7 @@ pub use service::{Service, service};
 
 /// Names of the metadata that every call carries.
 const CLUSTER_KEY: &str = "muster-cluster-id";
-const FROM_KEY: &str = "muster-from-member";
+pub const FROM_MEMBER_KEY: &str = "muster-from-member";
 const TO_KEY: &str = "muster-to-member";
 
 /// A new connection is tried this long; a lost SYN would cost a second, so another is sent before.
@@ -70,6 +71,7 @@ pub struct Network {
     pub member_id: MemberId,
     /// Shown with every call, as every caller of this port must.
     pub credential: Option<MetadataValue<Ascii>>,
+    pub connector: Connector,
 }
 
 /// The way to one other member.
@@ -85,21 +87,24 @@ impl RaftNetworkFactory<Types> for Network {
 
     // Called once for entries, once for heartbeats and once for each snapshot: a connection for each.
     async fn new_client(&mut self, target: MemberId, node: &BasicNode) -> Client {
-        let members =
-            connect(&node.addr).map_err(|error| format!("can't use address `{}`: {error}", node.addr));
+        let members = connect(&node.addr, &self.connector)
+            .map_err(|error| format!("can't use address `{}`: {error}", node.addr));
         Client { network: self.clone(), target, members }
     }
 }
 
+/// How every other member is dialled.
+pub fn connector(tls: Option<Arc<rustls::ClientConfig>>) -> Connector {
+    Connector::new(tls, CONNECT_PATIENCE)
+}
+
 /// Connects when it is used first, and again whenever it must.
-fn connect(address: &str) -> Result<MembersClient<Channel>, tonic::transport::Error> {
+fn connect(address: &str, connector: &Connector) -> Result<MembersClient<Channel>, tonic::transport::Error> {
     let channel = Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(CONNECT_PATIENCE)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
-        .connect_lazy();
+        .connect_with_connector_lazy(connector.clone());
     Ok(MembersClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX))
@@ -116,7 +121,7 @@ impl Client {
         let metadata = request.metadata_mut();
         let text = |text: &str| MetadataValue::try_from(text).map_err(|error| Unreachable::new(&error));
         metadata.insert(CLUSTER_KEY, text(&self.network.cluster_id)?);
-        metadata.insert(FROM_KEY, self.network.member_id.into());
+        metadata.insert(FROM_MEMBER_KEY, self.network.member_id.into());
         metadata.insert(TO_KEY, self.target.into());
         if let Some(credential) = &self.network.credential {
             metadata.insert("authorization", credential.clone());

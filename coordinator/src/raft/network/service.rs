@@ -31,7 +31,7 @@ use super::{
         snapshot::SnapshotFile,
         types::{MemberId, Types, term_of},
     },
-    CLUSTER_KEY, FROM_KEY, TO_KEY, convert,
+    CLUSTER_KEY, FROM_MEMBER_KEY, TO_KEY, convert,
 };
 
 /// The service of one member, to be served beside others.
@@ -159,8 +159,8 @@ impl Answers {
                 text(TO_KEY)
             )));
         }
-        let from =
-            member(FROM_KEY).ok_or_else(|| Status::invalid_argument("the call doesn't say who calls"))?;
+        let from = member(FROM_MEMBER_KEY)
+            .ok_or_else(|| Status::invalid_argument("the call doesn't say who calls"))?;
         if from == self.member_id {
             return Err(Status::failed_precondition(format!(
                 "two members call themselves {from}; give one of them an empty data directory and another id"

@@ -314,7 +314,7 @@ fn play(ops: &[Op], mut look: impl FnMut(&Scene<'_>)) -> Vec<(u64, Entry)> {
     let cluster = ClusterId::new("c").unwrap();
     let mut commands = vec![Command::Initialize { cluster }];
     // What a version brings must change nothing of what was there before.
-    if ops.len() % 2 == 0 {
+    if ops.len().is_multiple_of(2) {
         commands.push(Command::RaiseVersion { version: VERSION_SUPPORTED });
     }
     // So that most sequences get somewhere.

@@ -30,7 +30,11 @@ async fn only_health_and_metrics_answer_without_a_credential() {
     }
     let wrong = cluster.directory().join("wrong-token");
     std::fs::write(&wrong, "0123456789abcdef").unwrap();
-    let locator = Locator { address: Some(format!("http://{}", cluster.address())), token_file: Some(wrong) };
+    let locator = Locator {
+        address: Some(format!("http://{}", cluster.address())),
+        token_file: Some(wrong),
+        ..Locator::default()
+    };
     let connection = Connection::open(&locator).unwrap();
     let refused = connection.operator().get_status(GetStatusRequest {}).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{refused:?}");

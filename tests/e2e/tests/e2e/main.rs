@@ -31,6 +31,7 @@ mod ports;
 mod profile;
 mod running;
 mod survival;
+mod trust;
 
 /// Starts a cluster, or leaves the test when this machine can't have one.
 macro_rules! cluster {
