@@ -98,7 +98,7 @@ pub enum Command {
     /// Saves all that the cluster agreed on into a file, for `muster-coordinator restore`
     ///
     /// The file has what tasks were given as secrets, and is readable by its owner alone.
-    #[command(after_help = "Examples:\n  muster backup /root/muster-$(date +%F).backup")]
+    #[command(after_help = "Examples:\n  muster backup /srv/muster-$(date +%F).backup")]
     Backup {
         /// A file that isn't there yet
         file: PathBuf,

@@ -154,11 +154,11 @@ fn command() -> Command {
     };
     let backup = Command::new(BACKUP)
         .about("Saves all that a stopped coordinator has on disk; of a running cluster, `muster backup` does")
-        .after_help("Examples:\n  muster-coordinator backup --data-dir /var/lib/muster/coordinator /root/muster.backup")
+        .after_help("Examples:\n  muster-coordinator backup --data-dir /var/lib/muster/coordinator /srv/muster.backup")
         .arg(file().help("A file that isn't there yet"));
     let restore = Command::new(RESTORE)
         .about("Makes a data directory of a backup: of one coordinator, alone in its cluster")
-        .after_help("Examples:\n  muster-coordinator restore --data-dir /var/lib/muster/coordinator /root/muster.backup")
+        .after_help("Examples:\n  muster-coordinator restore --data-dir /var/lib/muster/coordinator /srv/muster.backup")
         .arg(file().help("What `muster backup` or `muster-coordinator backup` wrote"));
     let init = Command::new(INIT)
         .about(

@@ -58,7 +58,7 @@ impl Group {
         match self {
             Self::Unit => Duration::from_secs(300),
             Self::Kernel => Duration::from_secs(600),
-            Self::EndToEnd => Duration::from_secs(1200),
+            Self::EndToEnd => Duration::from_secs(2400),
         }
     }
 
