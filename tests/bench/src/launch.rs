@@ -279,6 +279,7 @@ impl Bench {
             hidden: vec![self.directory.clone()],
             extras: Extras::default(),
             group: None,
+            stdin: None,
         })
     }
 
