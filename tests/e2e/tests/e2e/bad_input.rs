@@ -330,8 +330,12 @@ async fn daemons_that_cannot_start_say_why() {
     .await;
     assert!(said.contains("in use"), "{said}");
     let said =
+        refuses_to_start("muster-coordinator", &["--listen", "192.0.2.1:5050", "--data-dir", elsewhere])
+            .await;
+    assert!(said.contains("nothing is served there without TLS"), "{said}");
+    let said =
         refuses_to_start("muster-coordinator", &["--listen", "0.0.0.0:5050", "--data-dir", elsewhere]).await;
-    assert!(said.contains("loopback"), "{said}");
+    assert!(said.contains("the others must know one that reaches it"), "{said}");
     cluster.finish().await;
 }
 
