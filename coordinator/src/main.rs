@@ -11,7 +11,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use coordinator::{
     config::{Config, Loaded, LogFormat, SETTINGS, VARIABLE_PREFIX},
     daemon::{Daemon, FailureCode},
-    paper, recovery, security,
+    paper,
+    recovery::{self, RecoveryError},
+    security,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -54,21 +56,19 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = match (verb, settings.try_get_one::<PathBuf>(FILE).ok().flatten()) {
-        (Some(verb), Some(file)) => runtime.block_on(recover(verb, &config, file)),
-        _ => runtime.block_on(run(&config)),
+    let file = || settings.get_one::<PathBuf>(FILE).map(PathBuf::as_path).unwrap_or(Path::new(""));
+    let code = match verb {
+        Some(BACKUP) => recovered(runtime.block_on(recovery::backup(&config, file()))),
+        Some(RESTORE) => recovered(recovery::restore(&config, file())),
+        Some(_) | None => runtime.block_on(run(&config)),
     };
     // What still blocks a thread has had its time in the daemon's own shutdown.
     runtime.shutdown_background();
     code
 }
 
-/// Carries out the verb `backup` or `restore`.
-async fn recover(verb: &str, config: &Config, file: &Path) -> ExitCode {
-    let done = match verb {
-        RESTORE => recovery::restore(config, file),
-        _ => recovery::backup(config, file).await,
-    };
+/// Tells what the verb `backup` or `restore` has done.
+fn recovered(done: Result<String, RecoveryError>) -> ExitCode {
     match done {
         Ok(told) => print(&told),
         Err(error) => {

@@ -66,7 +66,7 @@ pub async fn backup(config: &Config, file: &Path) -> Result<String, RecoveryErro
 
 /// Makes the data directory of a coordinator that is alone in its cluster; gives what to tell.
 pub fn restore(config: &Config, file: &Path) -> Result<String, RecoveryError> {
-    let address = config.listen.to_string();
+    let address = config.advertise.unwrap_or(config.listen).to_string();
     let restored = raft::restore(file, machine(), &config.data_dir, config.member_id, &address)
         .map_err(RecoveryError::Restore)?;
     let told = told("restored", &restored, &config.data_dir);

@@ -136,6 +136,8 @@ impl Raft {
         let stop = CancellationToken::new();
         let (leadership, leadership_seen) = watch::channel(Leadership::default());
         let (ended, ended_seen) = watch::channel(false);
+        // By then the others may have another leader: the lease, and an election.
+        let quorum_patience = config.timing.election_max * 2;
         let handle = RaftHandle {
             raft: raft.clone(),
             cluster_id,
@@ -149,7 +151,7 @@ impl Raft {
             busy: Arc::new(Counter::default()),
             log_bytes,
             instruments,
-            quorum_patience: config.timing.election_max * 2,
+            quorum_patience,
         };
         let member_id = config.member_id;
         let actor = Self {
@@ -157,8 +159,7 @@ impl Raft {
             member_id,
             applied_term,
             leadership,
-            // By then the others may have another leader: the lease, and an election.
-            quorum_patience: config.timing.election_max * 2,
+            quorum_patience,
             given_up: None,
             stop,
             ended,

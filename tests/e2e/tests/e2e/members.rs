@@ -168,7 +168,10 @@ async fn a_lost_majority_is_replaced_by_what_one_member_has_and_tasks_run_on() {
     assert!(refused.contains("is not empty") && refused.contains("restore-failed"), "{refused}");
     std::fs::copy(old.join("token"), new.join("token")).unwrap();
 
-    (1..=3).for_each(|member| cluster.restart_member(member));
+    // Alone first: the others join what leads already.
+    cluster.restart_member(1);
+    cluster.until_agents().await;
+    (2..=3).for_each(|member| cluster.restart_member(member));
     cluster.until_members().await;
     let next = cluster.run(script("exit 0"), 1).await.remove(0);
     assert_eq!(cluster.until_released(&next).await.state(), TaskState::Finished);
@@ -182,7 +185,11 @@ async fn a_lost_majority_is_replaced_by_what_one_member_has_and_tasks_run_on() {
     let refused = cluster.muster_output(&["backup", &file]).await;
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     let elsewhere = folder.join("elsewhere").display().to_string();
-    let said = coordinator(&["restore", &file, "--data-dir", &elsewhere]).await.unwrap();
-    println!("{said}");
+    let advertised = "192.0.2.7:5050";
+    let restore = ["restore", &file, "--data-dir", &elsewhere, "--advertise", advertised];
+    println!("{}", coordinator(&restore).await.unwrap());
+    let snapshot = std::fs::read(folder.join("elsewhere/snapshot")).unwrap();
+    let is_there = snapshot.windows(advertised.len()).any(|window| window == advertised.as_bytes());
+    assert!(is_there, "the others are told where the member is reached");
     cluster.finish().await;
 }
