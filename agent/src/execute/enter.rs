@@ -98,7 +98,10 @@ impl EnteredSession {
         let closed = spawn_blocking(move || close(&*sys, &group, &process, patience)).await;
         self.is_closed.store(true, std::sync::atomic::Ordering::Relaxed);
         forget(&self.record);
-        closed.ok().flatten()
+        closed.unwrap_or_else(|error| {
+            tracing::error!(error = chain(&error), "what entered a task may go on");
+            None
+        })
     }
 }
 

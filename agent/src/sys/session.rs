@@ -67,7 +67,6 @@ pub(super) fn end(
 
 /// Those of the session that live; an ended one that waits for its parent does not count.
 fn members(cgroups: &Cgroups, name: &CgroupName, leader: ProcessId) -> Result<Vec<Pid>, SysError> {
-    let Some(session) = Pid::from_raw(i32::try_from(leader.pid).unwrap_or(0)) else { return Ok(Vec::new()) };
     // A session keeps its number as long as it has members. If somebody else leads under this number, ours is over.
     let leads_now =
         start_ticks(leader.pid).map_err(|source| SysError::OpenProcess { pid: leader.pid, source })?;
@@ -76,7 +75,14 @@ fn members(cgroups: &Cgroups, name: &CgroupName, leader: ProcessId) -> Result<Ve
     }
     // Ended ones leave cgroup.procs, all but the leaders of thread groups that have other threads.
     let processes = cgroups.processes(name)?;
-    Ok(processes.into_iter().filter(|pid| rustix::process::getsid(Some(*pid)) == Ok(session)).collect())
+    Ok(processes.into_iter().filter(|pid| session_of(*pid) == Ok(leader.pid)).collect())
+}
+
+/// The number of a process's session: 0 if its leader is outside of our pid namespace, as that of an agent in a
+/// container may be, and so that of a newcomer who has not yet begun a session. rustix takes 0 for impossible.
+fn session_of(pid: Pid) -> nix::Result<u32> {
+    let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid.as_raw_pid())))?;
+    Ok(session.as_raw().unsigned_abs())
 }
 
 fn send(leader: ProcessId, pid: Pid, signal: Signal) -> Result<(), SysError> {
@@ -92,12 +98,39 @@ fn send(leader: ProcessId, pid: Pid, signal: Signal) -> Result<(), SysError> {
         Err(error) => return Err(failed(error)),
     };
     // Held first, then asked: the number can't have changed hands in between.
-    let session = rustix::process::getsid(Some(pid)).map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
-    if session != Ok(leader.pid) {
+    if session_of(pid) != Ok(leader.pid) {
         return Ok(());
     }
     match rustix::process::pidfd_send_signal(&held, signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "what is skipped says so")]
+    fn a_session_from_outside_is_number_0() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: a pid namespace needs root");
+            return;
+        }
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork"]).arg(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "sys::session::tests::first_of_a_pid_namespace"]);
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(told.contains("1 passed"), "{told}{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    #[test]
+    #[ignore = "run by a_session_from_outside_is_number_0"]
+    fn first_of_a_pid_namespace() {
+        assert_eq!(session_of(Pid::INIT), Ok(0));
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     net::TcpListener,
+    ops::Range,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -133,9 +134,21 @@ pub struct Cluster {
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
 
+/// Ports for daemons: below those that the kernel gives out by itself (ip_local_port_range), so that no connection
+/// takes one between its choice and its use.
+const PORTS: Range<u16> = 10_000..30_000;
+
+/// Gives each port once, so that of two daemons which are to start none gets the other's.
 fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address").to_string()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Other test programs begin elsewhere.
+    let start = std::process::id() * 64;
+    let free = (0..PORTS.len()).find_map(|_| {
+        let place = (start + NEXT.fetch_add(1, Ordering::Relaxed)) % u32::from(PORTS.end - PORTS.start);
+        let port = PORTS.start + u16::try_from(place).expect("it is below their number");
+        TcpListener::bind(("127.0.0.1", port)).ok().map(|_listener| port)
+    });
+    format!("127.0.0.1:{}", free.expect("loopback has free ports"))
 }
 
 impl Cluster {
