@@ -34,6 +34,8 @@ pub struct Config {
     /// `None`: what it listens on.
     pub advertise: Option<SocketAddr>,
     pub certificate_life: Duration,
+    /// The cluster version rises no further while this member says so; `None`: as far as its program knows.
+    pub cluster_version_max: Option<u32>,
     pub offer_lease: Duration,
     pub agent_heartbeat: Duration,
     pub agent_timeout: Duration,
@@ -68,6 +70,8 @@ impl Default for Config {
             advertise: None,
             // Who loses a key to somebody can act within a day, and a day without coordinators locks nobody out.
             certificate_life: Duration::from_secs(24 * 3600),
+            // Rises by itself when every member runs the new program.
+            cluster_version_max: None,
             // Long enough to think, short enough that a stuck framework hoards for half a minute only.
             offer_lease: Duration::from_secs(30),
             // An idle agent costs one small message in five seconds.
@@ -229,6 +233,22 @@ pub const SETTINGS: &[Setting] = &[
             }
         },
         show: |config| Span(config.certificate_life).to_string(),
+    },
+    Setting {
+        key: "cluster-version-max",
+        value_name: "NUMBER",
+        help: "Hold the cluster version here, so that the way back to an earlier program stays open [default: what this program knows]",
+        set: |config, text| match number(text, 1)? {
+            value if value > u64::from(cluster::VERSION_SUPPORTED) => Err(format!(
+                "`{text}` is above {}, the newest that this program knows",
+                cluster::VERSION_SUPPORTED
+            )),
+            value => {
+                config.cluster_version_max = u32::try_from(value).ok();
+                Ok(())
+            }
+        },
+        show: |config| optional(config.cluster_version_max),
     },
     Setting {
         key: "offer-lease",
@@ -454,6 +474,11 @@ impl Config {
 
     pub fn token_path(&self) -> PathBuf {
         self.token_file.clone().unwrap_or_else(|| self.data_dir.join("token"))
+    }
+
+    /// The newest cluster version that this member lets the cluster have.
+    pub fn version_supported(&self) -> u32 {
+        self.cluster_version_max.unwrap_or(cluster::VERSION_SUPPORTED)
     }
 
     /// Relations between settings; each alone is right already.

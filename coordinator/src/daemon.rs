@@ -20,10 +20,11 @@ use crate::{
     machine::{AgreedLog, StateMachine},
     metrics::Metrics,
     raft::{
-        self, InitializeError, Leadership, OpenError, Raft, RaftConfig, RaftHandle, SeatError, StopError,
-        Timing,
+        self, InitializeError, Leadership, OpenError, Peers, Raft, RaftConfig, RaftHandle, SeatError,
+        StopError, Timing,
     },
     security::{self, EnterError, Security, SecurityError},
+    versions::Versions,
 };
 
 /// How many election timeouts another member may take to lead before this one goes: an election is shorter.
@@ -260,8 +261,10 @@ impl Daemon {
             tls: client,
             snapshot_entries: config.snapshot_entries,
             timing: Timing::of(config.election_timeout),
+            version_supported: config.version_supported(),
             ..RaftConfig::new(&config.data_dir, config.member_id, advertised.to_string())
         };
+        let peer_config = raft_config.clone();
         let (raft, member) = Raft::open(raft_config, machine).await.map_err(StartError::Open)?;
         let cluster = ClusterId::new(raft.cluster_id()).map_err(StartError::ClusterId)?;
         tracing::info!(cluster_id = %cluster, member = raft.member_id(), "opened the log");
@@ -297,21 +300,29 @@ impl Daemon {
         });
         tracing::info!("the leader loop runs");
 
+        let versions_stop = CancellationToken::new();
+        let versions = Versions::new(Peers::new(&peer_config, raft.cluster_id()), config.version_supported());
+        let keep = versions.clone().keep(raft.clone(), leader.clone(), versions_stop.clone());
+        let versions_part = Part::start("cluster version", versions_stop, async {
+            keep.await;
+            Ok(())
+        });
+
         let api_stop = CancellationToken::new();
         let access = Access {
             token: token.clone(),
             allowed_hosts: config.allowed_hosts.clone(),
             security: security.clone(),
         };
-        let api =
-            Api::new(leader, raft.clone(), metrics, access, api_stop.clone()).map_err(StartError::Api)?;
+        let api = Api::new(leader, raft.clone(), metrics, access, versions, api_stop.clone())
+            .map_err(StartError::Api)?;
         let serving = Part::start("api", api_stop, async {
             listeners.serve(api).await;
             Ok(())
         });
         tracing::info!(%address, "the api answers");
 
-        let mut parts = vec![member, standing, leader_part, serving];
+        let mut parts = vec![member, standing, leader_part, versions_part, serving];
         if let Some(security) = security {
             let stop = CancellationToken::new();
             let fresh = security.keep_fresh(stop.clone());

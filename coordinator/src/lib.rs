@@ -16,3 +16,4 @@ pub mod paper;
 pub mod raft;
 pub mod recovery;
 pub mod security;
+pub mod versions;

@@ -24,7 +24,9 @@ pub async fn list(context: &Context) -> Result<(), Failure> {
             (Some(last), Some(own)) => last.saturating_sub(own).to_string(),
             _ => "-".to_owned(),
         };
-        vec![member.member_id.to_string(), member.address.clone(), role(member).to_owned(), behind]
+        let reads =
+            member.cluster_version_supported.map_or_else(|| "-".to_owned(), |version| version.to_string());
+        vec![member.member_id.to_string(), member.address.clone(), role(member).to_owned(), behind, reads]
     });
     let json = answer.members.iter().map(|member| {
         json!({
@@ -32,10 +34,16 @@ pub async fn list(context: &Context) -> Result<(), Failure> {
             "address": member.address,
             "role": role(member),
             "last_entry": member.last_entry,
+            "cluster_version_supported": member.cluster_version_supported,
         })
     });
     let json = Value::Array(json.collect());
-    print_rows(context.format, &["MEMBER", "ADDRESS", "ROLE", "ENTRIES BEHIND"], rows.collect(), &json)
+    print_rows(
+        context.format,
+        &["MEMBER", "ADDRESS", "ROLE", "ENTRIES BEHIND", "READS VERSION"],
+        rows.collect(),
+        &json,
+    )
 }
 
 pub async fn add(context: &Context, id: u64, address: String) -> Result<(), Failure> {

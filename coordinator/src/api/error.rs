@@ -110,6 +110,11 @@ pub fn shape(code: RefusalCode) -> Shape {
             StatusCode::CONFLICT,
             "check that it runs and can be reached, and try again; meanwhile it goes on learning",
         ),
+        RefusalCode::MemberTooOld => row(
+            Code::FailedPrecondition,
+            StatusCode::CONFLICT,
+            "start it with the program that the other members run",
+        ),
         RefusalCode::MemberLast => {
             row(Code::FailedPrecondition, StatusCode::CONFLICT, "add another member first")
         }

@@ -28,6 +28,7 @@ use crate::{
     metrics::{KindLabel, Metrics, Page},
     raft::RaftHandle,
     security::Security,
+    versions::Versions,
 };
 
 pub(crate) use caller::Caller;
@@ -59,6 +60,7 @@ pub(crate) struct Context {
     pub security: Option<Arc<Security>>,
     /// Handed over to new members.
     pub token: Token,
+    pub versions: Versions,
 }
 
 /// What callers are known by.
@@ -86,6 +88,7 @@ impl Api {
         raft: RaftHandle,
         metrics: Arc<Metrics>,
         access: Access,
+        versions: Versions,
         stop: CancellationToken,
     ) -> Result<Self, tonic_reflection::server::Error> {
         let Access { token, allowed_hosts, security } = access;
@@ -106,6 +109,7 @@ impl Api {
             channels: Arc::default(),
             security,
             token,
+            versions,
         };
         let grpc = grpc::routes(&context)?;
         Ok(Self { context, guard, page, grpc, relay: relay::Relay::new(tls, credential) })

@@ -310,6 +310,10 @@ impl<L: Log> LeaderLoop<L> {
                 let _ = reply.send(Ok(leading.soft_view()));
                 return;
             }
+            Request::Supported { version } => {
+                leading.handle(Input::Supported { version });
+                return;
+            }
             Request::Call { call, reply } => (call, Waiting::Reply(reply)),
             Request::Subscribe { params, reply } => (Call::Subscribe(params), Waiting::Subscription(reply)),
             Request::Attach { hello, reply } => (Call::Attach(*hello), Waiting::Attachment(reply)),
@@ -533,6 +537,7 @@ fn refuse(request: Request, refusal: &Refusal) {
         Request::Subscribe { params: _, reply } => drop(reply.send(Err(refusal.clone()))),
         Request::Attach { hello: _, reply } => drop(reply.send(Err(refusal.clone()))),
         Request::Soft { reply } => drop(reply.send(Err(refusal.clone()))),
+        Request::Supported { version: _ } => {}
     }
 }
 

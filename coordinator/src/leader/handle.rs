@@ -36,6 +36,7 @@ pub(super) enum Request {
     Subscribe { params: SubscribeParams, reply: oneshot::Sender<Result<Subscription, Refusal>> },
     Attach { hello: Box<Hello>, reply: oneshot::Sender<Result<Attachment, Refusal>> },
     Soft { reply: oneshot::Sender<Result<SoftView, Refusal>> },
+    Supported { version: u32 },
 }
 
 /// What the sessions of agents tell the loop; never dropped for want of room: the agent waits.
@@ -240,6 +241,12 @@ impl LeaderHandle {
     pub async fn soft(&self) -> Result<SoftView, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.ask("look into the leader's memory", Request::Soft { reply }, answer, ANSWER_TIME_MAX).await
+    }
+
+    /// Tells which cluster version every member reads. To be repeated until it has risen: what finds no room, or
+    /// no leader, is dropped.
+    pub fn tell_supported(&self, version: u32) {
+        let _ = self.requests.try_send(Request::Supported { version });
     }
 
     /// Gauges and counters of the loop.

@@ -22,6 +22,8 @@ pub struct RaftConfig {
     /// How other members are spoken to; `None`: in plain text.
     pub tls: Option<Arc<rustls::ClientConfig>>,
     pub timing: Timing,
+    /// The newest version of what is in the log that this member reads: told to whoever asks.
+    pub version_supported: u32,
     /// Entries between two snapshots. A start applies at most this many and those of one snapshot's
     /// making: at some 300 000 entries a second, 10 000 are 30 ms.
     pub snapshot_entries: u64,
@@ -39,6 +41,7 @@ impl RaftConfig {
             credential: None,
             tls: None,
             timing: Timing::default(),
+            version_supported: 0,
             snapshot_entries: 10_000,
             kept_entries: 2_000,
         }

@@ -70,6 +70,7 @@ pub struct RaftHandle {
     /// Where a snapshot of another member is gathered.
     incoming: Arc<Path>,
     member_id: MemberId,
+    version_supported: u32,
     address: Arc<str>,
     leadership: watch::Receiver<Leadership>,
     stop: CancellationToken,
@@ -143,6 +144,7 @@ impl Raft {
             cluster_id,
             incoming,
             member_id: config.member_id,
+            version_supported: config.version_supported,
             address: config.address.into(),
             leadership: leadership_seen,
             stop: stop.clone(),
@@ -265,7 +267,9 @@ impl RaftHandle {
 
     /// What this member answers to the others.
     pub fn service(&self) -> network::Service {
-        network::service(self.raft.clone(), self.cluster_id.clone(), self.member_id, self.incoming.clone())
+        let (raft, cluster_id, incoming) =
+            (self.raft.clone(), self.cluster_id.clone(), self.incoming.clone());
+        network::service(raft, cluster_id, self.member_id, self.version_supported, incoming)
     }
 
     /// Whether the cluster has begun, as far as this member knows.

@@ -50,6 +50,6 @@ pub use error::{InitializeError, OpenError, ProposeError, ReadError, StopError};
 pub use machine::{Machine, MachineError};
 pub use member::{Leadership, Raft, RaftHandle};
 pub use membership::{Seat, SeatError};
-pub use network::{FROM_MEMBER_KEY, Service};
+pub use network::{FROM_MEMBER_KEY, Peers, Service};
 pub use observe::{Figures, Instruments, Role};
 pub use types::MemberId;

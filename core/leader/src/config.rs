@@ -7,8 +7,6 @@ use model::{ClusterId, Duration};
 pub struct Config {
     /// What a cluster that has no id yet shall be called.
     pub cluster_new: ClusterId,
-    /// The newest cluster version that all members support.
-    pub version_supported: u32,
     pub offer_lease: Duration,
     pub agent_heartbeat: Duration,
     /// Silence after which an agent counts as unreachable.
@@ -26,7 +24,6 @@ impl Config {
     pub fn new(cluster_new: ClusterId) -> Self {
         Self {
             cluster_new,
-            version_supported: cluster::VERSION_SUPPORTED,
             offer_lease: Duration::from_secs(30),
             agent_heartbeat: Duration::from_secs(5),
             agent_timeout: Duration::from_secs(30),

@@ -31,6 +31,8 @@ use crate::{
 pub enum Input {
     /// Somebody asks; exactly one answer or opened stream follows.
     Call { call: CallId, what: Call },
+    /// Every member reads cluster versions up to this one. Until it was told, the leader raises nothing.
+    Supported { version: u32 },
     /// An agent said something.
     Said { session: SessionId, message: FromAgent },
     /// An agent's stream has ended, or could not be written to.
@@ -117,6 +119,9 @@ pub struct Leader {
     counted_before: ClusterTime,
     /// The log is being told what was counted.
     is_telling_time: bool,
+    /// The newest cluster version that all members read; 0 until that was told.
+    version_supported: u32,
+    is_raising_version: bool,
     pub(crate) run_framework: Option<FrameworkId>,
     pub(crate) proposals: Proposals,
     pub(crate) sessions: Sessions,
@@ -151,6 +156,8 @@ impl Leader {
             began_at: now,
             counted_before: state.counted(),
             is_telling_time: false,
+            version_supported: 0,
+            is_raising_version: false,
             run_framework: FrameworkId::new(RUN_FRAMEWORK).ok(),
             proposals: Proposals::default(),
             sessions: Sessions::new(term),
@@ -178,6 +185,10 @@ impl Leader {
     pub fn handle(&mut self, input: Input, state: &ClusterState, now: Timestamp) {
         match input {
             Input::Call { call, what } => self.call(Asker::Daemon(call), what, state, now),
+            Input::Supported { version } => {
+                self.version_supported = version;
+                self.raise_version(state, now);
+            }
             Input::Said { session, message } => self.agent_said(session, message, now),
             Input::SessionGone { session } => self.end_session(session, None),
             Input::SubscriptionGone { subscription } => self.end_subscription(&subscription, None),
@@ -273,14 +284,14 @@ impl Leader {
         if state.cluster().is_none() {
             let cluster = self.config.cluster_new.clone();
             self.propose(Purpose::Initialize, Command::Initialize { cluster }, now);
-        } else {
-            self.raise_version(state, now);
         }
     }
 
+    /// A member that does not read a version stops at the first entry that needs it: so all must.
     fn raise_version(&mut self, state: &ClusterState, now: Timestamp) {
-        let version = self.config.version_supported;
-        if state.version() < version {
+        let version = self.version_supported;
+        if state.version() > 0 && state.version() < version && !self.is_raising_version {
+            self.is_raising_version = true;
             self.propose(Purpose::RaiseVersion, Command::RaiseVersion { version }, now);
         }
     }
@@ -345,7 +356,9 @@ impl Leader {
                 self.touch_everything(state, now);
                 self.raise_version(state, now);
             }
-            Purpose::RaiseVersion | Purpose::Prune => {}
+            // One that failed is tried again when the daemon tells once more what is supported.
+            Purpose::RaiseVersion => self.is_raising_version = false,
+            Purpose::Prune => {}
             Purpose::CountTime => self.is_telling_time = false,
             Purpose::RegisterFramework { call, cursor } => {
                 self.framework_registered(call, cursor, flat, state, now);

@@ -80,6 +80,8 @@ codes! {
     MemberIdTaken = "member-id-taken",
     /// The coordinator does not have enough of the log yet.
     MemberBehind = "member-behind",
+    /// The coordinator could not read the cluster's log.
+    MemberTooOld = "member-too-old",
     /// Without this coordinator nobody would be left to vote.
     MemberLast = "member-last",
     /// A queue or table is full; try again later.

@@ -260,6 +260,11 @@ impl Cluster {
         }
     }
 
+    /// What is set for all nodes from their next start on.
+    pub fn set_node_env(&mut self, node_env: Vec<(Node, String, String)>) {
+        self.options.node_env = node_env;
+    }
+
     /// Starts a member again, after it was killed or ended.
     pub fn restart_member(&mut self, member: usize) {
         let address = self.member_address(member).to_owned();

@@ -6,20 +6,26 @@ use http::uri::Authority;
 use model::{Refusal, RefusalCode};
 use proto::operator::v1 as wire;
 
-use crate::raft::{RaftHandle, SeatError};
+use crate::{
+    api::Context,
+    raft::{RaftHandle, SeatError},
+};
 
 /// How long a new member may take until it has caught up; less than an answer may take.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(20);
 /// How long the next leader may take to be one: some elections.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(5);
 
-pub fn list(raft: &RaftHandle) -> wire::ListMembersResponse {
+pub fn list(context: &Context) -> wire::ListMembersResponse {
+    let raft = &context.raft;
+    let known = context.versions.known();
     let members = raft.seats().into_iter().map(|seat| wire::MemberView {
         member_id: seat.id,
         address: seat.address,
         is_voter: seat.votes,
         is_leader: seat.leads,
         last_entry: seat.matched,
+        cluster_version_supported: known.get(&seat.id).copied(),
     });
     wire::ListMembersResponse {
         cluster_id: raft.cluster_id().to_owned(),
@@ -30,7 +36,7 @@ pub fn list(raft: &RaftHandle) -> wire::ListMembersResponse {
 }
 
 pub async fn add(
-    raft: &RaftHandle,
+    context: &Context,
     request: wire::AddMemberRequest,
 ) -> Result<wire::AddMemberResponse, Refusal> {
     let wire::AddMemberRequest { member_id, address } = request;
@@ -43,6 +49,8 @@ pub async fn add(
             format!("{attempted}: an address is host:port, such as 127.0.0.1:5050"),
         ));
     }
+    check_version(context, &attempted, member_id, &address).await?;
+    let raft = &context.raft;
     raft.add_member(member_id, &address, CATCH_UP_PATIENCE)
         .await
         .map_err(|error| refusal(&attempted, &error))?;
@@ -74,6 +82,31 @@ pub async fn transfer(
     let leader = raft.transfer(to, TRANSFER_PATIENCE).await.map_err(|error| refusal(&attempted, &error))?;
     tracing::info!(leader, "handed over the lead");
     Ok(wire::TransferLeadershipResponse { member_id: leader })
+}
+
+/// Refuses a newcomer that could not read the log. One that gives no answer yet learns when it does.
+async fn check_version(
+    context: &Context,
+    attempted: &str,
+    member_id: u64,
+    address: &str,
+) -> Result<(), Refusal> {
+    let version = context.leader.state().version();
+    let Ok(supported) = context.versions.of_newcomer(member_id, address).await else { return Ok(()) };
+    if supported.is_some_and(|supported| supported >= version) {
+        return Ok(());
+    }
+    let reads = match supported {
+        Some(supported) => format!("cluster version {supported} at most"),
+        None => "none that it could name".to_owned(),
+    };
+    Err(Refusal::new(
+        RefusalCode::MemberTooOld,
+        format!(
+            "{attempted}: the cluster is at version {version}, and that member reads {reads}; start it with the \
+             program that the others run, and without a `cluster-version-max` below"
+        ),
+    ))
 }
 
 fn check_id(attempted: &str, id: u64) -> Result<(), Refusal> {

@@ -55,14 +55,14 @@ impl Operator for OperatorApi {
         request: Request<wire::ListMembersRequest>,
     ) -> Result<Response<wire::ListMembersResponse>, Status> {
         let wire::ListMembersRequest {} = request.into_inner();
-        Ok(Response::new(members::list(&self.context.raft)))
+        Ok(Response::new(members::list(&self.context)))
     }
 
     async fn add_member(
         &self,
         request: Request<wire::AddMemberRequest>,
     ) -> Result<Response<wire::AddMemberResponse>, Status> {
-        members::add(&self.context.raft, request.into_inner()).await.map(Response::new).map_err(refused)
+        members::add(&self.context, request.into_inner()).await.map(Response::new).map_err(refused)
     }
 
     async fn remove_member(

@@ -118,6 +118,7 @@ impl Reader {
             | RefusalCode::MemberUnknown
             | RefusalCode::MemberIdTaken
             | RefusalCode::MemberBehind
+            | RefusalCode::MemberTooOld
             | RefusalCode::MemberLast
             | RefusalCode::Unauthenticated
             | RefusalCode::TlsNeeded

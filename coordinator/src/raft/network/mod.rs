@@ -5,6 +5,7 @@
 //! tries again. Start at [`Network`] for what is sent, at `service.rs` for what is answered.
 
 mod convert;
+mod peers;
 mod service;
 
 use std::{
@@ -43,6 +44,7 @@ use super::{
     types::{MemberId, SnapshotMeta, Types, Vote},
 };
 
+pub use peers::Peers;
 pub use service::{Service, service};
 
 /// Names of the metadata that every call carries.

@@ -42,15 +42,28 @@ pub struct Answers {
     raft: Openraft,
     cluster_id: Arc<str>,
     member_id: MemberId,
+    version_supported: u32,
     /// Where a snapshot is gathered, one at a time.
     incoming: Mutex<Arc<Path>>,
 }
 
 /// The service, with its bounds.
-pub fn service(raft: Openraft, cluster_id: Arc<str>, member_id: MemberId, incoming: Arc<Path>) -> Service {
-    MembersServer::new(Answers { raft, cluster_id, member_id, incoming: Mutex::new(incoming) })
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+pub fn service(
+    raft: Openraft,
+    cluster_id: Arc<str>,
+    member_id: MemberId,
+    version_supported: u32,
+    incoming: Arc<Path>,
+) -> Service {
+    MembersServer::new(Answers {
+        raft,
+        cluster_id,
+        member_id,
+        version_supported,
+        incoming: Mutex::new(incoming),
+    })
+    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+    .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 type Appended = Pin<Box<dyn Stream<Item = Result<wire::AppendResponse, Status>> + Send>>;
@@ -136,6 +149,14 @@ impl Members for Answers {
         let request = convert::transfer_from_wire(request.into_inner()).map_err(senseless)?;
         let answer = self.raft.handle_transfer_leader(request).await.map_err(|fatal| stopped(&fatal))?;
         Ok(Response::new(convert::transferred_to_wire(answer)))
+    }
+
+    async fn support(
+        &self,
+        request: Request<wire::SupportRequest>,
+    ) -> Result<Response<wire::SupportResponse>, Status> {
+        self.check(request.metadata())?;
+        Ok(Response::new(wire::SupportResponse { cluster_version: self.version_supported }))
     }
 }
 

@@ -6,6 +6,7 @@ mod run;
 mod simulation;
 mod streams;
 mod usage;
+mod version;
 mod world;
 
 use expect_test::Expect;

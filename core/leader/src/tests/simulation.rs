@@ -640,6 +640,7 @@ impl Play {
         assert!(self.waiting.is_empty(), "a call was never answered");
         self.term += 1;
         self.leader = Leader::new(config(), self.term, &self.state, self.now);
+        self.input(Input::Supported { version: cluster::VERSION_SUPPORTED });
     }
 
     fn wait(&mut self, span: Duration) {

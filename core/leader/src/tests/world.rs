@@ -45,7 +45,8 @@ impl World {
     pub fn new() -> Self {
         let now = Timestamp::EPOCH + Duration::from_secs(1000);
         let state = ClusterState::new();
-        let leader = Leader::new(config(), 1, &state, now);
+        let mut leader = Leader::new(config(), 1, &state, now);
+        leader.handle(Input::Supported { version: cluster::VERSION_SUPPORTED }, &state, now);
         let mut world = Self {
             leader,
             state,
@@ -271,6 +272,8 @@ impl World {
         self.held.clear();
         self.term += 1;
         self.leader = Leader::new(config(), self.term, &self.state, self.now);
+        let supported = Input::Supported { version: cluster::VERSION_SUPPORTED };
+        self.leader.handle(supported, &self.state, self.now);
     }
 
     fn attach(&mut self, words: &[&str]) {

@@ -2,8 +2,11 @@
 
 use std::time::Instant;
 
-use harness::{Cluster, ClusterOptions, program, wait_until};
-use muster_client::types::{TaskState, exit::How};
+use harness::{Cluster, ClusterOptions, Node, program, wait_until};
+use muster_client::{
+    operator::{GetStatusRequest, ListMembersRequest, MemberView},
+    types::{TaskState, exit::How},
+};
 use nix::sys::signal::Signal;
 
 use crate::{cluster, script};
@@ -133,6 +136,75 @@ async fn members_come_and_go_while_the_cluster_works() {
     assert_eq!(said, format!("member {to} leads\n"));
     wait_until("the new leader leads", async || cluster.until_members().await.to_string() == to).await;
     tokio::time::timeout(harness::patience(), cluster.finish()).await.unwrap();
+}
+
+/// The cluster's version, and what each member reads, as the leader knows it.
+async fn versions(cluster: &Cluster) -> (u32, Vec<Option<u32>>) {
+    for member in 1..=3 {
+        let connection = cluster.connection_to_member(member);
+        let status = connection.operator().get_status(GetStatusRequest {}).await;
+        let members = connection.operator().list_members(ListMembersRequest {}).await;
+        let (Ok(status), Ok(members)) = (status, members) else { continue };
+        let members = members.into_inner();
+        let leads = |one: &&MemberView| one.member_id == members.member_id && one.is_leader;
+        if members.members.iter().any(|one| leads(&one)) {
+            let reads = members.members.iter().map(|one| one.cluster_version_supported).collect();
+            return (status.into_inner().cluster_version, reads);
+        }
+    }
+    (0, Vec::new())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_version_rises_when_the_last_member_reads_the_next_one() {
+    // As an earlier program, which knows no more than this.
+    let earlier =
+        |member| (Node::Member(member), "MUSTER_COORDINATOR_CLUSTER_VERSION_MAX".to_owned(), "1".to_owned());
+    let mut cluster =
+        cluster!(ClusterOptions { node_env: vec![earlier(1), earlier(2), earlier(3)], ..three() });
+    wait_until("all say what they read", async || versions(&cluster).await == (1, vec![Some(1); 3])).await;
+    let task = cluster.run(script("sleep 100000"), 1).await.remove(0);
+    cluster.until_state(&task, TaskState::Running).await;
+    for member in [3, 2] {
+        cluster.set_node_env(vec![earlier(1), earlier(2)]);
+        if member == 2 {
+            cluster.set_node_env(vec![earlier(1)]);
+        }
+        let status = cluster.member(member).end(Signal::SIGTERM).await;
+        assert!(status.success(), "{status}");
+        cluster.restart_member(member);
+        cluster.until_members().await;
+        cluster.run(script("exit 0"), 1).await;
+    }
+    let mut seen = (0, Vec::new());
+    wait_until("two read the next one", async || {
+        seen = versions(&cluster).await;
+        seen.1.len() == 3 && seen.1.iter().flatten().filter(|reads| **reads > 1).count() == 2
+    })
+    .await;
+    assert_eq!((seen.0, seen.1[0]), (1, Some(1)), "one still reads the first alone");
+
+    let status = cluster.member(1).end(Signal::SIGTERM).await;
+    assert!(status.success(), "{status}");
+    cluster.set_node_env(Vec::new());
+    cluster.restart_member(1);
+    wait_until("the version rises", async || {
+        let (version, reads) = versions(&cluster).await;
+        version > 1 && reads == vec![Some(version); 3]
+    })
+    .await;
+    assert_eq!(cluster.task(&task).await.state(), TaskState::Running);
+
+    // Nobody comes in who could not read the log.
+    cluster.set_node_env(vec![earlier(2)]);
+    let leader = cluster.until_members().await;
+    through(&cluster, leader, &["member", "remove", "2"]).await;
+    let _ = cluster.member(2).end(Signal::SIGTERM).await;
+    cluster.restart_member(2);
+    wait_until("it is refused", async || cluster.member(2).log().contains("reads cluster version 1 at most"))
+        .await;
+    println!("{}", cluster.member(2).log_tail());
+    cluster.finish().await;
 }
 
 /// What `muster-coordinator` prints when it does something else than run.

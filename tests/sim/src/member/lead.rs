@@ -73,7 +73,9 @@ impl Member {
         let wall = self.clock.wall(stage.now);
         let since = self.clock.uptime(stage.now);
         stage.trace.line(stage.now, || format!("m{} begins to lead term {term}", self.number));
-        let leader = Leader::new(self.config.clone(), term, &self.state, wall);
+        let mut leader = Leader::new(self.config.clone(), term, &self.state, wall);
+        let version = cluster::VERSION_SUPPORTED;
+        leader.handle(Input::Supported { version }, &self.state, wall);
         self.leading = Some(Leading {
             leader,
             state: self.state.clone(),
