@@ -101,6 +101,7 @@ pub enum FailureCode {
     DataDirTooNew,
     ClusterForeign,
     AgentRefused,
+    AgentGone,
     StartFailed,
     AgentFailed,
 }
@@ -116,6 +117,7 @@ impl FailureCode {
         Self::DataDirTooNew,
         Self::ClusterForeign,
         Self::AgentRefused,
+        Self::AgentGone,
         Self::StartFailed,
         Self::AgentFailed,
     ];
@@ -131,6 +133,7 @@ impl FailureCode {
             Self::DataDirTooNew => "data-dir-too-new",
             Self::ClusterForeign => "cluster-foreign",
             Self::AgentRefused => "agent-refused",
+            Self::AgentGone => "agent-gone",
             Self::StartFailed => "start-failed",
             Self::AgentFailed => "agent-failed",
         }
@@ -201,6 +204,9 @@ impl RunError {
             Self::Session(SessionError::Refused { code, .. }) if code == "cluster-foreign" => {
                 FailureCode::ClusterForeign
             }
+            Self::Session(SessionError::Refused { code, .. }) if code == "agent-gone" => {
+                FailureCode::AgentGone
+            }
             Self::Session(SessionError::Refused { .. }) => FailureCode::AgentRefused,
             Self::Actor(
                 ActorError::Threads(_)
@@ -217,6 +223,11 @@ impl RunError {
         match self.code() {
             FailureCode::ClusterForeign => {
                 "point the agent at its own cluster, or give it an empty data directory; its tasks go on"
+                    .to_owned()
+            }
+            FailureCode::AgentGone => {
+                "its tasks were ended; to use this host again, move its data directory away, and \
+                                       it comes back as a new agent"
                     .to_owned()
             }
             FailureCode::AgentRefused => "do what the coordinator says; the agent's tasks go on".to_owned(),
@@ -441,7 +452,9 @@ impl Daemon {
             // The end has its own deadline: systemd's for stopping.
             watchdog.abort();
         }
-        let how = if told == Stop::EndTasks { Stop::EndTasks } else { Stop::LeaveTasks };
+        // Who is gone has no tasks: others took their place long ago.
+        let is_gone = outcome.as_ref().is_err_and(|error| error.code() == FailureCode::AgentGone);
+        let how = if is_gone || told == Stop::EndTasks { Stop::EndTasks } else { Stop::LeaveTasks };
         // With the tasks the last statuses go out, too; without them nothing new may come in.
         if how == Stop::LeaveTasks {
             self.end_session().await;

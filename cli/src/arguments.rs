@@ -427,6 +427,47 @@ pub enum Agent {
         after_help = "Examples:\n  muster agent show AGENT-ID\n  muster agent show AGENT-ID --output json"
     )]
     Show { id: String },
+    /// Takes an agent out of use: nothing more is launched there, and its tasks run on
+    #[command(after_help = "Examples:\n  muster agent deactivate AGENT-ID\n  muster agent activate AGENT-ID")]
+    Deactivate { id: String },
+    /// Takes a deactivated agent into use again
+    #[command(after_help = "Examples:\n  muster agent activate AGENT-ID\n  muster agent show AGENT-ID")]
+    Activate { id: String },
+    /// Takes an agent out of use and kills its tasks, so that its host can be worked on
+    #[command(
+        after_help = "Examples:\n  muster agent drain AGENT-ID\n  muster agent drain AGENT-ID --grace 2m --yes"
+    )]
+    Drain {
+        id: String,
+        /// Time for the tasks to end by themselves [default: each task's own]
+        #[arg(long, value_parser = units::duration, value_name = "TIME")]
+        grace: Option<Duration>,
+        /// Doesn't ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Says that an agent never comes back: its tasks are gone, and so is its id
+    #[command(after_help = "Examples:\n  muster agent gone AGENT-ID\n  muster agent gone AGENT-ID --yes")]
+    Gone {
+        id: String,
+        /// Doesn't ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Confirms that silent agents don't answer, so that their tasks are replaced
+    #[command(
+        after_help = "Examples:\n  muster agent mark-unreachable AGENT-ID\n  muster agent mark-unreachable --all-silent --yes"
+    )]
+    MarkUnreachable {
+        #[arg(required_unless_present = "all_silent")]
+        ids: Vec<String>,
+        /// All that `muster agent list` shows as silent
+        #[arg(long, conflicts_with = "ids")]
+        all_silent: bool,
+        /// Doesn't ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Shows what the hosts of agents use in all, tasks and everything else
     #[command(after_help = "Examples:\n  muster agent usage\n  muster agent usage --output json")]
     Usage {

@@ -39,6 +39,8 @@ pub struct Config {
     pub offer_lease: Duration,
     pub agent_heartbeat: Duration,
     pub agent_timeout: Duration,
+    /// Of a hundred agents, so many may be marked unreachable within ten minutes, and five at least.
+    pub agents_unreachable_percent_max: u32,
     pub framework_heartbeat: Duration,
     pub snapshot_entries: u64,
     pub election_timeout: Duration,
@@ -78,6 +80,8 @@ impl Default for Config {
             agent_heartbeat: Duration::from_secs(5),
             // Six lost heartbeats: more than a garbage collection, less than a coffee.
             agent_timeout: Duration::from_secs(30),
+            // More than hosts die in ten minutes, less than hang on one switch.
+            agents_unreachable_percent_max: 10,
             // Below the idle limit of common proxies (60 s), three times over.
             framework_heartbeat: Duration::from_secs(15),
             // A start applies at most twice as many entries, some 60 ms.
@@ -270,6 +274,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "A silent agent is unreachable after this",
         set: |config, text| duration(text).map(|value| config.agent_timeout = value),
         show: |config| Span(config.agent_timeout).to_string(),
+    },
+    Setting {
+        key: "agents-unreachable-percent-max",
+        value_name: "PERCENT",
+        help: "No larger part of the agents is marked unreachable within ten minutes; 100: no limit",
+        set: |config, text| percent(text).map(|value| config.agents_unreachable_percent_max = value),
+        show: |config| config.agents_unreachable_percent_max.to_string(),
     },
     Setting {
         key: "framework-heartbeat",
@@ -541,6 +552,14 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err(format!("`{text}` is not between 1ms and 24h"));
     }
     Ok(Duration::from_millis(ms))
+}
+
+/// From 1 on: with 0 no host of a large cluster would ever be missed.
+fn percent(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(value @ 1..=100) => Ok(value),
+        _ => Err(format!("`{text}` is no whole number from 1 to 100")),
+    }
 }
 
 /// Below it, members of a busy host would depose each other; above it, nobody would wait.

@@ -484,6 +484,7 @@ fn leader_config(config: &Config, cluster: ClusterId) -> leader::Config {
         offer_lease: config.offer_lease,
         agent_heartbeat: config.agent_heartbeat,
         agent_timeout: config.agent_timeout,
+        agents_unreachable_percent_max: config.agents_unreachable_percent_max,
         framework_heartbeat: config.framework_heartbeat,
         ..leader::Config::new(cluster)
     }

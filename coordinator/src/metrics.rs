@@ -274,6 +274,13 @@ impl Figures {
             "Frameworks that listen to this member",
             figures.subscriptions_open,
         )?;
+        gauge(
+            page,
+            "agents_held_back",
+            "Silent agents that are not marked unreachable, because too many are silent together; alarm above 0: \
+             `muster agent list` shows which, docs/guides/agents.md what to do",
+            figures.agents_held_back,
+        )?;
         gauge(page, "proposals_in_flight", "Commands that wait for the log", figures.proposals_in_flight)?;
         counter(page, "turns", "Turns of the leader's loop", figures.turns_total)?;
         counter(

@@ -23,7 +23,7 @@ pub async fn list(context: &Context) -> Result<(), Failure> {
         vec![
             agent.agent_id.clone(),
             agent.hostname.clone(),
-            reachable(agent).to_owned(),
+            state(agent),
             agent.tasks_live.to_string(),
             show_resources(&without_ports(agent.allocated.clone())),
             show_resources(&without_ports(agent.total.clone())),
@@ -50,7 +50,7 @@ pub async fn show(context: &Context, id: String) -> Result<(), Failure> {
     let mut facts = vec![
         ("agent", agent.agent_id.clone()),
         ("host", agent.hostname.clone()),
-        ("state", reachable(&agent).to_owned()),
+        ("state", state(&agent)),
         ("version", agent.version.clone()),
         ("metrics", format!("http://{}/metrics", agent.address)),
         ("registered", format!("{} (epoch {})", show_time(agent.registered_at_us), agent.epoch)),
@@ -115,8 +115,13 @@ pub async fn all_usage(context: &Context, ids: &[String]) -> Result<Vec<AgentUsa
     }
 }
 
-fn reachable(agent: &AgentView) -> &'static str {
-    if agent.is_reachable { "reachable" } else { "unreachable" }
+fn state(agent: &AgentView) -> String {
+    let reach = match (agent.is_reachable, agent.silent_ms) {
+        (false, _) => "unreachable".to_owned(),
+        (true, None) => "reachable".to_owned(),
+        (true, Some(ms)) => format!("silent {}s", ms / 1000),
+    };
+    if agent.is_deactivated { format!("{reach}, deactivated") } else { reach }
 }
 
 /// Port ranges make a table too wide.
@@ -132,6 +137,8 @@ fn view(agent: &AgentView) -> Value {
         "hostname": agent.hostname,
         "address": agent.address,
         "is_reachable": agent.is_reachable,
+        "is_deactivated": agent.is_deactivated,
+        "silent_ms": agent.silent_ms,
         "epoch": agent.epoch,
         "version": agent.version,
         "registered_at": json_time(agent.registered_at_us),

@@ -1,6 +1,7 @@
 //! One module for each noun; each verb is one function.
 
 mod agent;
+mod agent_care;
 mod backup;
 mod dev;
 mod exec;
@@ -81,6 +82,17 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Agent(arguments::Agent::List) => agent::list(&connect()?).await?,
         Command::Agent(arguments::Agent::Show { id }) => agent::show(&connect()?, id).await?,
         Command::Agent(arguments::Agent::Usage { ids }) => agent::usage(&connect()?, ids).await?,
+        Command::Agent(arguments::Agent::Deactivate { id }) => {
+            agent_care::deactivate(&connect()?, id).await?;
+        }
+        Command::Agent(arguments::Agent::Activate { id }) => agent_care::activate(&connect()?, id).await?,
+        Command::Agent(arguments::Agent::Drain { id, grace, yes }) => {
+            agent_care::drain(&connect()?, id, grace, yes).await?;
+        }
+        Command::Agent(arguments::Agent::Gone { id, yes }) => agent_care::gone(&connect()?, id, yes).await?,
+        Command::Agent(arguments::Agent::MarkUnreachable { ids, all_silent: _, yes }) => {
+            agent_care::mark_unreachable(&connect()?, ids, yes).await?;
+        }
         Command::Framework(arguments::Framework::List) => framework::list(&connect()?).await?,
         Command::Framework(arguments::Framework::Teardown { id, yes }) => {
             framework::teardown(&connect()?, id, yes).await?;

@@ -23,11 +23,18 @@ pub async fn show(context: &Context) -> Result<(), Failure> {
         status.tasks.iter().map(|count| format!("{} {}", count.count, state_name(count.state()))).collect();
     let leader =
         if status.leader_id == 0 { "none now".to_owned() } else { format!("member {}", status.leader_id) };
+    let held_back = match status.agents_held_back {
+        0 => String::new(),
+        count => format!(
+            ", of which {count} are silent together: see `muster agent list` and `muster agent mark-unreachable --help`"
+        ),
+    };
+    let agents = format!("{} reachable of {}{held_back}", status.agents_reachable, status.agents_total);
     let facts = [
         ("cluster", status.cluster_id.clone()),
         ("version", format!("{} (cluster version {})", status.version, status.cluster_version)),
         ("leader", format!("{leader}, term {}", status.term)),
-        ("agents", format!("{} reachable of {}", status.agents_reachable, status.agents_total)),
+        ("agents", agents),
         ("frameworks", status.frameworks.to_string()),
         ("tasks", if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }),
         ("offers", format!("{} outstanding", status.offers_outstanding)),
@@ -44,6 +51,7 @@ pub async fn show(context: &Context) -> Result<(), Failure> {
         "last_applied": status.last_applied,
         "agents_total": status.agents_total,
         "agents_reachable": status.agents_reachable,
+        "agents_held_back": status.agents_held_back,
         "frameworks": status.frameworks,
         "offers_outstanding": status.offers_outstanding,
         "tasks": tasks,

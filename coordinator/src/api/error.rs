@@ -84,6 +84,16 @@ pub fn shape(code: RefusalCode) -> Shape {
             StatusCode::SERVICE_UNAVAILABLE,
             "try again when the agent is back; `muster agent show` tells",
         ),
+        RefusalCode::AgentDeactivated => row(
+            Code::FailedPrecondition,
+            StatusCode::CONFLICT,
+            "use another agent, or take it into use again with `muster agent activate`",
+        ),
+        RefusalCode::AgentGone => row(
+            Code::FailedPrecondition,
+            StatusCode::GONE,
+            "give the host's agent an empty data directory, so that it comes back under a new id",
+        ),
         RefusalCode::EpochStale => {
             row(Code::FailedPrecondition, StatusCode::CONFLICT, "attach again, which gives the current epoch")
         }

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use cluster::{
-    AgentFacts, Answer, Command, Entry, FrameworkInfo, JoinKind, KillBy, KnownTask, VERSION_SUPPORTED,
+    AgentFacts, Answer, Command, DeactivatedTasks, Entry, FrameworkInfo, JoinKind, KillBy, KnownTask,
+    VERSION_SUPPORTED,
 };
 use model::{ClusterTime, Cursor, Duration, Refusal, RefusalCode, TaskId, TaskSpec, Timestamp};
 use prost::Message as _;
@@ -146,6 +147,26 @@ fn to_command(command: &Command) -> wire::log_entry::Command {
             weight_milli: *weight_milli,
             request_id: text_of(request.as_ref()),
         }),
+        Command::DeactivateAgent { agent, tasks, request } => {
+            let (ends_tasks, grace) = match tasks {
+                DeactivatedTasks::RunOn => (false, None),
+                DeactivatedTasks::End { grace } => (true, *grace),
+            };
+            Wire::DeactivateAgent(wire::DeactivateAgent {
+                agent_id: agent.to_string(),
+                request_id: text_of(request.as_ref()),
+                ends_tasks,
+                grace_ms: grace.map(millis),
+            })
+        }
+        Command::ActivateAgent { agent, request } => Wire::ActivateAgent(wire::ActivateAgent {
+            agent_id: agent.to_string(),
+            request_id: text_of(request.as_ref()),
+        }),
+        Command::MarkAgentGone { agent, request } => Wire::MarkAgentGone(wire::MarkAgentGone {
+            agent_id: agent.to_string(),
+            request_id: text_of(request.as_ref()),
+        }),
         Command::CreateJoinToken { token, digest, kind, only_for, expires_at } => {
             Wire::CreateJoinToken(wire::CreateJoinToken {
                 token_id: token.clone(),
@@ -253,6 +274,22 @@ fn command(command: wire::log_entry::Command) -> Result<Command, Invalid> {
         Wire::SetRole(wire::SetRole { role, weight_milli, request_id }) => Command::SetRole {
             role: id("role", &role)?,
             weight_milli,
+            request: optional_id("request_id", &request_id)?,
+        },
+        Wire::DeactivateAgent(wire::DeactivateAgent { agent_id, request_id, ends_tasks, grace_ms }) => {
+            let grace = grace_ms.map(|ms| grace("grace_ms", ms)).transpose()?;
+            Command::DeactivateAgent {
+                agent: id("agent_id", &agent_id)?,
+                tasks: if ends_tasks { DeactivatedTasks::End { grace } } else { DeactivatedTasks::RunOn },
+                request: optional_id("request_id", &request_id)?,
+            }
+        }
+        Wire::ActivateAgent(wire::ActivateAgent { agent_id, request_id }) => Command::ActivateAgent {
+            agent: id("agent_id", &agent_id)?,
+            request: optional_id("request_id", &request_id)?,
+        },
+        Wire::MarkAgentGone(wire::MarkAgentGone { agent_id, request_id }) => Command::MarkAgentGone {
+            agent: id("agent_id", &agent_id)?,
             request: optional_id("request_id", &request_id)?,
         },
         Wire::CreateJoinToken(wire::CreateJoinToken { token_id, digest, kind, only_for, expires_at_us }) => {

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use cluster::{Agent, ClusterState, Framework, FrameworkState, Task, Waiting};
+use cluster::{
+    Agent, Availability, ClusterState, DeactivatedTasks, Framework, FrameworkState, Task, Waiting,
+};
 use leader::{OutputChunk, OutputStream};
 use model::{
     AgentId, Amounts, FrameworkId, RequestId, Resources, RoleName, TaskId, TaskSpec, Timestamp, Usage, limits,
@@ -230,6 +232,30 @@ pub fn get_agent(request: wire::GetAgentRequest) -> Result<AgentId, Invalid> {
     id("agent_id", &agent_id)
 }
 
+pub fn deactivate_agent(
+    request: wire::DeactivateAgentRequest,
+) -> Result<(RequestId, AgentId, DeactivatedTasks), Invalid> {
+    let wire::DeactivateAgentRequest { request_id, agent_id, ends_tasks, grace_ms } = request;
+    let grace = grace_ms.map(|ms| grace("grace_ms", ms)).transpose()?;
+    let tasks = if ends_tasks { DeactivatedTasks::End { grace } } else { DeactivatedTasks::RunOn };
+    Ok((id("request_id", &request_id)?, id("agent_id", &agent_id)?, tasks))
+}
+
+pub fn activate_agent(request: wire::ActivateAgentRequest) -> Result<(RequestId, AgentId), Invalid> {
+    let wire::ActivateAgentRequest { request_id, agent_id } = request;
+    Ok((id("request_id", &request_id)?, id("agent_id", &agent_id)?))
+}
+
+pub fn mark_agent_gone(request: wire::MarkAgentGoneRequest) -> Result<(RequestId, AgentId), Invalid> {
+    let wire::MarkAgentGoneRequest { request_id, agent_id } = request;
+    Ok((id("request_id", &request_id)?, id("agent_id", &agent_id)?))
+}
+
+pub fn mark_agents_unreachable(request: wire::MarkAgentsUnreachableRequest) -> Result<Vec<AgentId>, Invalid> {
+    let wire::MarkAgentsUnreachableRequest { agent_ids } = request;
+    ids("agent_ids", &agent_ids, TASKS_ASKED_MAX)
+}
+
 pub fn teardown_framework(
     request: wire::TeardownFrameworkRequest,
 ) -> Result<(RequestId, FrameworkId), Invalid> {
@@ -314,9 +340,22 @@ pub fn to_agent_usage(id: &AgentId, agent: &Agent, usage: &Usage) -> wire::Agent
     }
 }
 
-pub fn to_agent_view(agent: &AgentId, record: &Agent, offered: &Resources) -> wire::AgentView {
-    let Agent { facts, epoch, is_reachable, registered_at, changed_at: _not_shown, allocated, tasks } =
-        record;
+pub fn to_agent_view(
+    agent: &AgentId,
+    record: &Agent,
+    offered: &Resources,
+    silence: Option<Duration>,
+) -> wire::AgentView {
+    let Agent {
+        facts,
+        epoch,
+        is_reachable,
+        availability,
+        registered_at,
+        changed_at: _not_shown,
+        allocated,
+        tasks,
+    } = record;
     let facts: &cluster::AgentFacts = facts;
     let cluster::AgentFacts {
         hostname,
@@ -341,6 +380,11 @@ pub fn to_agent_view(agent: &AgentId, record: &Agent, offered: &Resources) -> wi
         registered_at_us: registered_at.0,
         tasks_live: count(tasks.len()),
         limitations: limitations.clone(),
+        is_deactivated: match availability {
+            Availability::Active => false,
+            Availability::Deactivated => true,
+        },
+        silent_ms: silence.map(millis),
     }
 }
 
@@ -411,10 +455,11 @@ pub struct MemberFacts {
     pub leader: u64,
     pub term: u64,
     pub offers_outstanding: u64,
+    pub agents_held_back: u64,
 }
 
 pub fn to_status(state: &ClusterState, facts: MemberFacts) -> wire::GetStatusResponse {
-    let MemberFacts { member, leader, term, offers_outstanding } = facts;
+    let MemberFacts { member, leader, term, offers_outstanding, agents_held_back } = facts;
     let mut tasks: BTreeMap<i32, u64> = BTreeMap::new();
     for task in state.tasks().values() {
         *tasks.entry(to_task_state(task.state).into()).or_default() += 1;
@@ -447,6 +492,7 @@ pub fn to_status(state: &ClusterState, facts: MemberFacts) -> wire::GetStatusRes
         tasks: tasks.into_iter().map(|(state, count)| wire::StateCount { state, count }).collect(),
         total: Some(to_amounts(&total)),
         allocated: Some(to_amounts(&allocated)),
+        agents_held_back: u32::try_from(agents_held_back).unwrap_or(u32::MAX),
     }
 }
 

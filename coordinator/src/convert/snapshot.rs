@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use cluster::{
-    AgentPart, AnswerPart, Asked, ClusterState, EndedPart, FrameworkPart, FrameworkState, JoinToken,
-    JoinTokenEnd, JoinTokenUse, Parts, PartsError, RolePart, Task, VERSION_SUPPORTED, WaitingPart,
+    AgentPart, AnswerPart, Asked, Availability, ClusterState, EndedPart, FrameworkPart, FrameworkState,
+    GoneAgentPart, JoinToken, JoinTokenEnd, JoinTokenUse, Parts, PartsError, RolePart, Task,
+    VERSION_SUPPORTED, WaitingPart,
 };
 use model::{ClusterTime, Cursor, FrameworkEvent, KillOrder, Timestamp};
 use prost::Message as _;
@@ -59,6 +60,7 @@ fn to_snapshot(parts: &Parts) -> wire::Snapshot {
         frameworks,
         ended,
         agents,
+        gone_agents,
         tasks,
         roles,
         queue,
@@ -78,6 +80,7 @@ fn to_snapshot(parts: &Parts) -> wire::Snapshot {
         queue: queue.iter().map(to_waiting).collect(),
         answers: answers.iter().map(to_kept).collect(),
         join_tokens: join_tokens.iter().map(to_join_token).collect(),
+        gone_agents: gone_agents.iter().map(to_gone_agent).collect(),
     }
 }
 
@@ -95,6 +98,7 @@ fn parts(snapshot: wire::Snapshot) -> Result<Parts, Invalid> {
         answers,
         counted_us,
         join_tokens,
+        gone_agents,
     } = snapshot;
     Ok(Parts {
         cluster: optional_id("cluster_id", &cluster_id)?,
@@ -104,6 +108,7 @@ fn parts(snapshot: wire::Snapshot) -> Result<Parts, Invalid> {
         frameworks: each("frameworks", frameworks, framework)?,
         ended: each("ended", gone, ended)?,
         agents: each("agents", agents, agent)?,
+        gone_agents: each("gone_agents", gone_agents, gone_agent)?,
         tasks: each("tasks", tasks, |record| task(record).map(Arc::new))?,
         roles: each("roles", roles, role)?,
         queue: each("queue", queue, waiting)?,
@@ -238,27 +243,50 @@ fn ended(record: wire::EndedFramework) -> Result<EndedPart, Invalid> {
 }
 
 fn to_agent(part: &AgentPart) -> wire::AgentRecord {
-    let AgentPart { agent, facts, epoch, is_reachable, registered_at, changed_at } = part;
+    let AgentPart { agent, facts, epoch, is_reachable, availability, registered_at, changed_at } = part;
     wire::AgentRecord {
         agent_id: agent.to_string(),
         facts: Some(to_agent_facts(facts)),
         epoch: *epoch,
         is_reachable: *is_reachable,
+        is_deactivated: match availability {
+            Availability::Active => false,
+            Availability::Deactivated => true,
+        },
         registered_at_us: registered_at.0,
         changed_at_us: changed_at.0,
     }
 }
 
 fn agent(record: wire::AgentRecord) -> Result<AgentPart, Invalid> {
-    let wire::AgentRecord { agent_id, facts, epoch, is_reachable, registered_at_us, changed_at_us } = record;
+    let wire::AgentRecord {
+        agent_id,
+        facts,
+        epoch,
+        is_reachable,
+        registered_at_us,
+        changed_at_us,
+        is_deactivated,
+    } = record;
     Ok(AgentPart {
         agent: id("agent_id", &agent_id)?,
         facts: agent_facts(required("facts", facts)?).within("facts")?,
         epoch,
         is_reachable,
+        availability: if is_deactivated { Availability::Deactivated } else { Availability::Active },
         registered_at: Timestamp(registered_at_us),
         changed_at: Timestamp(changed_at_us),
     })
+}
+
+fn to_gone_agent(part: &GoneAgentPart) -> wire::GoneAgent {
+    let GoneAgentPart { agent, index, at } = part;
+    wire::GoneAgent { agent_id: agent.to_string(), index: *index, at_us: at.0 }
+}
+
+fn gone_agent(record: wire::GoneAgent) -> Result<GoneAgentPart, Invalid> {
+    let wire::GoneAgent { agent_id, index, at_us } = record;
+    Ok(GoneAgentPart { agent: id("agent_id", &agent_id)?, index, at: Timestamp(at_us) })
 }
 
 fn to_task(task: &Task) -> wire::TaskRecord {
@@ -367,6 +395,9 @@ fn to_kept(part: &AnswerPart) -> wire::KeptAnswer {
         Asked::Kill(task) => Wire::Kill(task.to_string()),
         Asked::SubmitRun => Wire::SubmitRun(wire::Done {}),
         Asked::SetRole(role) => Wire::SetRole(role.to_string()),
+        Asked::DeactivateAgent(agent) => Wire::DeactivateAgent(agent.to_string()),
+        Asked::ActivateAgent(agent) => Wire::ActivateAgent(agent.to_string()),
+        Asked::MarkAgentGone(agent) => Wire::MarkAgentGone(agent.to_string()),
     };
     wire::KeptAnswer {
         index: *index,
@@ -389,6 +420,9 @@ fn kept(record: wire::KeptAnswer) -> Result<AnswerPart, Invalid> {
         Wire::Kill(task) => Asked::Kill(id("kill", &task)?),
         Wire::SubmitRun(wire::Done {}) => Asked::SubmitRun,
         Wire::SetRole(role) => Asked::SetRole(id("set_role", &role)?),
+        Wire::DeactivateAgent(agent) => Asked::DeactivateAgent(id("deactivate_agent", &agent)?),
+        Wire::ActivateAgent(agent) => Asked::ActivateAgent(id("activate_agent", &agent)?),
+        Wire::MarkAgentGone(agent) => Asked::MarkAgentGone(id("mark_agent_gone", &agent)?),
     };
     let answer = match answer(required("answer", given)?).within("answer")? {
         Ok(answer) => answer,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use cluster::{
-    AgentFacts, AgentPart, Answer, AnswerPart, Asked, Command, EndedPart, Entry, FrameworkInfo,
-    FrameworkPart, FrameworkState, JoinKind, JoinToken, JoinTokenEnd, JoinTokenUse, KillBy, KnownTask, Parts,
-    RolePart, Task, WaitingPart,
+    AgentFacts, AgentPart, Answer, AnswerPart, Asked, Availability, Command, DeactivatedTasks, EndedPart,
+    Entry, FrameworkInfo, FrameworkPart, FrameworkState, GoneAgentPart, JoinKind, JoinToken, JoinTokenEnd,
+    JoinTokenUse, KillBy, KnownTask, Parts, RolePart, Task, WaitingPart,
 };
 use codec::testing::{agent_id, at, framework_id, grace, resources, spec, state, status, task_id, texts};
 use model::{
@@ -122,7 +122,20 @@ pub fn command() -> impl Strategy<Value = Command> {
             |(token, digest, kind, name, key)| Command::UseJoinToken { token, digest, kind, name, key }
         ),
     ];
-    prop_oneof![frameworks, tasks, tokens]
+    let ends = prop_oneof![
+        Just(DeactivatedTasks::RunOn),
+        option::of(grace()).prop_map(|grace| DeactivatedTasks::End { grace }),
+    ];
+    let care = prop_oneof![
+        (agent_id(), ends, request()).prop_map(|(agent, tasks, request)| Command::DeactivateAgent {
+            agent,
+            tasks,
+            request
+        }),
+        (agent_id(), request()).prop_map(|(agent, request)| Command::ActivateAgent { agent, request }),
+        (agent_id(), request()).prop_map(|(agent, request)| Command::MarkAgentGone { agent, request }),
+    ];
+    prop_oneof![frameworks, tasks, tokens, care]
 }
 
 fn name() -> impl Strategy<Value = String> {
@@ -186,6 +199,9 @@ fn answer_part() -> impl Strategy<Value = AnswerPart> {
         task_id().prop_map(Asked::Kill),
         Just(Asked::SubmitRun),
         role().prop_map(Asked::SetRole),
+        agent_id().prop_map(Asked::DeactivateAgent),
+        agent_id().prop_map(Asked::ActivateAgent),
+        agent_id().prop_map(Asked::MarkAgentGone),
     ];
     (any::<u64>(), request_id(), asked, good_answer())
         .prop_map(|(index, request, asked, answer)| AnswerPart { index, request, asked, answer })
@@ -212,12 +228,14 @@ fn framework_part() -> impl Strategy<Value = FrameworkPart> {
 }
 
 fn agent_part() -> impl Strategy<Value = AgentPart> {
-    (agent_id(), facts(), any::<u64>(), any::<bool>(), at(), at()).prop_map(
-        |(agent, facts, epoch, is_reachable, registered_at, changed_at)| AgentPart {
+    let availability = select(&[Availability::Active, Availability::Deactivated][..]);
+    (agent_id(), facts(), any::<u64>(), any::<bool>(), availability, at(), at()).prop_map(
+        |(agent, facts, epoch, is_reachable, availability, registered_at, changed_at)| AgentPart {
             agent,
             facts,
             epoch,
             is_reachable,
+            availability,
             registered_at,
             changed_at,
         },
@@ -269,6 +287,8 @@ pub fn parts() -> impl Strategy<Value = Parts> {
     });
     let cluster = option::of("[a-z0-9]{1,8}".prop_map(|id| ClusterId::new(&id).unwrap()));
     let head = (cluster, 0..=cluster::VERSION_SUPPORTED, any::<u64>(), counted());
+    let gone =
+        (agent_id(), any::<u64>(), at()).prop_map(|(agent, index, at)| GoneAgentPart { agent, index, at });
     let records = (
         vec(framework_part(), 0..2),
         vec(ended, 0..2),
@@ -278,9 +298,10 @@ pub fn parts() -> impl Strategy<Value = Parts> {
         vec(waiting, 0..2),
         vec(answer_part(), 0..2),
         vec(join_token(), 0..2),
+        vec(gone, 0..2),
     );
     (head, records).prop_map(|((cluster, version, applied, counted), records)| {
-        let (frameworks, ended, agents, tasks, roles, queue, answers, join_tokens) = records;
+        let (frameworks, ended, agents, tasks, roles, queue, answers, join_tokens, gone_agents) = records;
         Parts {
             cluster,
             version,
@@ -289,6 +310,7 @@ pub fn parts() -> impl Strategy<Value = Parts> {
             frameworks,
             ended,
             agents,
+            gone_agents,
             tasks,
             roles,
             queue,

@@ -63,6 +63,8 @@ pub struct Figures {
     pub sessions_open: u64,
     pub subscriptions_open: u64,
     pub proposals_in_flight: u64,
+    /// Silent agents that are not marked unreachable, because too many are silent together.
+    pub agents_held_back: u64,
     pub turns_total: u64,
     /// Streams that were ended because nobody read them.
     pub streams_too_slow_total: u64,
@@ -329,6 +331,14 @@ impl<L: Log> LeaderLoop<L> {
         let effects = leading.leader.settle(&leading.state, leading.clock.now());
         self.perform(effects, leading);
         let counts = sum(self.counts_before, leading.leader.counts());
+        let held_back = leading.leader.agents_held_back() as u64;
+        if held_back > 0 && self.figures.borrow().agents_held_back == 0 {
+            tracing::warn!(
+                agents = held_back,
+                "many agents are silent at once, so no more are marked unreachable now: look for what they have in \
+                 common, and if they are truly lost, say `muster agent mark-unreachable --all-silent`"
+            );
+        }
         let (too_slow, busy) = (std::mem::take(&mut leading.too_slow), self.busy.count());
         self.figures.send_modify(|figures| {
             *figures = Figures {
@@ -338,6 +348,7 @@ impl<L: Log> LeaderLoop<L> {
                 sessions_open: leading.leader.sessions_open() as u64,
                 subscriptions_open: leading.leader.subscriptions_open() as u64,
                 proposals_in_flight: leading.leader.proposals_in_flight() as u64,
+                agents_held_back: held_back,
                 turns_total: figures.turns_total + 1,
                 streams_too_slow_total: figures.streams_too_slow_total + too_slow,
                 calls_busy_total: busy,
@@ -501,6 +512,7 @@ impl Leading {
                 })
                 .collect(),
             sessions: view.sessions,
+            silent: self.leader.silent_agents(self.clock.now()),
             held_back: view.held_back,
             waiting_because: view.waiting_because,
         }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use cluster::{ClusterState, FrameworkInfo};
+use cluster::{ClusterState, DeactivatedTasks, FrameworkInfo};
 use model::{
     AgentId, Cursor, FrameworkId, OfferId, Refusal, RefusalCode, RequestId, RoleName, Subject, TaskId,
     TaskSpec, TaskStatus, Usage,
@@ -184,6 +184,31 @@ impl LeaderHandle {
         weight_milli: u64,
     ) -> Result<(), Refusal> {
         self.call_done("set the role", Call::SetRole { request, role, weight_milli }).await
+    }
+
+    pub async fn deactivate_agent(
+        &self,
+        request: RequestId,
+        agent: AgentId,
+        tasks: DeactivatedTasks,
+    ) -> Result<(), Refusal> {
+        self.call_done("deactivate the agent", Call::DeactivateAgent { request, agent, tasks }).await
+    }
+
+    pub async fn activate_agent(&self, request: RequestId, agent: AgentId) -> Result<(), Refusal> {
+        self.call_done("activate the agent", Call::ActivateAgent { request, agent }).await
+    }
+
+    pub async fn mark_agent_gone(&self, request: RequestId, agent: AgentId) -> Result<(), Refusal> {
+        self.call_done("mark the agent as gone", Call::MarkAgentGone { request, agent }).await
+    }
+
+    /// Confirms that these agents, or all that are silent, don't answer; says which are being marked.
+    pub async fn confirm_unreachable(&self, agents: Vec<AgentId>) -> Result<Vec<AgentId>, Refusal> {
+        match self.call("mark agents unreachable", Call::ConfirmUnreachable { agents }).await? {
+            Reply::Confirmed(agents) => Ok(agents),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Reads a piece of a task's output from its agent.

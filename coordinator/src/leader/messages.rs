@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use model::{AgentId, FrameworkId, OfferId, Resources, RoleName, SubscriptionId, TaskId, Timestamp};
+use model::{
+    AgentId, Duration, FrameworkId, OfferId, Resources, RoleName, SubscriptionId, TaskId, Timestamp,
+};
 use tokio::sync::mpsc;
 
 pub use ::leader::{
@@ -37,6 +39,8 @@ pub struct SoftView {
     pub offers: Vec<OfferView>,
     /// Agents with a session that answers.
     pub sessions: BTreeMap<AgentId, SessionId>,
+    /// Agents that are silent for too long and not marked unreachable yet, with how long.
+    pub silent: BTreeMap<AgentId, Duration>,
     /// Why agents or frameworks were held back in the last round, one line each.
     pub held_back: Vec<String>,
     /// Why tasks of `run` wait, one line for each thing in the way.

@@ -33,7 +33,7 @@ pub struct Agent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
     Unreachable,
-    Draining,
+    Deactivated,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -291,7 +291,7 @@ impl fmt::Display for Explanation {
         write!(formatter, "{} held back: ", self.subject)?;
         match &self.why {
             Why::Held(Hold::Unreachable) => formatter.write_str("it does not answer"),
-            Why::Held(Hold::Draining) => formatter.write_str("it is draining"),
+            Why::Held(Hold::Deactivated) => formatter.write_str("an operator took it out of use"),
             Why::NothingFree => formatter.write_str("it has too little free for any offer"),
             Why::NobodyWants { declined: 0 } => formatter.write_str("nobody wants what it has free"),
             Why::NobodyWants { declined } => {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use model::{FrameworkId, Refusal, RefusalCode, RequestId, RoleName, TaskId, limits};
+use model::{AgentId, FrameworkId, Refusal, RefusalCode, RequestId, RoleName, TaskId, limits};
 
 use crate::{outcome::Answer, parts::AnswerPart};
 
@@ -37,6 +37,9 @@ pub enum Asked {
     Kill(TaskId),
     SubmitRun,
     SetRole(RoleName),
+    DeactivateAgent(AgentId),
+    ActivateAgent(AgentId),
+    MarkAgentGone(AgentId),
 }
 
 impl Answers {

@@ -7,7 +7,11 @@ use model::{
     RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
 };
 
-use crate::{join_token::JoinKind, kept, state::CLUSTER_TIME_SINCE};
+use crate::{
+    join_token::JoinKind,
+    kept,
+    state::{AGENT_CARE_SINCE, CLUSTER_TIME_SINCE},
+};
 
 /// One entry of the log: a command, and the times that its proposer saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +53,12 @@ pub enum Command {
     RegisterAgent { agent: AgentId, facts: AgentFacts, tasks: Vec<KnownTask> },
     /// An agent was silent for too long in this epoch; its tasks become UNREACHABLE.
     MarkAgentUnreachable { agent: AgentId, epoch: u64 },
+    /// An operator takes an agent out of use: nothing more is launched there. Its tasks run on, or end too.
+    DeactivateAgent { agent: AgentId, tasks: DeactivatedTasks, request: Option<RequestId> },
+    /// An operator takes a deactivated agent into use again.
+    ActivateAgent { agent: AgentId, request: Option<RequestId> },
+    /// An operator knows that the agent never comes back: its tasks are GONE, and so is its id.
+    MarkAgentGone { agent: AgentId, request: Option<RequestId> },
 
     /// Launches tasks on what was offered, judged one by one.
     Launch {
@@ -135,6 +145,9 @@ impl Command {
             | Self::Prune { counted_before: None, .. } => 1,
             Self::Prune { counted_before: Some(_), .. } | Self::CountTime => CLUSTER_TIME_SINCE,
             Self::CreateJoinToken { .. } | Self::RevokeJoinToken { .. } | Self::UseJoinToken { .. } => 4,
+            Self::DeactivateAgent { .. } | Self::ActivateAgent { .. } | Self::MarkAgentGone { .. } => {
+                AGENT_CARE_SINCE
+            }
             Self::RecordStatuses { statuses, .. } => kept::statuses_since(statuses),
             Self::Launch { tasks, .. } | Self::SubmitRun { tasks, .. } => kept::specs_since(tasks),
         }
@@ -174,6 +187,16 @@ pub struct KnownTask {
     /// Of its latest status; 0 before the first.
     pub sequence: u64,
     pub state: TaskState,
+}
+
+/// What becomes of the tasks of an agent that is taken out of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeactivatedTasks {
+    RunOn,
+    /// Each gets a kill order with this grace, or its own.
+    End {
+        grace: Option<Duration>,
+    },
 }
 
 /// Who wishes the end of a task.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use model::{
-    Amounts, ClusterTime, Cursor, FrameworkEvent, FrameworkId, Resources, RoleName, TaskId, Timestamp,
+    AgentId, Amounts, ClusterTime, Cursor, FrameworkEvent, FrameworkId, Resources, RoleName, TaskId,
+    Timestamp,
 };
 
 use crate::state::{Agent, ClusterState, Task};
@@ -24,6 +25,8 @@ pub(crate) struct Index {
     pub(crate) prunable: OrdSet<(ClusterTime, Timestamp, TaskId)>,
     /// Frameworks that ended, oldest first.
     pub(crate) ended: OrdMap<u64, FrameworkId>,
+    /// Agents that are gone, oldest first.
+    pub(crate) gone_agents: OrdMap<u64, AgentId>,
 }
 
 /// What one framework has.
@@ -133,6 +136,8 @@ impl ClusterState {
             self.frameworks.insert(id, Arc::new(framework));
         }
         self.index.ended = self.ended.iter().map(|(id, (index, _))| (*index, id.clone())).collect();
+        self.index.gone_agents =
+            self.gone_agents.iter().map(|(id, (index, _))| (*index, id.clone())).collect();
         self.index.waiting =
             self.queue.iter().map(|(place, waiting)| (waiting.spec.task_id.clone(), *place)).collect();
         for task in self.tasks.clone().values() {

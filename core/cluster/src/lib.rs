@@ -19,13 +19,15 @@ mod tests;
 
 pub use answers::{Answers, Asked};
 pub use apply::apply;
-pub use command::{AgentFacts, Command, Entry, FrameworkInfo, KillBy, KnownTask};
+pub use command::{AgentFacts, Command, DeactivatedTasks, Entry, FrameworkInfo, KillBy, KnownTask};
 pub use events::EventsAfter;
 pub use index::Share;
 pub use join_token::{JoinKind, JoinToken, JoinTokenEnd, JoinTokenUse};
 pub use outcome::{Answer, Change, Outcome};
-pub use parts::{AgentPart, AnswerPart, EndedPart, FrameworkPart, Parts, PartsError, RolePart, WaitingPart};
+pub use parts::{
+    AgentPart, AnswerPart, EndedPart, FrameworkPart, GoneAgentPart, Parts, PartsError, RolePart, WaitingPart,
+};
 pub use state::{
-    Agent, CLUSTER_TIME_SINCE, ClusterState, Framework, FrameworkState, RUN_FRAMEWORK, Role, Task,
-    VERSION_SUPPORTED, WEIGHT_MILLI_DEFAULT, Waiting,
+    AGENT_CARE_SINCE, Agent, Availability, CLUSTER_TIME_SINCE, ClusterState, Framework, FrameworkState,
+    RUN_FRAMEWORK, Role, Task, VERSION_SUPPORTED, WEIGHT_MILLI_DEFAULT, Waiting,
 };

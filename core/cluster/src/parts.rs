@@ -12,7 +12,9 @@ use crate::{
     command::{AgentFacts, FrameworkInfo},
     join_token::JoinToken,
     outcome::Answer,
-    state::{Agent, ClusterState, Framework, FrameworkState, Role, Task, VERSION_SUPPORTED, Waiting},
+    state::{
+        Agent, Availability, ClusterState, Framework, FrameworkState, Role, Task, VERSION_SUPPORTED, Waiting,
+    },
 };
 
 /// All records.
@@ -26,6 +28,7 @@ pub struct Parts {
     pub frameworks: Vec<FrameworkPart>,
     pub ended: Vec<EndedPart>,
     pub agents: Vec<AgentPart>,
+    pub gone_agents: Vec<GoneAgentPart>,
     pub tasks: Vec<Arc<Task>>,
     pub roles: Vec<RolePart>,
     pub queue: Vec<WaitingPart>,
@@ -60,8 +63,17 @@ pub struct AgentPart {
     pub facts: AgentFacts,
     pub epoch: u64,
     pub is_reachable: bool,
+    pub availability: Availability,
     pub registered_at: Timestamp,
     pub changed_at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoneAgentPart {
+    pub agent: AgentId,
+    /// Of the entry that said so.
+    pub index: u64,
+    pub at: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +119,9 @@ impl ClusterState {
                 .map(|(id, (index, at))| EndedPart { framework: id.clone(), index: *index, at: *at })
                 .collect(),
             agents: self.agents.iter().map(|(id, agent)| agent.part(id)).collect(),
+            gone_agents: (self.gone_agents.iter())
+                .map(|(id, (index, at))| GoneAgentPart { agent: id.clone(), index: *index, at: *at })
+                .collect(),
             tasks: self.tasks.values().cloned().collect(),
             roles: (self.roles.iter())
                 .map(|(role, Role { weight_milli })| RolePart {
@@ -138,6 +153,7 @@ impl ClusterState {
             frameworks,
             ended,
             agents,
+            gone_agents,
             tasks,
             roles,
             queue,
@@ -155,6 +171,7 @@ impl ClusterState {
             frameworks: frameworks.into_iter().map(Framework::from_part).collect(),
             ended: ended.into_iter().map(|part| (part.framework, (part.index, part.at))).collect(),
             agents: agents.into_iter().map(Agent::from_part).collect(),
+            gone_agents: gone_agents.into_iter().map(|part| (part.agent, (part.index, part.at))).collect(),
             tasks: tasks.into_iter().map(|task| (task.spec.task_id.clone(), task)).collect(),
             roles: roles
                 .into_iter()
@@ -218,17 +235,19 @@ impl Agent {
             facts: self.facts.as_ref().clone(),
             epoch: self.epoch,
             is_reachable: self.is_reachable,
+            availability: self.availability,
             registered_at: self.registered_at,
             changed_at: self.changed_at,
         }
     }
 
     fn from_part(part: AgentPart) -> (AgentId, Arc<Self>) {
-        let AgentPart { agent, facts, epoch, is_reachable, registered_at, changed_at } = part;
+        let AgentPart { agent, facts, epoch, is_reachable, availability, registered_at, changed_at } = part;
         let record = Self {
             facts: Arc::new(facts),
             epoch,
             is_reachable,
+            availability,
             registered_at,
             changed_at,
             allocated: Default::default(),

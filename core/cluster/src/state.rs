@@ -21,9 +21,12 @@ use crate::{
 /// - 2: statuses hold [more figures, reasons and health](crate::kept); specs ask for more than plain ones.
 /// - 3: the members count the [cluster's time](ClusterTime), and deadlines are by it.
 /// - 4: join tokens.
-pub const VERSION_SUPPORTED: u32 = 4;
+/// - 5: operators take agents out of use, and say that they are gone.
+pub const VERSION_SUPPORTED: u32 = 5;
 /// The cluster version from which on entries say what their proposer counted.
 pub const CLUSTER_TIME_SINCE: u32 = 3;
+/// The cluster version from which on operators may say what they know of agents.
+pub const AGENT_CARE_SINCE: u32 = 5;
 /// Id and name of the built-in framework that owns one-off tasks.
 pub const RUN_FRAMEWORK: &str = "run";
 /// The weight of a role that nobody set.
@@ -44,6 +47,8 @@ pub struct ClusterState {
     /// When each was torn down, by index and time.
     pub(crate) ended: OrdMap<FrameworkId, (u64, Timestamp)>,
     pub(crate) agents: OrdMap<AgentId, Arc<Agent>>,
+    /// When an operator said of each that it never comes back, by index and time.
+    pub(crate) gone_agents: OrdMap<AgentId, (u64, Timestamp)>,
     pub(crate) tasks: OrdMap<TaskId, Arc<Task>>,
     pub(crate) roles: OrdMap<RoleName, Role>,
     pub(crate) queue: OrdMap<Cursor, Waiting>,
@@ -91,6 +96,7 @@ pub struct Agent {
     /// Grows with each registration; what carries an older one is refused.
     pub epoch: u64,
     pub is_reachable: bool,
+    pub availability: Availability,
     /// When this epoch began.
     pub registered_at: Timestamp,
     pub changed_at: Timestamp,
@@ -98,6 +104,14 @@ pub struct Agent {
     pub allocated: Resources,
     /// Its tasks that are not both final and released.
     pub tasks: OrdSet<TaskId>,
+}
+
+/// Whether an agent may be given new tasks; an operator's word, that outlives registrations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Availability {
+    #[default]
+    Active,
+    Deactivated,
 }
 
 impl Agent {
@@ -226,9 +240,14 @@ impl ClusterState {
         self.ended.contains_key(framework)
     }
 
-    /// All that ever registered, by id.
+    /// All that ever registered and are not gone, by id.
     pub fn agents(&self) -> &OrdMap<AgentId, Arc<Agent>> {
         &self.agents
+    }
+
+    /// When an operator said that this agent never comes back, as far as that is remembered.
+    pub fn agent_gone_at(&self, agent: &AgentId) -> Option<Timestamp> {
+        self.gone_agents.get(agent).map(|(_, at)| *at)
     }
 
     pub fn agent(&self, agent: &AgentId) -> Option<&Agent> {

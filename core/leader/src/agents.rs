@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster::{Answer, ClusterState, Command, Task, kept::kept};
+use cluster::{Answer, Availability, ClusterState, Command, Task, kept::kept};
 use model::{AgentId, Duration, KillOrder, Refusal, RefusalCode, TaskId, TaskStatus, Timestamp, limits};
 
 use crate::{
-    config::{ASSIGNMENT_BYTES, LAUNCH_BYTES_MAX, RETRY_AFTER, STATUSES_WAITING_MAX},
+    config::{
+        ASSIGNMENT_BYTES, LAUNCH_BYTES_MAX, RETRY_AFTER, STATUSES_WAITING_MAX, UNREACHABLE_IN_WINDOW_MIN,
+    },
     machine::{Effect, Leader},
     messages::{Assignment, FromAgent, Hello, SessionId, ToAgent},
     offers::Ending,
@@ -117,7 +119,7 @@ impl Sessions {
 impl Leader {
     /// Opens a session and registers the agent.
     ///
-    /// Refuses an agent of another cluster (ClusterForeign, for good), and a second machine that uses the
+    /// Refuses an agent of another cluster (ClusterForeign, for good), one that is gone (AgentGone, for good), and a second machine that uses the
     /// id of one that still speaks (AgentIdTaken).
     pub(crate) fn attach(&mut self, call: CallId, hello: Hello, state: &ClusterState, now: Timestamp) {
         let session = SessionId(self.sessions.next);
@@ -171,6 +173,9 @@ impl Leader {
             let refusal = Refusal::new(RefusalCode::Busy, "the cluster is just being made; try again");
             return Err((refusal, false));
         };
+        if state.agent_gone_at(agent).is_some() {
+            return Err((gone(agent), true));
+        }
         if let Some(theirs) = cluster
             && theirs != ours
         {
@@ -212,7 +217,9 @@ impl Leader {
             }
             Err(refusal) => {
                 let is_final = match refusal.code {
-                    RefusalCode::InvalidArgument | RefusalCode::ClusterForeign => true,
+                    RefusalCode::InvalidArgument | RefusalCode::ClusterForeign | RefusalCode::AgentGone => {
+                        true
+                    }
                     _other => false,
                 };
                 return self.end_session(session, Some(ToAgent::Refused { refusal, is_final }));
@@ -300,6 +307,17 @@ impl Leader {
     /// Sends each agent what it lacks, and ends sessions that the log has overtaken.
     pub(crate) fn settle_agents(&mut self, state: &ClusterState, _now: Timestamp) {
         for agent in std::mem::take(&mut self.touched.agents) {
+            if state.agent(&agent).is_some_and(|record| record.availability == Availability::Deactivated) {
+                let offers = self.offers.idle_of_agent(&agent);
+                self.rescind_counted(offers, "an operator took the agent out of use");
+            }
+            if let Some((session, _)) = self.sessions.of_agent(&agent)
+                && state.agent_gone_at(&agent).is_some()
+            {
+                let refusal = gone(&agent);
+                self.end_session(session, Some(ToAgent::Refused { refusal, is_final: true }));
+                continue;
+            }
             let Some((session, epoch)) = self.sessions.registered_of(&agent) else { continue };
             let is_current =
                 state.agent(&agent).is_some_and(|record| record.is_reachable && record.epoch == epoch);
@@ -414,7 +432,8 @@ impl Leader {
         if now < self.began_at + self.config.agent_timeout {
             return;
         }
-        for agent in self.liveness.overdue(now, self.config.agent_timeout) {
+        let max = self.unreachable_max(state);
+        for agent in self.liveness.overdue(now, self.config.agent_timeout, max) {
             let Some(record) = state.agent(&agent).filter(|record| record.is_reachable) else {
                 self.liveness.forget(&agent);
                 continue;
@@ -423,6 +442,62 @@ impl Leader {
             let command = Command::MarkAgentUnreachable { agent: agent.clone(), epoch: record.epoch };
             self.propose(Purpose::MarkUnreachable { agent }, command, now);
         }
+    }
+
+    /// How many agents may be marked unreachable within a window.
+    fn unreachable_max(&self, state: &ClusterState) -> usize {
+        let percent = usize::try_from(self.config.agents_unreachable_percent_max).unwrap_or(usize::MAX);
+        (state.agents().len().saturating_mul(percent) / 100).max(UNREACHABLE_IN_WINDOW_MIN)
+    }
+
+    /// Marks silent agents beyond the bound, because an operator knows that they don't answer.
+    ///
+    /// Refuses agents that nobody knows (AgentUnknown, AgentGone) or that have spoken lately (InvalidArgument), and
+    /// marks none then. Those that are marked already are left out of the answer.
+    pub(crate) fn confirm_unreachable(
+        &mut self,
+        named: Vec<AgentId>,
+        state: &ClusterState,
+        now: Timestamp,
+    ) -> Result<Vec<AgentId>, Refusal> {
+        let timeout = self.config.agent_timeout;
+        let is_silent = |agent: &AgentId| self.liveness.is_silent(agent, now, timeout);
+        for agent in &named {
+            let refuse = |code, why: &str| {
+                Err(Refusal::new(code, format!("can't mark agent `{agent}` unreachable: {why}")))
+            };
+            match state.agent(agent) {
+                None if state.agent_gone_at(agent).is_some() => return Err(gone(agent)),
+                None => return refuse(RefusalCode::AgentUnknown, "no agent has this id"),
+                Some(record) if record.is_reachable && !is_silent(agent) => {
+                    let why = "it has spoken lately; deactivate it if it shall get no more tasks";
+                    return refuse(RefusalCode::InvalidArgument, why);
+                }
+                Some(_) => {}
+            }
+        }
+        let named: BTreeSet<AgentId> = named.into_iter().collect();
+        let wished = |agent: &AgentId| named.is_empty() || named.contains(agent);
+        let silent = self.liveness.silent(now, timeout);
+        let confirmed: Vec<AgentId> = silent.into_iter().filter(|agent| wished(agent)).collect();
+        for agent in &confirmed {
+            self.liveness.confirm(agent);
+        }
+        // Nobody waits for the next look.
+        self.mark_silent_agents(state, now);
+        Ok(confirmed)
+    }
+
+    /// Agents that are silent for too long and not marked unreachable yet, with how long.
+    pub fn silent_agents(&self, now: Timestamp) -> BTreeMap<AgentId, Duration> {
+        let silent = self.liveness.silent(now, self.config.agent_timeout);
+        let silence = |agent: AgentId| Some((agent.clone(), self.liveness.silence(&agent, now)?));
+        silent.into_iter().filter_map(silence).collect()
+    }
+
+    /// How many silent agents the bound kept from being marked unreachable at the last look.
+    pub fn agents_held_back(&self) -> usize {
+        self.liveness.held_back()
     }
 
     pub(crate) fn heartbeat_agents(&mut self, now: Timestamp) {
@@ -439,6 +514,16 @@ impl Leader {
     pub fn agent_silence(&self, agent: &AgentId, now: Timestamp) -> Option<Duration> {
         self.liveness.silence(agent, now)
     }
+}
+
+fn gone(agent: &AgentId) -> Refusal {
+    Refusal::new(
+        RefusalCode::AgentGone,
+        format!(
+            "agent `{agent}` is gone, as an operator said: its tasks end, and its id is never used again; to use the \
+             host again, give its agent an empty data directory"
+        ),
+    )
 }
 
 /// Splits assignments so that no message is much larger than [`LAUNCH_BYTES_MAX`].

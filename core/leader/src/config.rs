@@ -11,6 +11,9 @@ pub struct Config {
     pub agent_heartbeat: Duration,
     /// Silence after which an agent counts as unreachable.
     pub agent_timeout: Duration,
+    /// Of a hundred agents, so many may be marked unreachable within [`UNREACHABLE_WINDOW`], but
+    /// [`UNREACHABLE_IN_WINDOW_MIN`] at least; the others wait for an operator's word or for their turn.
+    pub agents_unreachable_percent_max: u32,
     pub framework_heartbeat: Duration,
     /// How long a new leader lets agents and frameworks find it before it holds their absence against them.
     pub patience: Duration,
@@ -27,6 +30,7 @@ impl Config {
             offer_lease: Duration::from_secs(30),
             agent_heartbeat: Duration::from_secs(5),
             agent_timeout: Duration::from_secs(30),
+            agents_unreachable_percent_max: 10,
             framework_heartbeat: Duration::from_secs(15),
             patience: Duration::from_secs(10),
             cycle_interval: Duration::from_millis(2),
@@ -44,6 +48,10 @@ pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 pub const TIME_UNTOLD_MAX: Duration = Duration::from_secs(60);
 /// Agents marked unreachable at once: when the leader itself is cut off, it has time to notice.
 pub const AGENTS_MARKED_AT_ONCE_MAX: usize = 64;
+/// Agents that fall silent together within this are a fault of the network rather than of each of them.
+pub const UNREACHABLE_WINDOW: Duration = Duration::from_secs(600);
+/// In a small cluster a tenth is less than one agent: these may always be marked.
+pub const UNREACHABLE_IN_WINDOW_MIN: usize = 5;
 /// Durable events sent to a framework before it must have read them.
 pub const EVENTS_UNREAD_MAX: usize = 128;
 /// Statuses of one agent that wait for the log: each of its tasks may send a few at an attach.

@@ -6,7 +6,7 @@ use allocator::{
     AgentView, Allocation, DemandView, Explanation, FilterView, FrameworkView, Hold, Inputs, NewOffer,
     RoleView, WishView,
 };
-use cluster::ClusterState;
+use cluster::{Availability, ClusterState};
 use model::{Amounts, FrameworkId, Resources, RoleName, Timestamp, limits};
 
 use crate::{
@@ -46,7 +46,7 @@ impl Leader {
         let interval = CYCLE_INTERVAL_PER_AGENT.saturating_mul(agents).max(self.config.cycle_interval);
         self.cycle.not_before = now + interval;
         self.counts.cycles += 1;
-        let allocation = self.allocate(state);
+        let allocation = self.allocate(state, now);
         self.cycle.held_back = allocation.held_back;
         let lease = self.config.offer_lease;
         let mut made: BTreeMap<FrameworkId, Vec<OfferMessage>> = BTreeMap::new();
@@ -69,7 +69,7 @@ impl Leader {
     }
 
     /// Shows the allocator what it may know, and nothing else.
-    fn allocate(&self, state: &ClusterState) -> Allocation {
+    fn allocate(&self, state: &ClusterState, now: Timestamp) -> Allocation {
         let mut total = Amounts::default();
         let mut agents = Vec::with_capacity(state.agents().len());
         for (id, agent) in state.agents() {
@@ -79,8 +79,13 @@ impl Leader {
                 None => agent.free(),
             };
             let is_here = agent.is_reachable
-                && self.sessions.registered_of(id).is_some_and(|(_, epoch)| epoch == agent.epoch);
-            let hold = (!is_here).then_some(Hold::Unreachable);
+                && self.sessions.registered_of(id).is_some_and(|(_, epoch)| epoch == agent.epoch)
+                && !self.liveness.is_silent(id, now, self.config.agent_timeout);
+            let hold = match agent.availability {
+                _ if !is_here => Some(Hold::Unreachable),
+                Availability::Deactivated => Some(Hold::Deactivated),
+                Availability::Active => None,
+            };
             agents.push(AgentView { agent: id, attributes: &agent.facts.attributes, free, hold });
         }
         let mut offered_by_role: BTreeMap<&RoleName, Vec<&Resources>> = BTreeMap::new();

@@ -1,24 +1,21 @@
-//! Frameworks: their streams, and every call that they make.
+//! Frameworks: their streams, and what the log knows of their connection.
 //!
 //! A subscription remembers which durable event was sent last, and is sent what the state holds after it:
 //! so events come after their commit, in order, once. Offers only follow when all of them were sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster::{Answer, ClusterState, Command, EventsAfter, Framework, FrameworkState, KillBy};
-use model::{
-    Cursor, Duration, FrameworkId, OfferId, Reason, Refusal, RefusalCode, RequestId, SubscriptionId, TaskId,
-    TaskSpec, TaskState, TaskStatus, Timestamp, limits,
-};
+use cluster::{Answer, ClusterState, Command, EventsAfter, Framework, FrameworkState};
+use model::{Cursor, FrameworkId, Refusal, RefusalCode, SubscriptionId, Timestamp};
 
 use crate::{
-    config::{ACKNOWLEDGE_INTERVAL, EVENTS_UNREAD_MAX, RECONCILED_MAX, RETRY_AFTER},
+    calls::{built_in, ended, known_framework},
+    config::{ACKNOWLEDGE_INTERVAL, EVENTS_UNREAD_MAX, RETRY_AFTER},
     demand::Appetite,
-    filters::Filter,
     machine::{Effect, Leader},
-    messages::{Call, Caller, Reply, SubscribeParams, ToFramework},
+    messages::{Caller, SubscribeParams, ToFramework},
     offers::Ending,
-    proposals::{Asker, CallId, Launching, Opening, ProposeError, Purpose, reconciled},
+    proposals::{Asker, CallId, Opening, Purpose},
 };
 
 /// One opened stream of a framework.
@@ -125,146 +122,7 @@ impl Interests {
 }
 
 impl Leader {
-    pub(crate) fn call(&mut self, asker: Asker, what: Call, state: &ClusterState, now: Timestamp) {
-        if state.cluster().is_none() && !matches!(what, Call::Attach(_)) {
-            let refusal =
-                Refusal::new(RefusalCode::Busy, "the cluster is just being made; try again in a moment");
-            return self.answer(asker, Err(refusal));
-        }
-        if let Err(refusal) = self.try_call(asker, what, state, now) {
-            self.answer(asker, Err(refusal));
-        }
-    }
-
-    /// Refuses at once, or sees to it that an answer comes.
-    fn try_call(
-        &mut self,
-        asker: Asker,
-        what: Call,
-        state: &ClusterState,
-        now: Timestamp,
-    ) -> Result<(), Refusal> {
-        match what {
-            Call::Subscribe(params) => self.subscribe(daemon(asker)?, params, state, now)?,
-            Call::Attach(hello) => self.attach(daemon(asker)?, hello, state, now),
-            Call::ReadOutput(request) => self.read_output(daemon(asker)?, request, state, now)?,
-            Call::ReadUsage(subjects) => {
-                let figures = self.usage_of(&subjects);
-                self.answer(asker, Ok(Reply::Usage(figures)));
-            }
-            Call::ReadHistory { agent, history } => self.read_history(daemon(asker)?, agent, history, now)?,
-            Call::OpenChannel { channel, task } => {
-                let agent = self.open_channel(channel, &task, state)?;
-                self.answer(asker, Ok(Reply::Told(agent)));
-            }
-            Call::IsFrozen(task) => {
-                let is_frozen = self.is_frozen(&task, state);
-                self.answer(asker, Ok(Reply::Frozen(is_frozen)));
-            }
-            Call::Accept { caller, offers, tasks, refuse } => {
-                self.check_caller(asker, &caller, state)?;
-                self.accept(asker, caller, Using { offers, tasks, refuse }, state, now)?;
-            }
-            Call::Decline { caller, offers, refuse } => {
-                self.check_caller(asker, &caller, state)?;
-                for id in self.offers.declinable(&caller.framework, &offers)? {
-                    self.decline(&id, refuse, now);
-                }
-                self.answer(asker, Ok(Reply::Done));
-            }
-            Call::SetDemand { caller, demands } => {
-                self.check_caller(asker, &caller, state)?;
-                self.set_appetite(&caller.framework, Appetite::stated(demands)?);
-                self.answer(asker, Ok(Reply::Done));
-            }
-            Call::Suppress { caller } => {
-                self.check_caller(asker, &caller, state)?;
-                self.interests.appetites.insert(caller.framework, Appetite::Suppressed);
-                self.answer(asker, Ok(Reply::Done));
-            }
-            Call::Revive { caller } => {
-                self.check_caller(asker, &caller, state)?;
-                let appetite = match self.interests.appetites.remove(&caller.framework) {
-                    None | Some(Appetite::Unlimited | Appetite::Suppressed) => Appetite::Unlimited,
-                    Some(stated @ Appetite::Stated(_)) => stated,
-                };
-                self.set_appetite(&caller.framework, appetite);
-                self.answer(asker, Ok(Reply::Done));
-            }
-            Call::Kill { caller, task, grace } => {
-                self.check_caller(asker, &caller, state)?;
-                let Caller { framework, subscription: _, request } = caller;
-                let command = Command::Kill { by: KillBy::Framework(framework), task, grace, request };
-                self.propose(Purpose::Pass { asker }, command, now);
-            }
-            Call::Reconcile { caller, tasks } => {
-                self.check_caller(asker, &caller, state)?;
-                let statuses = reconcile(&caller.framework, &tasks, state, now)?;
-                self.answer(asker, Ok(Reply::Statuses(statuses)));
-            }
-            Call::Acknowledge { caller, cursor } => {
-                self.check_caller(asker, &caller, state)?;
-                self.acknowledge(&caller, cursor)?;
-                self.answer(asker, Ok(Reply::Done));
-            }
-            Call::UpdateFramework { caller, info } => {
-                self.check_caller(asker, &caller, state)?;
-                let Caller { framework, subscription: _, request } = caller;
-                let command = Command::UpdateFramework { framework, info, request };
-                self.propose(Purpose::Pass { asker }, command, now);
-            }
-            Call::Teardown { caller } => {
-                // A repeat comes when the framework has ended already; the log knows the first answer.
-                if caller.request.is_none() || !state.has_ended(&caller.framework) {
-                    self.check_caller(asker, &caller, state)?;
-                }
-                let Caller { framework, subscription: _, request } = caller;
-                let command = Command::TearDownFramework { framework, request };
-                self.propose(Purpose::Pass { asker }, command, now);
-            }
-            Call::Run { request, tasks } => {
-                let tasks = tasks.into_iter().map(Into::into).collect();
-                let command = Command::SubmitRun { request: Some(request), tasks };
-                self.propose(Purpose::Pass { asker }, command, now);
-            }
-            Call::KillTask { request, task, grace } => {
-                let command = Command::Kill { by: KillBy::Operator, task, grace, request: Some(request) };
-                self.propose(Purpose::Pass { asker }, command, now);
-            }
-            Call::TeardownFramework { request, framework } => {
-                let command = Command::TearDownFramework { framework, request: Some(request) };
-                self.propose(Purpose::Pass { asker }, command, now);
-            }
-            Call::SetRole { request, role, weight_milli } => {
-                let command = Command::SetRole { role, weight_milli, request: Some(request) };
-                self.propose(Purpose::Pass { asker }, command, now);
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses who is not the framework's newest subscription.
-    fn check_caller(&self, asker: Asker, caller: &Caller, state: &ClusterState) -> Result<(), Refusal> {
-        let framework = known_framework(&caller.framework, state)?;
-        match asker {
-            Asker::Run(_) => return Ok(()),
-            Asker::Daemon(_) if framework.is_built_in => return Err(built_in(&caller.framework)),
-            Asker::Daemon(_) => {}
-        }
-        if self.subscribers.of_framework(&caller.framework) != Some(&caller.subscription) {
-            return Err(Refusal::new(
-                RefusalCode::SubscriptionReplaced,
-                format!(
-                    "subscription `{}` of framework `{}` is over: it was lost, or another instance subscribed; \
-                     subscribe again",
-                    caller.subscription, caller.framework
-                ),
-            ));
-        }
-        Ok(())
-    }
-
-    fn subscribe(
+    pub(crate) fn subscribe(
         &mut self,
         call: CallId,
         params: SubscribeParams,
@@ -552,14 +410,14 @@ impl Leader {
         self.propose(Purpose::Connection { framework: id.clone() }, command, now);
     }
 
-    fn set_appetite(&mut self, framework: &FrameworkId, appetite: Appetite) {
+    pub(crate) fn set_appetite(&mut self, framework: &FrameworkId, appetite: Appetite) {
         self.interests.appetites.insert(framework.clone(), appetite);
         self.filters.clear(framework);
         self.cycle.touch();
     }
 
     /// What came before is handled; the log hears of it soon, and the caller need not wait for that.
-    fn acknowledge(&mut self, caller: &Caller, cursor: Cursor) -> Result<(), Refusal> {
+    pub(crate) fn acknowledge(&mut self, caller: &Caller, cursor: Cursor) -> Result<(), Refusal> {
         let sent = self.subscribers.get(&caller.subscription).map_or(Cursor::START, |entry| entry.sent);
         if cursor > sent {
             return Err(Refusal::new(
@@ -616,272 +474,5 @@ impl Leader {
             .filter(|entry| !entry.is_in_flight)
             .map(|entry| entry.not_before)
             .min()
-    }
-
-    fn decline(&mut self, id: &OfferId, refuse: Duration, now: Timestamp) {
-        let Some(offer) = self.offers.end(id, Ending::Declined) else { return };
-        self.counts.offers_declined += 1;
-        self.filter(&offer.framework, &offer.agent, offer.resources, refuse, now);
-        self.cycle.touch();
-    }
-
-    pub(crate) fn filter(
-        &mut self,
-        framework: &FrameworkId,
-        agent: &model::AgentId,
-        resources: model::Resources,
-        refuse: Duration,
-        now: Timestamp,
-    ) {
-        let refuse = refuse.min(Duration::from_millis(limits::TIMEOUT_MS_MAX));
-        if !refuse.is_zero() && !resources.is_empty() {
-            self.filters.set(framework, agent, Filter { until: now + refuse, resources });
-        }
-    }
-
-    fn accept(
-        &mut self,
-        asker: Asker,
-        caller: Caller,
-        using: Using,
-        state: &ClusterState,
-        now: Timestamp,
-    ) -> Result<(), Refusal> {
-        let Using { offers, tasks, refuse } = using;
-        let Caller { framework, subscription: _, request } = caller;
-        if let Some(request) = &request
-            && self.answer_repeat(asker, &framework, request, state)?
-        {
-            return Ok(());
-        }
-        if tasks.len() > limits::TASKS_PER_ACCEPT_MAX {
-            return Err(Refusal::new(
-                RefusalCode::InvalidArgument,
-                format!(
-                    "can't accept: {} tasks are named; at most {} are allowed",
-                    tasks.len(),
-                    limits::TASKS_PER_ACCEPT_MAX
-                ),
-            ));
-        }
-        let together = self.offers.judge(&framework, &offers, now)?;
-        if tasks.is_empty() {
-            for id in &offers {
-                self.decline(id, refuse, now);
-            }
-            self.answer(asker, Ok(Reply::Launched(Vec::new())));
-            return Ok(());
-        }
-        self.offers.use_up(&offers);
-        let appetite = self.interests.appetites.entry(framework.clone()).or_default();
-        let taken = tasks
-            .iter()
-            .map(|task| (task.task_id.clone(), task.resources.clone(), appetite.launched(&task.resources)))
-            .collect();
-        let purpose = Purpose::Launch(Launching {
-            askers: vec![asker],
-            framework: framework.clone(),
-            agent: together.agent.clone(),
-            request: request.clone(),
-            offers,
-            offered: together.resources.clone(),
-            refuse,
-            taken,
-        });
-        let command = Command::Launch {
-            framework,
-            request,
-            agent: together.agent,
-            epoch: together.epoch,
-            role: together.role,
-            offered: together.resources,
-            tasks: tasks.into_iter().map(Into::into).collect(),
-        };
-        self.propose(purpose, command, now);
-        Ok(())
-    }
-
-    /// Answers an accept that was made before. Its offers are gone, so only its request id tells.
-    fn answer_repeat(
-        &mut self,
-        asker: Asker,
-        framework: &FrameworkId,
-        request: &RequestId,
-        state: &ClusterState,
-    ) -> Result<bool, Refusal> {
-        if self.proposals.join_launch(framework, request, asker) {
-            return Ok(true);
-        }
-        match state.framework(framework).and_then(|record| record.answer_to(request)) {
-            None if self.proposals.is_launch_unknown(framework, request) => {
-                Err(ProposeError::Unknown.refusal())
-            }
-            None => Ok(false),
-            Some(Answer::Launched(results)) => {
-                self.answer(asker, Ok(Reply::Launched(results.clone())));
-                Ok(true)
-            }
-            Some(
-                Answer::Done
-                | Answer::FrameworkRegistered { .. }
-                | Answer::AgentRegistered { .. }
-                | Answer::Recorded(_)
-                | Answer::Submitted(_)
-                | Answer::Pruned { .. },
-            ) => Err(Refusal::new(
-                RefusalCode::InvalidArgument,
-                format!(
-                    "can't accept: request id `{request}` was used before for something else; choose a new one"
-                ),
-            )),
-        }
-    }
-
-    pub(crate) fn launched(
-        &mut self,
-        launching: Launching,
-        answer: Result<Answer, Refusal>,
-        _state: &ClusterState,
-        now: Timestamp,
-    ) {
-        let Launching { askers, framework, agent, request, offers, offered, refuse, taken } = launching;
-        if let (Err(refusal), Some(request)) = (&answer, request)
-            && refusal.code == RefusalCode::OutcomeUnknown
-        {
-            self.proposals.launch_is_unknown(framework.clone(), request);
-        }
-        for id in &offers {
-            self.offers.end(id, Ending::Accepted);
-            self.counts.offers_accepted += 1;
-        }
-        self.cycle.touch();
-        let is_launched = |place: usize| match &answer {
-            Ok(Answer::Launched(results)) => results.get(place).is_some_and(|(_, refusal)| refusal.is_none()),
-            Ok(_) | Err(_) => false,
-        };
-        let mut left = offered;
-        for (place, (_, resources, demand)) in taken.into_iter().enumerate() {
-            if is_launched(place) {
-                self.counts.tasks_launched += 1;
-                left = left.minus_at_most(&resources);
-                continue;
-            }
-            self.counts.launches_refused += 1;
-            if let Some(demand) = demand
-                && let Some(appetite) = self.interests.appetites.get_mut(&framework)
-            {
-                appetite.not_launched(demand);
-            }
-        }
-        if answer.is_ok() && self.subscribers.of_framework(&framework).is_some() {
-            self.filter(&framework, &agent, left, refuse, now);
-        }
-        let reply = match answer {
-            Ok(Answer::Launched(results)) => Ok(Reply::Launched(results)),
-            Ok(other) => Err(Refusal::new(
-                RefusalCode::Internal,
-                format!("the log gave a launch an answer of the wrong kind: {other:?}"),
-            )),
-            Err(refusal) => Err(refusal),
-        };
-        for asker in askers {
-            self.answer(asker, reply.clone());
-        }
-    }
-
-    /// Ends offers whose lease is over, and lets others have a turn.
-    pub(crate) fn expire_offers(&mut self, now: Timestamp) {
-        for id in self.offers.expired(now) {
-            let Some(offer) = self.offers.get(&id).cloned() else { continue };
-            self.counts.offers_expired += 1;
-            let pause = crate::config::EXPIRED_OFFER_PAUSE;
-            self.filter(&offer.framework, &offer.agent, offer.resources, pause, now);
-            self.rescind(vec![id], Ending::Expired, "its lease is over");
-        }
-        if self.filters.expire(now) {
-            self.cycle.touch();
-        }
-    }
-}
-
-/// What an Accept uses.
-struct Using {
-    offers: Vec<OfferId>,
-    tasks: Vec<TaskSpec>,
-    refuse: Duration,
-}
-
-fn daemon(asker: Asker) -> Result<CallId, Refusal> {
-    match asker {
-        Asker::Daemon(call) => Ok(call),
-        Asker::Run(_) => Err(Refusal::new(RefusalCode::Internal, "`run` can't make this call")),
-    }
-}
-
-fn known_framework<'a>(id: &FrameworkId, state: &'a ClusterState) -> Result<&'a Framework, Refusal> {
-    match state.framework(id) {
-        Some(framework) => Ok(framework),
-        None if state.has_ended(id) => Err(ended(id)),
-        None => Err(Refusal::new(
-            RefusalCode::FrameworkUnknown,
-            format!("no framework has the id `{id}`; subscribe without an id to become a new one"),
-        )),
-    }
-}
-
-fn ended(id: &FrameworkId) -> Refusal {
-    Refusal::new(
-        RefusalCode::FrameworkEnded,
-        format!("framework `{id}` was torn down; subscribe without an id to become a new one"),
-    )
-}
-
-fn built_in(id: &FrameworkId) -> Refusal {
-    Refusal::new(
-        RefusalCode::FrameworkBuiltIn,
-        format!("framework `{id}` is built in; only the coordinator speaks for it"),
-    )
-}
-
-/// Latest statuses of the named tasks, or of all of the framework's tasks that are not final.
-fn reconcile(
-    framework: &FrameworkId,
-    tasks: &[TaskId],
-    state: &ClusterState,
-    now: Timestamp,
-) -> Result<Vec<TaskStatus>, Refusal> {
-    if tasks.len() > RECONCILED_MAX {
-        return Err(Refusal::new(
-            RefusalCode::InvalidArgument,
-            format!("can't reconcile {} tasks at once; name at most {RECONCILED_MAX}", tasks.len()),
-        ));
-    }
-    if tasks.is_empty() {
-        let Some(share) = state.share_of_framework(framework) else { return Ok(Vec::new()) };
-        let live = share.tasks.iter().filter_map(|id| state.task(id));
-        return Ok(live.filter(|task| !task.state.is_final()).map(reconciled).collect());
-    }
-    let status = |id: &TaskId| match state.task(id) {
-        Some(task) if task.framework == *framework => reconciled(task),
-        Some(_) | None => unknown_task(framework, id, now),
-    };
-    Ok(tasks.iter().map(status).collect())
-}
-
-/// Another framework's task is as unknown as one that never was.
-fn unknown_task(framework: &FrameworkId, id: &TaskId, now: Timestamp) -> TaskStatus {
-    TaskStatus {
-        task_id: id.clone(),
-        framework_id: framework.clone(),
-        agent_id: None,
-        state: TaskState::Gone,
-        reason: Reason::TaskUnknown,
-        message: "no task of this framework has this id, or it was forgotten after its end".to_owned(),
-        exit: None,
-        at: now,
-        sequence: 0,
-        is_released: true,
-        usage: None,
-        health: None,
     }
 }

@@ -4,7 +4,9 @@
 //! Never reads a clock, waits, or changes the agreed state: it proposes, and the log judges.
 //! Start at `machine.rs`; everything in the leader's memory may be lost at the cost of a retry.
 
+mod accepts;
 mod agents;
+mod calls;
 mod channels;
 pub mod config;
 mod cycle;

@@ -177,6 +177,8 @@ impl Leader {
             config,
         };
         leader.touch_everything(state, now);
+        let away = state.agents().iter().filter(|(_, agent)| !agent.is_reachable).map(|(id, _)| id);
+        leader.liveness.begin(away, now);
         leader.begin_cluster(state, now);
         leader
     }
@@ -376,7 +378,7 @@ impl Leader {
             Purpose::Launch(launching) => self.launched(launching, flat, state, now),
             Purpose::RegisterAgent { session } => self.agent_registered(session, flat, state),
             Purpose::MarkUnreachable { agent } => {
-                self.liveness.marked(&agent);
+                self.liveness.marked(&agent, flat.is_ok(), now);
                 if flat.is_ok() {
                     self.counts.agents_marked_unreachable += 1;
                 }

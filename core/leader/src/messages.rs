@@ -2,7 +2,7 @@
 //!
 //! Plain data in terms of `model`; the daemon's `convert` turns it into wire messages and back.
 
-use cluster::{AgentFacts, FrameworkInfo, KnownTask};
+use cluster::{AgentFacts, DeactivatedTasks, FrameworkInfo, KnownTask};
 use model::{
     AgentId, Attribute, Attributes, ClusterId, Cursor, Duration, FrameworkEvent, FrameworkId, KillOrder,
     OfferId, Refusal, RequestId, Resources, RoleName, Subject, SubscriptionId, TaskId, TaskSpec, TaskStatus,
@@ -162,6 +162,23 @@ pub enum Call {
         role: RoleName,
         weight_milli: u64,
     },
+    DeactivateAgent {
+        request: RequestId,
+        agent: AgentId,
+        tasks: DeactivatedTasks,
+    },
+    ActivateAgent {
+        request: RequestId,
+        agent: AgentId,
+    },
+    MarkAgentGone {
+        request: RequestId,
+        agent: AgentId,
+    },
+    /// An operator confirms that these don't answer, however many they are; none named: all that are silent.
+    ConfirmUnreachable {
+        agents: Vec<AgentId>,
+    },
     ReadOutput(OutputRequest),
     /// What each of these used last, as its agent reported it.
     ReadUsage(Vec<(AgentId, Subject)>),
@@ -195,6 +212,8 @@ pub enum Reply {
     History(Vec<Usage>),
     /// To OpenChannel: the agent that was told of it.
     Told(AgentId),
+    /// To ConfirmUnreachable: those that are being marked.
+    Confirmed(Vec<AgentId>),
     /// To IsFrozen; `None` where nobody can tell now.
     Frozen(Option<bool>),
 }

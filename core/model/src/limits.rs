@@ -33,6 +33,9 @@ pub const PORT_RANGES_MAX: usize = 1024;
 
 /// Agents of one cluster.
 pub const AGENTS_MAX: u64 = 1 << 17;
+/// Agents of which an operator said that they are gone, and whose ids are remembered: as many as there can be at once.
+/// One that is forgotten and comes back all the same is a new agent, whose old tasks end.
+pub const GONE_AGENTS_KEPT_MAX: usize = 1 << 17;
 /// Join tokens that are known: one for each machine of a large rack row, several times over.
 pub const JOIN_TOKENS_MAX: usize = 10_000;
 /// Roles whose weight was set.

@@ -68,6 +68,10 @@ codes! {
     AgentUnknown = "agent-unknown",
     /// The agent does not answer now.
     AgentUnreachable = "agent-unreachable",
+    /// An operator took the agent out of use.
+    AgentDeactivated = "agent-deactivated",
+    /// An operator said that the agent never comes back; its id is never used again.
+    AgentGone = "agent-gone",
     /// The agent registered anew since.
     EpochStale = "epoch-stale",
     /// The agent belongs to another cluster.

@@ -82,12 +82,13 @@ impl World {
             let id = AgentId::new(&format!("a{number}")).ok()?;
             Some(Agent::new(number, id, clock(&mut chance), parameters.agent_total()))
         });
-        let agents = agents.collect();
+        let agents: Vec<Agent> = agents.collect();
         let frameworks = (0..parameters.frameworks)
             .filter_map(|number| Some(Framework::new(number, RoleName::new(&format!("r{number}")).ok()?)));
         let frameworks: Vec<_> = frameworks.collect();
         let mut operator = Operator::default();
         operator.roles = frameworks.iter().map(|framework| framework.role().clone()).collect();
+        operator.agents = agents.iter().map(|agent| agent.id().clone()).collect();
         let record = Record::new(checkers::all(&parameters));
         Self {
             stage: Stage::new(chance, parameters, record, Trace::new(is_traced)),

@@ -21,6 +21,7 @@ const THEMES: &[Theme] = &[
     Theme { name: "dev", seconds: 50, everyday: &[] },
     Theme { name: "faults", seconds: 200, everyday: &[] },
     Theme { name: "fetch", seconds: 260, everyday: &[] },
+    Theme { name: "fleet", seconds: 60, everyday: &[] },
     Theme { name: "frameworks", seconds: 20, everyday: &[] },
     Theme { name: "groups", seconds: 100, everyday: &["groups::"] },
     Theme { name: "health", seconds: 250, everyday: &[] },

@@ -112,11 +112,13 @@ impl Operator for OperatorApi {
         // A member that leads only on paper can't do anything for the caller yet.
         let is_ready = leadership.is_leader && self.context.raft.has_quorum() && state.cluster().is_some();
         let leader = leadership.leader.filter(|leader| *leader != member || is_ready);
+        let figures = self.context.leader.figures();
         let facts = convert::MemberFacts {
             member,
             leader: leader.unwrap_or(0),
             term: leadership.term,
-            offers_outstanding: self.context.leader.figures().offers_outstanding,
+            offers_outstanding: figures.offers_outstanding,
+            agents_held_back: figures.agents_held_back,
         };
         Ok(Response::new(convert::to_status(&state, facts)))
     }
@@ -225,13 +227,17 @@ impl Operator for OperatorApi {
         request: Request<wire::ListAgentsRequest>,
     ) -> Result<Response<wire::ListAgentsResponse>, Status> {
         let wire::ListAgentsRequest {} = request.into_inner();
-        let offered = offered_by_agent(&self.soft().await);
+        let soft = self.soft().await;
+        let offered = offered_by_agent(&soft);
         let state = self.context.leader.state();
         let none = Resources::default();
         let agents = state
             .agents()
             .iter()
-            .map(|(agent, record)| convert::to_agent_view(agent, record, offered.get(agent).unwrap_or(&none)))
+            .map(|(agent, record)| {
+                let silence = soft.silent.get(agent).copied();
+                convert::to_agent_view(agent, record, offered.get(agent).unwrap_or(&none), silence)
+            })
             .collect();
         Ok(Response::new(wire::ListAgentsResponse { agents }))
     }
@@ -241,12 +247,55 @@ impl Operator for OperatorApi {
         request: Request<wire::GetAgentRequest>,
     ) -> Result<Response<wire::AgentView>, Status> {
         let agent = convert::get_agent(request.into_inner()).map_err(invalid("show the agent"))?;
-        let offered = offered_by_agent(&self.soft().await).remove(&agent).unwrap_or_default();
+        let soft = self.soft().await;
+        let offered = offered_by_agent(&soft).remove(&agent).unwrap_or_default();
         let state = self.context.leader.state();
         let Some(record) = state.agent(&agent) else {
-            return Err(usage::unknown_agent(&agent));
+            return Err(usage::unknown_agent(&agent, &state));
         };
-        Ok(Response::new(convert::to_agent_view(&agent, record, &offered)))
+        let silence = soft.silent.get(&agent).copied();
+        Ok(Response::new(convert::to_agent_view(&agent, record, &offered, silence)))
+    }
+
+    async fn deactivate_agent(
+        &self,
+        request: Request<wire::DeactivateAgentRequest>,
+    ) -> Result<Response<wire::DeactivateAgentResponse>, Status> {
+        let (request, agent, tasks) =
+            convert::deactivate_agent(request.into_inner()).map_err(invalid("deactivate the agent"))?;
+        self.context.leader.deactivate_agent(request, agent, tasks).await.map_err(refused)?;
+        Ok(Response::new(wire::DeactivateAgentResponse {}))
+    }
+
+    async fn activate_agent(
+        &self,
+        request: Request<wire::ActivateAgentRequest>,
+    ) -> Result<Response<wire::ActivateAgentResponse>, Status> {
+        let (request, agent) =
+            convert::activate_agent(request.into_inner()).map_err(invalid("activate the agent"))?;
+        self.context.leader.activate_agent(request, agent).await.map_err(refused)?;
+        Ok(Response::new(wire::ActivateAgentResponse {}))
+    }
+
+    async fn mark_agent_gone(
+        &self,
+        request: Request<wire::MarkAgentGoneRequest>,
+    ) -> Result<Response<wire::MarkAgentGoneResponse>, Status> {
+        let (request, agent) =
+            convert::mark_agent_gone(request.into_inner()).map_err(invalid("mark the agent as gone"))?;
+        self.context.leader.mark_agent_gone(request, agent).await.map_err(refused)?;
+        Ok(Response::new(wire::MarkAgentGoneResponse {}))
+    }
+
+    async fn mark_agents_unreachable(
+        &self,
+        request: Request<wire::MarkAgentsUnreachableRequest>,
+    ) -> Result<Response<wire::MarkAgentsUnreachableResponse>, Status> {
+        let agents = convert::mark_agents_unreachable(request.into_inner())
+            .map_err(invalid("mark agents unreachable"))?;
+        let marked = self.context.leader.confirm_unreachable(agents).await.map_err(refused)?;
+        let agent_ids = marked.iter().map(AgentId::to_string).collect();
+        Ok(Response::new(wire::MarkAgentsUnreachableResponse { agent_ids }))
     }
 
     async fn list_frameworks(

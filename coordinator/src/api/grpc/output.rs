@@ -112,6 +112,8 @@ impl Reader {
             | RefusalCode::ExceedsOffer
             | RefusalCode::AgentLacksResources
             | RefusalCode::AgentUnknown
+            | RefusalCode::AgentDeactivated
+            | RefusalCode::AgentGone
             | RefusalCode::EpochStale
             | RefusalCode::ClusterForeign
             | RefusalCode::AgentIdTaken

@@ -72,7 +72,7 @@ pub(super) async fn of_agents(
     let (chosen, mut next_page_token) = match filter {
         UsageFilter::Named(agents) => {
             if let Some(stranger) = agents.iter().find(|agent| state.agent(agent).is_none()) {
-                return Err(unknown_agent(stranger));
+                return Err(unknown_agent(stranger, &state));
             }
             (agents, String::new())
         }
@@ -108,7 +108,9 @@ pub(super) async fn history(
             let agent = agent_of(&state, &id)?;
             (agent, Subject::Task(id))
         }
-        HistoryOf::Agent(agent) if state.agent(&agent).is_none() => return Err(unknown_agent(&agent)),
+        HistoryOf::Agent(agent) if state.agent(&agent).is_none() => {
+            return Err(unknown_agent(&agent, &state));
+        }
         HistoryOf::Agent(agent) => (agent, Subject::Host),
     };
     let request = HistoryRequest { subject, since, step };
@@ -127,7 +129,11 @@ fn agent_of(state: &ClusterState, id: &TaskId) -> Result<AgentId, Status> {
     }
 }
 
-pub(super) fn unknown_agent(agent: &AgentId) -> Status {
+pub(super) fn unknown_agent(agent: &AgentId, state: &ClusterState) -> Status {
+    if state.agent_gone_at(agent).is_some() {
+        let message = format!("agent `{agent}` is gone, as an operator said, and its id is never used again");
+        return status(&Refusal::new(RefusalCode::AgentGone, message));
+    }
     let message = format!("no agent has the id `{agent}`; `muster agent list` shows all of them");
     status(&Refusal::new(RefusalCode::AgentUnknown, message))
 }

@@ -16,7 +16,7 @@ fn amounts(max: u64) -> impl Strategy<Value = Vec<u64>> {
 }
 
 fn agent() -> impl Strategy<Value = Agent> {
-    let hold = prop::option::weighted(0.15, Just(Hold::Draining));
+    let hold = prop::option::weighted(0.15, Just(Hold::Deactivated));
     (amounts(12), ports(), hold).prop_map(|(free, ports, hold)| Agent { free, ports, hold })
 }
 

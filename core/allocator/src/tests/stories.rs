@@ -63,7 +63,7 @@ fn attributes(words: &[&str]) -> Attributes {
 }
 
 impl Story {
-    /// Lines: `agent a1 cpus=4 mem=1024 @zone=eu [draining|unreachable]`, `role web weight=2000 cpus=1`,
+    /// Lines: `agent a1 cpus=4 mem=1024 @zone=eu [deactivated|unreachable]`, `role web weight=2000 cpus=1`,
     /// `framework f role=web cpus=1 [suppressed]` (what it has), below it
     /// `wants 3 cpus=1 mem=64 @zone=eu` and `declined a1 cpus=4 mem=1024`, and `offers 1`.
     fn read(text: &str) -> Self {
@@ -75,7 +75,7 @@ impl Story {
                 [] => {}
                 ["agent", id, rest @ ..] => {
                     let hold = rest.iter().find_map(|word| match *word {
-                        "draining" => Some(Hold::Draining),
+                        "deactivated" => Some(Hold::Deactivated),
                         "unreachable" => Some(Hold::Unreachable),
                         _ => None,
                     });
@@ -295,16 +295,16 @@ fn what_frameworks_of_the_past_still_use_counts_for_their_role() {
 }
 
 #[test]
-fn a_draining_agent_is_not_offered() {
+fn a_deactivated_agent_is_not_offered() {
     check(
-        "agent a1 cpus=4 mem=8192 draining
+        "agent a1 cpus=4 mem=8192 deactivated
          agent a2 cpus=2 mem=4096
          agent a3 cpus=2 mem=4096 unreachable
          framework f",
         expect![[r#"
             a2 -> f  cpus=2 mem=4096MiB
             framework f held back: no agent is left for it: of the agents 1 with too little free, 2 that may not be offered
-            agent a1 held back: it is draining
+            agent a1 held back: an operator took it out of use
             agent a3 held back: it does not answer
         "#]],
     );

@@ -15,16 +15,32 @@ use crate::{
 };
 
 impl ClusterState {
-    /// The agent, when it is in this epoch.
-    ///
-    /// Refuses AgentUnknown, EpochStale and AgentUnreachable; `attempted` is what can't be done.
-    pub(crate) fn current_agent(&self, id: &AgentId, epoch: u64, attempted: &str) -> Result<&Agent, Refusal> {
-        let Some(agent) = self.agent(id) else {
-            return Err(Refusal::new(
+    /// Refuses AgentGone and AgentUnknown; `attempted` is what can't be done.
+    pub(crate) fn known_agent(&self, id: &AgentId, attempted: &str) -> Result<&Arc<Agent>, Refusal> {
+        if let Some(agent) = self.agents.get(id) {
+            return Ok(agent);
+        }
+        Err(if self.agent_gone_at(id).is_some() {
+            Refusal::new(
+                RefusalCode::AgentGone,
+                format!(
+                    "{attempted}: an operator said that agent `{id}` is gone, and its id is never used again. \
+                     Give the host's agent an empty data directory, so that it comes back under a new id."
+                ),
+            )
+        } else {
+            Refusal::new(
                 RefusalCode::AgentUnknown,
                 format!("{attempted}: no agent has the id `{id}`. Look at the list of agents."),
-            ));
-        };
+            )
+        })
+    }
+
+    /// The agent, when it is in this epoch.
+    ///
+    /// Refuses AgentUnknown, AgentGone, EpochStale and AgentUnreachable; `attempted` is what can't be done.
+    pub(crate) fn current_agent(&self, id: &AgentId, epoch: u64, attempted: &str) -> Result<&Agent, Refusal> {
+        let agent = self.known_agent(id, attempted)?;
         if agent.epoch != epoch {
             return Err(Refusal::new(
                 RefusalCode::EpochStale,
@@ -48,7 +64,7 @@ impl ClusterState {
 }
 
 impl Step<'_> {
-    /// Refuses facts out of bounds (InvalidArgument) and more than [`limits::AGENTS_MAX`] agents (Busy).
+    /// Refuses the id of one that is gone (AgentGone), facts out of bounds (InvalidArgument) and more than [`limits::AGENTS_MAX`] agents (Busy).
     pub(super) fn register_agent(
         &mut self,
         id: &AgentId,
@@ -57,6 +73,9 @@ impl Step<'_> {
     ) -> Result<Answer, Refusal> {
         check(id, facts)?;
         let before = self.state.agents.get(id).cloned();
+        if self.state.agent_gone_at(id).is_some() {
+            self.state.known_agent(id, &format!("Agent `{id}` was not registered"))?;
+        }
         let count = u64::try_from(self.state.agents.len()).unwrap_or(u64::MAX);
         if before.is_none() && count >= limits::AGENTS_MAX {
             return Err(Refusal::new(
@@ -72,6 +91,7 @@ impl Step<'_> {
             facts: Arc::new(facts.clone()),
             epoch,
             is_reachable: true,
+            availability: before.as_ref().map(|agent| agent.availability).unwrap_or_default(),
             registered_at: self.at,
             changed_at: self.at,
             allocated: before.as_ref().map(|agent| agent.allocated.clone()).unwrap_or_default(),
@@ -108,7 +128,7 @@ impl Step<'_> {
         }
     }
 
-    /// Refuses AgentUnknown, and EpochStale when the agent registered anew since. A repeat changes nothing.
+    /// Refuses AgentUnknown, AgentGone, and EpochStale when the agent registered anew since. A repeat changes nothing.
     pub(super) fn mark_agent_unreachable(&mut self, id: &AgentId, epoch: u64) -> Result<Answer, Refusal> {
         if self.state.agent(id).is_some_and(|agent| agent.epoch == epoch && !agent.is_reachable) {
             return Ok(Answer::Done);
@@ -134,7 +154,7 @@ impl Step<'_> {
     }
 
     /// Tells every framework that has something on this agent.
-    fn tell_frameworks(&mut self, agent: &Agent, event: FrameworkEvent) {
+    pub(super) fn tell_frameworks(&mut self, agent: &Agent, event: FrameworkEvent) {
         let framework_of = |task| self.state.task(task).map(|task| task.framework.clone());
         let frameworks: BTreeSet<FrameworkId> = agent.tasks.iter().filter_map(framework_of).collect();
         for framework in &frameworks {

@@ -4,6 +4,7 @@
 //! refusal changes nothing. Everything here depends on its arguments alone, and nothing fails.
 
 mod agents;
+mod care;
 mod frameworks;
 mod join_tokens;
 mod prune;
@@ -72,6 +73,11 @@ impl Step<'_> {
             Command::AcknowledgeEvents { framework, cursor } => self.acknowledge_events(framework, *cursor),
             Command::RegisterAgent { agent, facts, tasks } => self.register_agent(agent, facts, tasks),
             Command::MarkAgentUnreachable { agent, epoch } => self.mark_agent_unreachable(agent, *epoch),
+            Command::DeactivateAgent { agent, tasks, request } => {
+                self.deactivate_agent(agent, *tasks, request.as_ref())
+            }
+            Command::ActivateAgent { agent, request } => self.activate_agent(agent, request.as_ref()),
+            Command::MarkAgentGone { agent, request } => self.mark_agent_gone(agent, request.as_ref()),
             Command::Launch { framework, request, agent, epoch, role, offered, tasks } => {
                 let place = tasks::Place { framework, role, agent, epoch: *epoch };
                 self.launch(place, request.as_ref(), offered, tasks)

@@ -12,7 +12,7 @@ use crate::{
     answers::Asked,
     command::KillBy,
     outcome::{Answer, Change},
-    state::{Agent, Framework, RUN_FRAMEWORK, Task},
+    state::{Agent, Availability, Framework, RUN_FRAMEWORK, Task},
 };
 
 /// Whose launch, and where.
@@ -36,7 +36,7 @@ pub(super) struct News {
 impl Step<'_> {
     /// Launches what fits, task by task; each that doesn't has its refusal in the answer:
     /// InvalidArgument, TaskIdTaken, TaskUnknown (no longer waiting), ExceedsOffer, AgentLacksResources,
-    /// AgentUnknown, AgentUnreachable, EpochStale, Busy.
+    /// AgentUnknown, AgentGone, AgentUnreachable, AgentDeactivated, EpochStale, Busy.
     ///
     /// Refuses as a whole unknown and ended frameworks, and more tasks than one Accept may hold (InvalidArgument).
     pub(super) fn launch(
@@ -102,6 +102,18 @@ impl Step<'_> {
             ));
         }
         let agent = self.state.current_agent(place.agent, place.epoch, &attempted)?;
+        match agent.availability {
+            Availability::Active => {}
+            Availability::Deactivated => {
+                return Err(Refusal::new(
+                    RefusalCode::AgentDeactivated,
+                    format!(
+                        "{attempted}: an operator took agent `{}` out of use. Wait for another offer.",
+                        place.agent
+                    ),
+                ));
+            }
+        }
         let free = agent.free();
         if !free.contains(need) {
             return Err(Refusal::new(

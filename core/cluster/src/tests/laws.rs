@@ -26,6 +26,9 @@ enum Op {
     Acknowledge { framework: u8, back: u32 },
     Agent { agent: u8, boot: u8, forgets: u8, skew: u8 },
     Unreachable { agent: u8, is_stale: bool },
+    Deactivate { agent: u8, ends: bool, request: Option<u8> },
+    Activate { agent: u8, request: Option<u8> },
+    Gone { agent: u8, request: Option<u8> },
     Launch { framework: u8, agent: u8, is_stale: bool, offered: u8, tasks: Vec<Draft>, request: Option<u8> },
     Kill { by: Option<u8>, task: u8, grace: Option<u8>, request: Option<u8> },
     Statuses { agent: u8, is_stale: bool, statuses: Vec<Report> },
@@ -84,6 +87,10 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (agent(), 0..2u8, any::<u8>(), 0..3u8)
             .prop_map(|(agent, boot, forgets, skew)| Op::Agent { agent, boot, forgets, skew }),
         2 => (agent(), any::<bool>()).prop_map(|(agent, is_stale)| Op::Unreachable { agent, is_stale }),
+        1 => (agent(), any::<bool>(), request())
+            .prop_map(|(agent, ends, request)| Op::Deactivate { agent, ends, request }),
+        1 => (agent(), request()).prop_map(|(agent, request)| Op::Activate { agent, request }),
+        1 => (0..12u8, request()).prop_map(|(agent, request)| Op::Gone { agent, request }),
         8 => (
             framework(),
             agent(),
@@ -219,6 +226,17 @@ fn command(state: &ClusterState, op: &Op) -> Command {
         }
         Op::Unreachable { agent, is_stale } => {
             Command::MarkAgentUnreachable { agent: agent_id(*agent), epoch: epoch(*agent, *is_stale) }
+        }
+        Op::Deactivate { agent, ends, request } => Command::DeactivateAgent {
+            agent: agent_id(*agent),
+            tasks: if *ends { DeactivatedTasks::End { grace: None } } else { DeactivatedTasks::RunOn },
+            request: request_id(*request),
+        },
+        Op::Activate { agent, request } => {
+            Command::ActivateAgent { agent: agent_id(*agent), request: request_id(*request) }
+        }
+        Op::Gone { agent, request } => {
+            Command::MarkAgentGone { agent: agent_id(*agent), request: request_id(*request) }
         }
         Op::Launch { framework, agent, is_stale, offered, tasks, request } => Command::Launch {
             framework: framework_id(*framework),
@@ -450,6 +468,41 @@ proptest! {
 
     /// A join token lets one key in, under one name, and never after its end.
     #[test]
+    fn a_gone_agent_never_comes_back_and_a_deactivated_one_gets_nothing(ops in ops()) {
+        let mut gone: BTreeSet<AgentId> = BTreeSet::new();
+        let mut idle: BTreeSet<AgentId> = BTreeSet::new();
+        play(&ops, |scene| match (&scene.entry.command, &scene.outcome.answer) {
+            (Command::MarkAgentGone { agent, .. }, Ok(_)) if scene.after.agent_gone_at(agent).is_some() => {
+                gone.insert(agent.clone());
+                idle.remove(agent);
+                for task in scene.after.tasks().values().filter(|task| task.agent.as_ref() == Some(agent)) {
+                    assert!(task.is_over(), "{} outlives its agent", task.spec.task_id);
+                }
+                assert!(scene.after.agent(agent).is_none());
+            }
+            (Command::DeactivateAgent { agent, .. }, Ok(_)) if scene.before != scene.after => {
+                if scene.after.agent(agent).is_some_and(|agent| agent.availability == Availability::Deactivated) {
+                    idle.insert(agent.clone());
+                }
+            }
+            (Command::ActivateAgent { agent, .. }, Ok(_)) => {
+                if scene.after.agent(agent).is_some_and(|agent| agent.availability == Availability::Active) {
+                    idle.remove(agent);
+                }
+            }
+            (Command::RegisterAgent { agent, .. }, Ok(_)) => {
+                assert!(!gone.contains(agent), "{agent} came back");
+            }
+            (Command::Launch { agent, .. }, Ok(Answer::Launched(_))) if idle.contains(agent) || gone.contains(agent) => {
+                let is_new = |id: &&TaskId| scene.before.task(id).is_none();
+                let launched = scene.after.tasks().keys().find(is_new);
+                assert_eq!(launched, None, "was launched on {agent}");
+            }
+            _ => {}
+        });
+    }
+
+    #[test]
     fn a_join_token_is_used_once(ops in ops()) {
         let mut used: BTreeMap<String, (String, [u8; 32])> = BTreeMap::new();
         let mut over: BTreeSet<String> = BTreeSet::new();
@@ -591,6 +644,10 @@ fn the_commands_reach_every_corner() {
     expect_test::expect![[r#"
         agent back
         agent lost
+        killing to failed None
+        killing to gone AgentRebooted
+        launch: agent-deactivated
+        launch: agent-gone
         launch: agent-lacks-resources
         launch: agent-unknown
         launch: agent-unreachable
@@ -601,6 +658,7 @@ fn the_commands_reach_every_corner() {
         launch: task-id-taken
         launch: task-unknown
         pruned
+        refused agent-gone
         refused agent-unknown
         refused agent-unreachable
         refused cluster-version-too-old
@@ -616,12 +674,14 @@ fn the_commands_reach_every_corner() {
         released later
         running to gone AgentLostTask
         running to gone AgentRebooted
-        running to gone None
-        running to killed None
+        running to killing None
+        running to unreachable AgentUnreachable
         staging to dropped None
         staging to error None
         staging to failed None
         staging to finished None
+        staging to gone AgentGone
+        staging to gone AgentLostTask
         staging to gone AgentRebooted
         staging to gone None
         staging to killed None
@@ -629,11 +689,11 @@ fn the_commands_reach_every_corner() {
         staging to running None
         staging to starting None
         staging to unreachable AgentUnreachable
+        starting to failed None
         starting to gone AgentRebooted
         starting to unreachable AgentUnreachable
-        unreachable to error None
+        unreachable to finished None
         unreachable to gone AgentRebooted
-        unreachable to running None
-        unreachable to starting None"#]]
+        unreachable to running None"#]]
     .assert_eq(&seen.join("\n"));
 }

@@ -1,4 +1,5 @@
 //! Stories told command by command, and laws that hold whatever is commanded.
 
+mod care;
 mod laws;
 mod story;

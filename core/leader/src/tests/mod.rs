@@ -1,6 +1,7 @@
 //! The machine in a small world: a log that applies at once, agents and frameworks that speak by script.
 
 mod agents;
+mod fleet;
 mod offers;
 mod run;
 mod simulation;

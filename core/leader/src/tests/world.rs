@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use cluster::{AgentFacts, ClusterState, Entry, FrameworkInfo, KnownTask};
+use cluster::{AgentFacts, ClusterState, DeactivatedTasks, Entry, FrameworkInfo, KnownTask};
 use model::{
     AgentId, ClusterId, Cursor, Duration, Figure, FrameworkEvent, FrameworkId, OfferId, Opened, Reason,
-    Refusal, Resources, RoleName, Subject, SubscriptionId, TaskId, TaskSpec, TaskState, TaskStatus,
-    Timestamp, Usage, UsageReport,
+    Refusal, RequestId, Resources, RoleName, Subject, SubscriptionId, TaskId, TaskSpec, TaskState,
+    TaskStatus, Timestamp, Usage, UsageReport,
 };
 
 use crate::{
@@ -216,6 +216,27 @@ impl World {
                 }
             }
             "wait" => self.wait(seconds(rest[0]), &rest[1..]),
+            "deactivate" => {
+                let request = RequestId::new(rest[1]).unwrap();
+                let tasks = match rest.get(2) {
+                    Some(_) => DeactivatedTasks::End { grace: None },
+                    None => DeactivatedTasks::RunOn,
+                };
+                let agent = AgentId::new(rest[0]).unwrap();
+                self.call("user", Call::DeactivateAgent { request, agent, tasks });
+            }
+            "activate" => {
+                let request = RequestId::new(rest[1]).unwrap();
+                self.call("user", Call::ActivateAgent { request, agent: AgentId::new(rest[0]).unwrap() });
+            }
+            "gone-for-good" => {
+                let request = RequestId::new(rest[1]).unwrap();
+                self.call("user", Call::MarkAgentGone { request, agent: AgentId::new(rest[0]).unwrap() });
+            }
+            "confirm" => {
+                let agents = rest.iter().map(|agent| AgentId::new(agent).unwrap()).collect();
+                self.call("user", Call::ConfirmUnreachable { agents });
+            }
             "hold" => self.is_holding = true,
             "commit" => {
                 self.is_holding = false;
@@ -374,7 +395,7 @@ impl World {
                 None => FrameworkId::new(words[0]).unwrap(),
             },
             subscription: subscription.unwrap_or_else(nobody),
-            request: find("request=").map(|id| model::RequestId::new(id).unwrap()),
+            request: find("request=").map(|id| RequestId::new(id).unwrap()),
         }
     }
 
@@ -522,6 +543,10 @@ fn answered(answer: &Result<Reply, Refusal>) -> String {
             format!("used {:?}", figures.iter().map(of).collect::<Vec<_>>())
         }
         Ok(Reply::History(points)) => format!("history of {} points", points.len()),
+        Ok(Reply::Confirmed(agents)) => {
+            let shown: Vec<_> = agents.iter().map(AgentId::as_str).collect();
+            format!("marked [{}]", shown.join(", "))
+        }
         Ok(Reply::Told(agent)) => format!("told {agent}"),
         Ok(Reply::Frozen(is_frozen)) => format!("frozen: {is_frozen:?}"),
         Ok(Reply::Output(chunk)) => format!("output `{}`", String::from_utf8_lossy(&chunk.data)),

@@ -19,6 +19,7 @@ mod containment;
 mod dev;
 mod faults;
 mod fetch;
+mod fleet;
 mod frameworks;
 mod groups;
 mod health;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cluster::{AgentFacts, KnownTask};
 use leader::{FromAgent, Hello, ToAgent};
-use model::{AgentId, ClusterId, Duration, Resources, TaskId};
+use model::{AgentId, ClusterId, Duration, RefusalCode, Resources, TaskId};
 use supervisor::{Action, Assignment, Event, Found, Now, Row, Supervisor, Uptime};
 
 use host::Host;
@@ -100,6 +100,10 @@ pub struct Agent {
     /// Processes whose end it will hear of.
     watched: BTreeSet<String>,
     timer_at: Option<Moment>,
+    /// It was told that it is gone: when its tasks have ended, somebody gives it an empty disk.
+    is_gone: bool,
+    /// How many ids it had before.
+    rebirths: u32,
 }
 
 impl Agent {
@@ -121,7 +125,13 @@ impl Agent {
             lanes: BTreeMap::new(),
             watched: BTreeSet::new(),
             timer_at: None,
+            is_gone: false,
+            rebirths: 0,
         }
+    }
+
+    pub fn id(&self) -> &AgentId {
+        &self.id
     }
 
     fn place(&self) -> Place {
@@ -177,6 +187,12 @@ impl Agent {
         if self.session.is_some() {
             return;
         }
+        if self.is_gone {
+            if !self.supervisor.is_idle() || !self.lanes.is_empty() {
+                return self.later(stage, Duration::from_secs(1), Wake::Connect);
+            }
+            self.begin_anew(stage);
+        }
         let known = self.supervisor.known();
         let known = known.into_iter().map(|supervisor::KnownTask { task_id, sequence, state }| KnownTask {
             task: task_id,
@@ -203,6 +219,22 @@ impl Agent {
         let (is_welcomed, heartbeat) = (false, Duration::ZERO);
         self.session = Some(Session { conn, is_welcomed, heartbeat, heard_at: stage.now });
         self.later(stage, self.clock.truly(WELCOME_PATIENCE), Wake::Late { conn });
+    }
+
+    /// Somebody moved its data away, so it has a new id.
+    fn begin_anew(&mut self, stage: &mut Stage) {
+        self.rebirths += 1;
+        if let Ok(id) = AgentId::new(&format!("a{}.{}", self.number, self.rebirths)) {
+            stage.trace.line(stage.now, || format!("a{} begins anew as {id}", self.number));
+            self.id = id;
+        }
+        self.is_gone = false;
+        self.cluster = None;
+        self.rows.clear();
+        self.host.sandboxes.clear();
+        self.supervisor = Supervisor::new(self.id.clone());
+        self.watched.clear();
+        self.timer_at = None;
     }
 
     fn give_up(&mut self, conn: Conn, stage: &mut Stage) {
@@ -272,6 +304,11 @@ impl Agent {
                 }
             }
             ToAgent::Refused { refusal, is_final } => {
+                if refusal.code == RefusalCode::AgentGone {
+                    self.give_up(conn, stage);
+                    self.is_gone = true;
+                    return self.decide(Event::EndAll, stage);
+                }
                 if is_final {
                     stage.record.fail(now, "converges", format!("agent {} was refused: {refusal}", self.id));
                 }
@@ -335,6 +372,7 @@ impl Agent {
             return;
         }
         self.is_up = true;
+        self.is_gone = false;
         self.pause = PAUSE_MIN;
         self.next_member = stage.chance.place(stage.parameters.members);
         let rows: Vec<Row> = self.rows.values().cloned().collect();

@@ -125,6 +125,7 @@ impl AcknowledgedIsKept {
                 | Reply::Usage(_)
                 | Reply::History(_)
                 | Reply::Told(_)
+                | Reply::Confirmed(_)
                 | Reply::Frozen(_),
             ) => return Ok(()),
         };
@@ -156,6 +157,9 @@ fn request_in(command: &Command) -> Option<&RequestId> {
         | Command::SubmitRun { request, .. }
         | Command::SetRole { request, .. }
         | Command::UpdateFramework { request, .. }
+        | Command::DeactivateAgent { request, .. }
+        | Command::ActivateAgent { request, .. }
+        | Command::MarkAgentGone { request, .. }
         | Command::TearDownFramework { request, .. } => request.as_ref(),
         // The id that it answers with may be taken up again after a teardown.
         Command::RegisterFramework { .. }

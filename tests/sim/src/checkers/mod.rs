@@ -1,6 +1,7 @@
 //! One file for each invariant; each keeps its own history and trusts nobody's.
 
 mod acknowledgements;
+mod care;
 pub mod fairness;
 mod final_states;
 mod hearing;
@@ -24,6 +25,7 @@ pub fn all(parameters: &Parameters) -> Vec<Box<dyn Checker>> {
         Box::new(final_states::FinalStatesStay::default()),
         Box::new(hearing::FrameworksHearAll::default()),
         Box::new(survival::TasksSurvive::new(parameters)),
+        Box::new(care::OperatorsAreObeyed::default()),
         Box::new(offers::OffersOnce::new(parameters)),
     ]
 }

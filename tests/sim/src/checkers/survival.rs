@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster::Command;
+use cluster::{Command, DeactivatedTasks};
 use leader::Call;
-use model::{Duration, FrameworkId, TaskId};
+use model::{AgentId, Duration, FrameworkId, TaskId};
 
 use crate::{
     parameters::Parameters,
@@ -24,6 +24,9 @@ pub struct TasksSurvive {
     /// Frameworks whose end somebody wished, or that stayed away for too long.
     ended: BTreeSet<FrameworkId>,
     owner: BTreeMap<TaskId, FrameworkId>,
+    place: BTreeMap<TaskId, AgentId>,
+    /// Agents that an operator drained, or of which one said that they are gone.
+    given_up: BTreeSet<AgentId>,
     /// When each framework was last seen on its stream.
     seen: BTreeMap<FrameworkId, Moment>,
 }
@@ -36,6 +39,8 @@ impl TasksSurvive {
             wished: BTreeSet::new(),
             ended: BTreeSet::new(),
             owner: BTreeMap::new(),
+            place: BTreeMap::new(),
+            given_up: BTreeSet::new(),
             seen: BTreeMap::new(),
         }
     }
@@ -56,6 +61,14 @@ impl Checker for TasksSurvive {
                 self.ended.insert((*framework).clone());
                 Ok(())
             }
+            Fact::Wished {
+                call:
+                    Call::MarkAgentGone { agent, .. }
+                    | Call::DeactivateAgent { agent, tasks: DeactivatedTasks::End { .. }, .. },
+            } => {
+                self.given_up.insert(agent.clone());
+                Ok(())
+            }
             Fact::Subscribed { framework, .. }
             | Fact::Heard { framework, .. }
             | Fact::Offered { framework, .. } => {
@@ -68,7 +81,9 @@ impl Checker for TasksSurvive {
                     return Ok(());
                 }
                 match &entry.command {
-                    Command::Launch { framework, tasks, .. } => {
+                    Command::Launch { framework, tasks, agent, .. } => {
+                        let placed = tasks.iter().map(|task| (task.task_id.clone(), agent.clone()));
+                        self.place.extend(placed);
                         let owned = tasks.iter().map(|task| (task.task_id.clone(), framework.clone()));
                         self.owner.extend(owned);
                         Ok(())
@@ -89,7 +104,8 @@ impl Checker for TasksSurvive {
             }
             Fact::Over { agent, task, is_killed: true } => {
                 let is_orphan = self.owner.get(*task).is_some_and(|owner| self.ended.contains(owner));
-                if self.wished.contains(*task) || is_orphan {
+                let is_given_up = self.place.get(*task).is_some_and(|place| self.given_up.contains(place));
+                if self.wished.contains(*task) || is_orphan || is_given_up {
                     return Ok(());
                 }
                 Err(format!("agent {agent} killed {task}, and nobody had wished that"))

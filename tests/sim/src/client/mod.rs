@@ -208,9 +208,13 @@ pub fn request_of(call: &Call) -> Option<&RequestId> {
         Call::Run { request, .. }
         | Call::KillTask { request, .. }
         | Call::TeardownFramework { request, .. }
-        | Call::SetRole { request, .. } => Some(request),
+        | Call::SetRole { request, .. }
+        | Call::DeactivateAgent { request, .. }
+        | Call::ActivateAgent { request, .. }
+        | Call::MarkAgentGone { request, .. } => Some(request),
         Call::Subscribe(params) => params.request.as_ref(),
         Call::Attach(_)
+        | Call::ConfirmUnreachable { .. }
         | Call::ReadOutput(_)
         | Call::ReadUsage(_)
         | Call::ReadHistory { .. }
@@ -236,6 +240,10 @@ fn caller_of(call: &mut Call) -> Option<&mut SubscriptionId> {
         | Call::KillTask { .. }
         | Call::TeardownFramework { .. }
         | Call::SetRole { .. }
+        | Call::DeactivateAgent { .. }
+        | Call::ActivateAgent { .. }
+        | Call::MarkAgentGone { .. }
+        | Call::ConfirmUnreachable { .. }
         | Call::Subscribe(_)
         | Call::Attach(_)
         | Call::ReadOutput(_)

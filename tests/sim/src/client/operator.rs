@@ -1,9 +1,10 @@
-//! A person: runs one-off tasks, kills some, sets weights, and tears frameworks down.
+//! A person: runs one-off tasks, kills some, sets weights, takes agents out of use, and tears frameworks down.
 
 use std::collections::BTreeSet;
 
+use cluster::DeactivatedTasks;
 use leader::{Call, Reply};
-use model::{Duration, FrameworkId, RequestId, RoleName, TaskId};
+use model::{AgentId, Duration, FrameworkId, RequestId, RoleName, TaskId};
 
 use super::{Calls, Heard, Wake, any_work, framework::SLICE_MILLI, spec};
 use crate::stage::{Phase, Place, Stage, What};
@@ -22,6 +23,11 @@ pub struct Operator {
     /// Frameworks that it knows of.
     pub frameworks: BTreeSet<FrameworkId>,
     pub roles: Vec<RoleName>,
+    pub agents: Vec<AgentId>,
+    /// Agents that it ever took out of use.
+    deactivated: BTreeSet<AgentId>,
+    /// Those that it did not take into use in the calm yet.
+    to_activate: BTreeSet<AgentId>,
 }
 
 impl Operator {
@@ -65,7 +71,7 @@ impl Operator {
             return;
         }
         let Some(request) = self.request() else { return };
-        let call = match stage.chance.below(12) {
+        let call = match stage.chance.below(13) {
             0..=5 => {
                 let mut tasks = Vec::new();
                 for _ in 0..stage.chance.between(1, 3) {
@@ -87,6 +93,24 @@ impl Operator {
                 let Some(role) = stage.chance.one_of(&self.roles).cloned() else { return };
                 Call::SetRole { request, role, weight_milli: 1000 * stage.chance.between(1, 3) }
             }
+            11 => {
+                let Some(agent) = stage.chance.one_of(&self.agents).cloned() else { return };
+                match stage.chance.below(20) {
+                    0..=5 => {
+                        let grace = Some(Duration::from_secs(1));
+                        let tasks = match stage.chance.happens(300) {
+                            true => DeactivatedTasks::End { grace },
+                            false => DeactivatedTasks::RunOn,
+                        };
+                        self.deactivated.insert(agent.clone());
+                        Call::DeactivateAgent { request, agent, tasks }
+                    }
+                    6..=15 => Call::ActivateAgent { request, agent },
+                    16..=17 => Call::ConfirmUnreachable { agents: Vec::new() },
+                    18 => Call::ConfirmUnreachable { agents: vec![agent] },
+                    _ => Call::MarkAgentGone { request, agent },
+                }
+            }
             _ => {
                 let known: Vec<_> = self.frameworks.iter().cloned().collect();
                 if !stage.chance.happens(100) {
@@ -103,6 +127,13 @@ impl Operator {
     fn end_all(&mut self, stage: &mut Stage) {
         if self.calls.pending.is_empty() && self.to_end.is_none() {
             self.to_end = Some(self.submitted.clone());
+            self.to_activate = self.deactivated.clone();
+        }
+        while !self.calls.is_busy()
+            && let Some(agent) = self.to_activate.pop_first()
+        {
+            let Some(request) = self.request() else { return };
+            self.calls.ask(PLACE, Call::ActivateAgent { request, agent }, stage);
         }
         while !self.calls.is_busy() {
             let Some(task) = self.to_end.as_mut().and_then(BTreeSet::pop_first) else { return };
