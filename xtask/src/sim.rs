@@ -26,6 +26,9 @@ pub struct Args {
     /// Tell what happens, line by line.
     #[arg(long)]
     trace: bool,
+    /// Many agents with ten tasks each instead of faults; leaders are killed, and costs are printed.
+    #[arg(long, value_name = "AGENTS", num_args = 0..=1, default_missing_value = "40000", conflicts_with_all = ["runs", "trace", "mutants"])]
+    scale: Option<usize>,
     /// Plant bugs, all or those whose name contains this, and see that each is found.
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["seed", "runs", "trace"])]
     mutants: Option<String>,
@@ -43,16 +46,19 @@ pub fn run(args: &Args) -> Result<()> {
     let runs = args.runs.unwrap_or(if args.seed.is_some() { 1 } else { u64::MAX });
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let mut command = cargo();
-    command.args(["run", "--release", "--locked", "--quiet", "--package", "sim", "--"]);
+    command.args(["run", "--profile", "sim", "--locked", "--quiet", "--package", "sim", "--"]);
     command.args(["--seed", &seed.to_string(), "--runs", &runs.to_string()]);
     command.args(["--seconds", &args.seconds.to_string(), "--jobs", &jobs.to_string()]);
     command.args(args.trace.then_some("--trace"));
+    if let Some(agents) = args.scale {
+        command.args(["--scale", &agents.to_string()]);
+    }
     run_command(&mut command)
 }
 
 /// Fresh seeds, for as long as every run of all tests can spare.
 pub fn run_fresh() -> Result<()> {
-    run(&Args { seed: None, runs: None, seconds: SECONDS_DEFAULT, trace: false, mutants: None })
+    run(&Args { seed: None, runs: None, seconds: SECONDS_DEFAULT, trace: false, scale: None, mutants: None })
 }
 
 /// Another one each time, and short enough to be typed.

@@ -35,6 +35,11 @@ impl Leader {
         }
     }
 
+    /// Every offer that is outstanding or being accepted.
+    pub fn offers(&self) -> impl Iterator<Item = &Offer> {
+        self.offers.iter()
+    }
+
     pub fn offers_outstanding(&self) -> usize {
         self.offers.count()
     }

@@ -14,6 +14,7 @@ mod member;
 mod network;
 mod parameters;
 mod record;
+mod scale;
 mod stage;
 mod time;
 mod world;
@@ -24,6 +25,7 @@ use chance::Chance;
 use model::Duration;
 pub use parameters::Parameters;
 pub use record::Violation;
+pub use scale::{Failover, Scale};
 use world::World;
 
 /// What came of a run.
@@ -32,6 +34,8 @@ pub struct Verdict {
     pub parameters: Parameters,
     /// How long it took, in the time of the world.
     pub lived: Duration,
+    /// The part of it in which anything could go wrong.
+    pub troubled: Duration,
     pub events: u64,
     pub entries: u64,
     pub violation: Option<Violation>,
@@ -57,9 +61,11 @@ fn run_for(seed: u64, is_traced: bool, trouble: Duration) -> Verdict {
         let why = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it said nothing");
         world.stage.record.fail(world.stage.now, "assertions", why.to_owned());
     }
+    let lived = world.stage.now.since(time::Moment::default());
     Verdict {
+        troubled: lived.min(parameters.trouble),
         parameters,
-        lived: world.stage.now.since(time::Moment::default()),
+        lived,
         events: world.events,
         entries: world.entries(),
         violation: world.stage.record.violation.take(),

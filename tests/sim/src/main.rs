@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sim::{Verdict, run};
+use sim::{Failover, Scale, Verdict, Violation, run};
 
 struct Arguments {
     seed: u64,
@@ -23,6 +23,8 @@ struct Arguments {
     jobs: usize,
     is_traced: bool,
     is_quiet: bool,
+    /// So many agents instead of faults.
+    scale: Option<usize>,
 }
 
 fn main() -> ExitCode {
@@ -38,12 +40,16 @@ fn main() -> ExitCode {
     if arguments.is_traced {
         return trace(arguments.seed);
     }
+    if let Some(agents) = arguments.scale {
+        return scale(arguments.seed, agents);
+    }
     sweep(&arguments)
 }
 
 fn arguments() -> Result<Arguments, String> {
+    let (is_traced, is_quiet) = (false, false);
     let mut arguments =
-        Arguments { seed: 1, runs: 1, seconds: None, jobs: 1, is_traced: false, is_quiet: false };
+        Arguments { seed: 1, runs: 1, seconds: None, jobs: 1, is_traced, is_quiet, scale: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || {
@@ -55,6 +61,7 @@ fn arguments() -> Result<Arguments, String> {
             "--runs" => arguments.runs = number()?,
             "--seconds" => arguments.seconds = Some(number()?),
             "--jobs" => arguments.jobs = usize::try_from(number()?).unwrap_or(1).max(1),
+            "--scale" => arguments.scale = usize::try_from(number()?).ok(),
             "--trace" => arguments.is_traced = true,
             "--quiet" => arguments.is_quiet = true,
             other => return Err(format!("there is no flag `{other}`")),
@@ -113,6 +120,7 @@ fn sweep(arguments: &Arguments) -> ExitCode {
 struct Totals {
     runs: u64,
     lived: Duration,
+    troubled: Duration,
     events: u64,
     entries: u64,
     bad: Option<(u64, Verdict)>,
@@ -122,6 +130,7 @@ impl Totals {
     fn add(&mut self, seed: u64, verdict: Verdict) {
         self.runs += 1;
         self.lived += verdict.lived;
+        self.troubled += verdict.troubled;
         self.events += verdict.events;
         self.entries += verdict.entries;
         let is_first = self.bad.as_ref().is_none_or(|(before, _)| seed < *before);
@@ -133,14 +142,71 @@ impl Totals {
     fn tell(&self, elapsed: Duration) {
         let hours = self.lived.as_secs_f64() / 3600.0;
         println!(
-            "{} runs, {hours:.1} simulated hours in {:.1} s: {:.1} hours per second; {} events, {} entries of the log",
+            "{} runs, {hours:.1} simulated hours, {:.1} of them with faults, in {:.1} s: {:.2} hours per second; \
+             {} events, {} entries of the log",
             self.runs,
+            self.troubled.as_secs_f64() / 3600.0,
             elapsed.as_secs_f64(),
             hours / elapsed.as_secs_f64(),
             self.events,
             self.entries
         );
     }
+}
+
+/// Running tasks on each agent.
+const TASKS_PER_AGENT: u64 = 10;
+/// How often the leader is killed in a world of one size.
+const LEADERS_KILLED: usize = 3;
+
+/// Worlds of a tenth, a fifth and all of these agents, so that one sees how cost grows.
+fn scale(seed: u64, agents: usize) -> ExitCode {
+    println!(
+        "agents   tasks   | filled: virtual s, CPU s, entries | leader killed: led again, half, all attached (virtual s), CPU s | MiB"
+    );
+    for agents in [agents / 10, agents / 5, agents] {
+        if let Err(violation) = live_at_scale(seed, agents.max(1)) {
+            println!("{agents} agents: {} at {} s: {}", violation.invariant, violation.at, violation.why);
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn live_at_scale(seed: u64, agents: usize) -> Result<(), Violation> {
+    let began = cpu_seconds();
+    let mut scale = Scale::new(seed, agents, TASKS_PER_AGENT);
+    let filled = scale.fill()?.as_secs_f64();
+    let cost = cpu_seconds() - began;
+    println!(
+        "{agents:>6} {:>8}  | {filled:>7.1} {cost:>7.1} {:>8}",
+        agents as u64 * TASKS_PER_AGENT,
+        scale.entries()
+    );
+    for _ in 0..LEADERS_KILLED {
+        let began = cpu_seconds();
+        let Failover { leader, half_attached, all_attached } = scale.lose_leader()?;
+        let [leader, half, all] = [leader, half_attached, all_attached].map(|span| span.as_secs_f64());
+        let cost = cpu_seconds() - began;
+        println!("{:>44} | {leader:>6.2} {half:>6.2} {all:>6.2} {cost:>7.1} | {}", "", memory_mib());
+    }
+    scale.conclude()
+}
+
+/// What this program has used of processors; zero where nobody says.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(") ").next().unwrap_or_default();
+    // Fields 14 and 15 of proc_pid_stat(5), in hundredths of a second.
+    let ticks: u64 = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks as f64 / 100.0
+}
+
+/// What it holds of memory; zero where nobody says.
+fn memory_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
 fn tell(seed: u64, verdict: &Verdict) {

@@ -60,6 +60,8 @@ pub struct Network {
     cuts: BTreeSet<(Place, Place)>,
     lines: BTreeMap<Conn, Line>,
     next: u64,
+    /// Members whose process is dead and whose machine is not: it says so to whoever wants to connect.
+    pub deaf: BTreeSet<usize>,
 }
 
 impl Network {
@@ -85,6 +87,11 @@ impl Network {
             Place::Member(_) => line.has_member,
             Place::Agent(_) | Place::Framework(_) | Place::Operator | Place::World => line.has_client,
         })
+    }
+
+    /// The other end of a stream that has not broken.
+    pub fn member_of(&self, conn: Conn) -> Option<usize> {
+        self.lines.get(&conn).filter(|line| !line.is_broken).map(|line| line.member)
     }
 
     fn let_go(&mut self, place: Place, conn: Conn) {
@@ -114,6 +121,10 @@ impl Stage {
         let line = Line { client, member, is_broken: false, has_client, has_member, up_free, down_free };
         self.network.lines.insert(conn, line);
         self.send_up(conn, first);
+        if self.network.deaf.contains(&member) {
+            let answer = self.latency();
+            self.break_line(conn, answer);
+        }
         conn
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use leader::Config;
 use model::{ClusterId, Duration, Resources};
 
-use crate::chance::Chance;
+use crate::{chance::Chance, client::SLICE_MILLI};
 
 /// Everything about a run that its seed decides at once.
 #[derive(Debug, Clone)]
@@ -51,7 +51,12 @@ pub struct Parameters {
     pub cycle_interval: Duration,
     pub finished_tasks_kept: Duration,
     pub failover_timeout: Duration,
+    /// Whether everyone wants more than there is in the end, and shares are compared.
+    pub is_fairness_judged: bool,
 }
+
+/// Thousandths of worlds in which shares are compared: that takes as much as all faults of three or four worlds.
+const FAIRNESS_JUDGED: u64 = 125;
 
 impl Parameters {
     pub fn draw(chance: &mut Chance) -> Self {
@@ -96,6 +101,43 @@ impl Parameters {
             } else {
                 seconds(604_800)
             },
+            is_fairness_judged: chance.happens(FAIRNESS_JUDGED),
+        }
+    }
+
+    /// A world without faults but those that somebody makes: how much there is, is what it is about.
+    pub fn at_scale(agents: usize, tasks_per_agent: u64) -> Self {
+        let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
+        Self {
+            members: 3,
+            agents,
+            frameworks: 8,
+            trouble: Duration::MAX,
+            fault_interval: seconds(3600),
+            weights: [0; crate::faults::Kind::ALL.len()],
+            drift: 100,
+            lost: 0,
+            repeated: 0,
+            latency: millis(2),
+            sync: millis(5),
+            snapshot_after: 100_000,
+            agent_crashes: 0,
+            member_crashes: 0,
+            launch_failures: 0,
+            are_exits_kept: true,
+            cpus: tasks_per_agent * SLICE_MILLI / 1000,
+            work: seconds(1),
+            client_pace: seconds(1),
+            // Nobody is in a hurry to use what was offered.
+            offer_lease: seconds(3600),
+            agent_heartbeat: seconds(5),
+            agent_timeout: seconds(30),
+            framework_heartbeat: seconds(15),
+            patience: seconds(15),
+            cycle_interval: millis(2),
+            finished_tasks_kept: seconds(3600),
+            failover_timeout: seconds(604_800),
+            is_fairness_judged: false,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cluster::{ClusterState, Entry, Outcome};
 use leader::{Call, Leader, OfferMessage, Reply};
-use model::{Cursor, FrameworkEvent, FrameworkId, Refusal, Resources, TaskId, TaskStatus};
+use model::{AgentId, Cursor, Exit, FrameworkEvent, FrameworkId, Refusal, Resources, TaskId, TaskStatus};
 use supervisor::Row;
 
 use crate::time::Moment;
@@ -30,6 +30,20 @@ pub enum Fact<'a> {
         member: usize,
         state: &'a ClusterState,
     },
+    /// A member begins to lead.
+    Leads {
+        member: usize,
+    },
+    /// A leader wants this to be in the log.
+    Proposed {
+        member: usize,
+        entry: &'a Entry,
+    },
+    /// A leader got something from an agent, in an open session.
+    Spoke {
+        member: usize,
+        agent: &'a AgentId,
+    },
     /// A leader has done what followed from its inputs.
     Settled {
         leader: &'a Leader,
@@ -42,11 +56,12 @@ pub enum Fact<'a> {
         attempt: &'a str,
         resources: &'a Resources,
     },
-    /// The main process of a task that had begun is over; whether its agent ended it.
+    /// The main process of a task that had begun is over; whether its agent ended it, and how, if anyone can know.
     Over {
         agent: usize,
         task: &'a TaskId,
         is_killed: bool,
+        exit: Option<Exit>,
     },
     /// Nothing is left in an attempt's cgroup.
     Emptied {
@@ -81,10 +96,13 @@ pub enum Fact<'a> {
     },
     /// Somebody asks for something, for the first time.
     Wished {
+        /// The client's own count of its calls.
+        number: u64,
         call: &'a Call,
     },
     /// The final answer to a call.
     Answered {
+        number: u64,
         call: &'a Call,
         answer: &'a Result<Reply, Refusal>,
     },

@@ -31,6 +31,8 @@ pub enum Phase {
     Calm,
     /// No faults, and more is wanted than there is.
     Fair,
+    /// No faults, and everyone fills all there is with tasks that never end.
+    Full,
 }
 
 /// What can happen to somebody.

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{AgentId, ClusterId, Duration, RoleName};
+use model::{ClusterId, Duration, RoleName};
 
 use crate::{
-    agent::Agent,
+    agent::{self, Agent},
     chance::Chance,
     checkers::{self, fairness::Fairness},
     client::{Framework, Operator, SLICE_MILLI},
@@ -42,6 +42,7 @@ const FAIR_SECONDS: u64 = 120;
 const MEMBER_DRIFT_MAX: i64 = 500;
 /// Far above what the busiest world needs.
 const EVENTS_PER_SECOND_MAX: u64 = 300_000;
+const EVENTS_PER_AGENT_MAX: u64 = 500;
 
 /// Everyone.
 pub struct World {
@@ -79,8 +80,7 @@ impl World {
         });
         let members = members.collect();
         let agents = (0..parameters.agents).filter_map(|number| {
-            let id = AgentId::new(&format!("a{number}")).ok()?;
-            Some(Agent::new(number, id, clock(&mut chance), parameters.agent_total()))
+            Some(Agent::new(number, agent::id_of(number).ok()?, clock(&mut chance), parameters.agent_total()))
         });
         let agents: Vec<Agent> = agents.collect();
         let frameworks = (0..parameters.frameworks)
@@ -109,14 +109,19 @@ impl World {
     /// From the beginning until the end, or until something is wrong.
     pub fn live(&mut self) {
         self.start();
-        while !self.is_over
-            && self.stage.record.violation.is_none()
-            && let Some(happening) = self.stage.next()
-        {
-            self.events += 1;
-            self.look_for_spinning();
-            self.happen(happening);
+        while !self.is_over && self.step() {}
+    }
+
+    /// The next thing happens, unless there is none or something is wrong.
+    pub fn step(&mut self) -> bool {
+        if self.stage.record.violation.is_some() {
+            return false;
         }
+        let Some(happening) = self.stage.next() else { return false };
+        self.events += 1;
+        self.look_for_spinning();
+        self.happen(happening);
+        true
     }
 
     /// Somebody who wakes himself up again and again would keep time from passing.
@@ -125,8 +130,9 @@ impl World {
         if second != self.second.0 {
             self.second = (second, self.events);
         }
-        if self.events - self.second.1 > EVENTS_PER_SECOND_MAX {
-            let why = format!("more than {EVENTS_PER_SECOND_MAX} things happened in one second");
+        let most = EVENTS_PER_SECOND_MAX + EVENTS_PER_AGENT_MAX * self.agents.len() as u64;
+        if self.events - self.second.1 > most {
+            let why = format!("more than {most} things happened in one second");
             self.stage.record.fail(self.stage.now, "nobody_spins", why);
         }
     }
@@ -135,7 +141,7 @@ impl World {
         self.members.iter().map(Member::commit).max().unwrap_or(0)
     }
 
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         for agent in &mut self.agents {
             agent.restart(&mut self.stage);
         }
@@ -260,6 +266,7 @@ impl World {
                 let residue = self.residue();
                 if residue.is_empty() {
                     self.conclude();
+                    self.is_over = !self.stage.parameters.is_fairness_judged;
                     self.stage.phase = Phase::Fair;
                     self.fair_since = now;
                 } else if now.since(self.calm_since) > CALM_MAX {
@@ -268,6 +275,7 @@ impl World {
                 }
             }
             Phase::Fair => self.look_at_shares(),
+            Phase::Full => {}
         }
     }
 
@@ -312,7 +320,7 @@ impl World {
         left
     }
 
-    fn conclude(&mut self) {
+    pub fn conclude(&mut self) {
         let end = End { states: self.members.iter().map(|member| &member.state).collect() };
         self.stage.record.conclude(self.stage.now, &end);
     }

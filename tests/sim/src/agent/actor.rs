@@ -258,7 +258,7 @@ impl Agent {
             State::Begun => {
                 *state = State::Dead(exit);
                 let task_id = task.clone();
-                let fact = Fact::Over { agent: self.number, task: &task_id, is_killed };
+                let fact = Fact::Over { agent: self.number, task: &task_id, is_killed, exit };
                 stage.record.note(stage.now, &fact);
                 if self.watched.remove(attempt) && self.is_up {
                     self.happened(Event::Exited { task_id, exit, usage: None, processes: Vec::new() }, stage);

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cluster::{AgentFacts, KnownTask};
 use leader::{FromAgent, Hello, ToAgent};
-use model::{AgentId, ClusterId, Duration, RefusalCode, Resources, TaskId};
+use model::{AgentId, ClusterId, Duration, IdError, RefusalCode, Resources, TaskId};
 use supervisor::{Action, Assignment, Event, Found, Now, Row, Supervisor, Uptime};
 
 use host::Host;
@@ -70,6 +70,11 @@ const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Thousandths of starts that come to nothing: whoever crashes once often does so again.
 const START_FAILURES: u64 = 100;
+
+/// What the agent of this number is called.
+pub fn id_of(number: usize) -> Result<AgentId, IdError> {
+    AgentId::new(&format!("a{number}"))
+}
 
 struct Session {
     conn: Conn,
@@ -355,7 +360,8 @@ impl Agent {
         if is_power_gone {
             for process in std::mem::take(&mut self.host.processes).into_values() {
                 if process.state == host::State::Begun {
-                    let fact = Fact::Over { agent: self.number, task: &process.task, is_killed: false };
+                    let (task, is_killed) = (&process.task, false);
+                    let fact = Fact::Over { agent: self.number, task, is_killed, exit: None };
                     stage.record.note(stage.now, &fact);
                 }
             }
@@ -395,6 +401,18 @@ impl Agent {
             let delay = stage.chance.uneven_span(Duration::from_millis(1), Duration::from_secs(2));
             self.later(stage, delay, Wake::Connect);
         }
+    }
+
+    /// Whether this member's leader has welcomed it, and it has not heard of that one's end.
+    pub fn is_attached_to(&self, member: usize, stage: &Stage) -> bool {
+        self.session.as_ref().is_some_and(|session| {
+            session.is_welcomed && stage.network.member_of(session.conn) == Some(member)
+        })
+    }
+
+    /// How many commands run on its machine.
+    pub fn running(&self) -> usize {
+        self.host.processes.values().filter(|process| process.state == host::State::Begun).count()
     }
 
     /// What is left of tasks, in words; empty when nothing is.

@@ -1,4 +1,6 @@
 //! Fairness in the calm: whoever is hungry gets the half of a fair share at least, over a while.
+//!
+//! Of what all of them have together he gets three quarters of it: what nobody used in time is nobody's fault.
 
 use std::collections::BTreeMap;
 
@@ -31,10 +33,12 @@ impl Fairness {
         if self.seconds == 0 || weights == 0 {
             return Ok(());
         }
+        let used: u64 = self.had.values().sum();
         for (role, had) in &self.had {
             let fair = cpus_milli * state.weight_milli(role) / weights;
             let average = had / self.seconds;
-            if (average + slice_milli) * 2 < fair {
+            let fair_of_used = used / self.seconds * state.weight_milli(role) / weights;
+            if (average + slice_milli) * 2 < fair || (average + slice_milli) * 4 < fair_of_used * 3 {
                 return Err(format!(
                     "role {role} had {average} of {cpus_milli} thousandths on average, and {fair} were its share; \
                      all: {:?}",

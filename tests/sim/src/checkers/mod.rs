@@ -1,15 +1,22 @@
 //! One file for each invariant; each keeps its own history and trusts nobody's.
 
 mod acknowledgements;
+mod agents_told;
 mod care;
+mod ends_true;
 pub mod fairness;
 mod final_states;
+mod graces;
 mod hearing;
+mod kept;
 mod launch_once;
 mod offers;
+mod reconciliation;
 mod resources;
+mod silence;
 mod states_agree;
 mod statuses;
+mod suppression;
 mod survival;
 
 use crate::{parameters::Parameters, record::Checker};
@@ -27,5 +34,12 @@ pub fn all(parameters: &Parameters) -> Vec<Box<dyn Checker>> {
         Box::new(survival::TasksSurvive::new(parameters)),
         Box::new(care::OperatorsAreObeyed::default()),
         Box::new(offers::OffersOnce::new(parameters)),
+        Box::new(suppression::SuppressedIsLeftAlone::new(parameters)),
+        Box::new(silence::OnlySilentAreUnreachable::new(parameters)),
+        Box::new(agents_told::AgentsAreToldOf::default()),
+        Box::new(ends_true::EndsAreTrue::default()),
+        Box::new(graces::GracesAreGiven::default()),
+        Box::new(reconciliation::ReconciliationAnswers::default()),
+        Box::new(kept::FinishedAreKept::new(parameters)),
     ]
 }

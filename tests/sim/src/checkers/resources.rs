@@ -11,27 +11,38 @@ use crate::{
     time::Moment,
 };
 
-/// Looks at promises at one of so many turns: that takes longer than the turn.
-const SETTLED_LOOKED_AT: u64 = 16;
+/// Promises are looked at after so many turns, and after more where offers are more than this.
+const SETTLED_LOOKED_AT: usize = 4;
 
-/// At one of so many entries all tasks are looked at.
-const ALL_LOOKED_AT: u64 = 32;
+/// All tasks are looked at after so many entries, and after more where tasks are more than this.
+const ALL_LOOKED_AT: usize = 32;
 
 /// Adds everything up by itself.
 pub struct ResourcesConserved {
     total: Resources,
     applied: u64,
+    /// When all tasks are looked at again.
+    all_from: u64,
     turns: u64,
+    /// When promises are looked at again.
+    settled_from: u64,
     /// What holds resources on each machine, by attempt.
     held: BTreeMap<usize, BTreeMap<String, Resources>>,
 }
 
 impl ResourcesConserved {
     pub fn new(parameters: &Parameters) -> Self {
-        Self { total: parameters.agent_total(), applied: 0, turns: 0, held: BTreeMap::new() }
+        Self {
+            total: parameters.agent_total(),
+            applied: 0,
+            all_from: 0,
+            turns: 0,
+            settled_from: 0,
+            held: BTreeMap::new(),
+        }
     }
 
-    fn allocated(&self, id: &AgentId, state: &ClusterState) -> Result<Resources, String> {
+    fn allocated(&mut self, id: &AgentId, state: &ClusterState) -> Result<Resources, String> {
         let mut sum = Resources::default();
         let mut add = |task: &Task| {
             if task.agent.as_ref() == Some(id) && !(task.state.is_final() && task.is_released) {
@@ -40,10 +51,13 @@ impl ResourcesConserved {
         };
         // All tasks are many; those that the agent is said to have are right if the sum is, now and then.
         match state.agent(id) {
-            Some(agent) if !state.applied().is_multiple_of(ALL_LOOKED_AT) => {
+            Some(agent) if state.applied() < self.all_from => {
                 agent.tasks.iter().filter_map(|task| state.task(task)).for_each(&mut add);
             }
-            Some(_) | None => state.tasks().values().for_each(|task| add(task)),
+            Some(_) | None => {
+                self.all_from = state.applied() + state.tasks().len().max(ALL_LOOKED_AT) as u64;
+                state.tasks().values().for_each(|task| add(task));
+            }
         }
         if !self.total.contains(&sum) {
             return Err(format!("agent {id} has {}, and {sum} are allocated", self.total));
@@ -73,12 +87,13 @@ impl Checker for ResourcesConserved {
             }
             Fact::Settled { leader, state, .. } => {
                 self.turns += 1;
-                if !self.turns.is_multiple_of(SETTLED_LOOKED_AT) {
+                if self.turns < self.settled_from {
                     return Ok(());
                 }
+                self.settled_from = self.turns + leader.offers_outstanding().max(SETTLED_LOOKED_AT) as u64;
                 let mut promised: BTreeMap<AgentId, Resources> = BTreeMap::new();
-                for offer in leader.view(state).offers.into_iter().filter(|offer| !offer.is_in_use) {
-                    let sum = promised.entry(offer.agent).or_default();
+                for offer in leader.offers().filter(|offer| !offer.is_in_use) {
+                    let sum = promised.entry(offer.agent.clone()).or_default();
                     *sum = sum.plus(&offer.resources);
                 }
                 for (id, offered) in promised {

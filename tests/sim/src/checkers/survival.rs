@@ -102,7 +102,7 @@ impl Checker for TasksSurvive {
                     _ => Ok(()),
                 }
             }
-            Fact::Over { agent, task, is_killed: true } => {
+            Fact::Over { agent, task, is_killed: true, exit: _ } => {
                 let is_orphan = self.owner.get(*task).is_some_and(|owner| self.ended.contains(owner));
                 let is_given_up = self.place.get(*task).is_some_and(|place| self.given_up.contains(place));
                 if self.wished.contains(*task) || is_orphan || is_given_up {

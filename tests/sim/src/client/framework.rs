@@ -21,6 +21,8 @@ use crate::{
 pub const SLICE_MILLI: u64 = 500;
 /// Heartbeats of the leader that may be missing.
 const SILENT_HEARTBEATS_MAX: u32 = 3;
+/// How often a framework that fills everything looks for offers.
+const FILL_PAUSE: Duration = Duration::from_millis(10);
 /// How often a framework looks for a subscription.
 const CONNECT_PAUSE: Duration = Duration::from_millis(500);
 const SUBSCRIBE_PATIENCE: Duration = Duration::from_secs(15);
@@ -131,6 +133,7 @@ impl Framework {
                 let delay = match stage.phase {
                     Phase::Trouble => stage.chance.uneven_span(pace / 8, pace * 2),
                     Phase::Calm | Phase::Fair => Duration::from_secs(1),
+                    Phase::Full => FILL_PAUSE,
                 };
                 self.later(stage, delay, Wake::Act);
             }
@@ -335,13 +338,15 @@ impl Framework {
     }
 
     fn act(&mut self, stage: &mut Stage) {
-        if self.subscription().is_none() || self.calls.is_busy() {
+        // One that was just torn down has a stream for a moment, and no id.
+        if self.id.is_none() || self.subscription().is_none() || self.calls.is_busy() {
             return;
         }
         match stage.phase {
             Phase::Trouble => self.live(stage),
             Phase::Calm => self.end_all(stage),
             Phase::Fair => self.take_all(stage),
+            Phase::Full => self.fill(stage),
         }
     }
 
@@ -479,6 +484,24 @@ impl Framework {
             self.ask(true, stage, |caller| Call::Accept { caller, offers, tasks, refuse: Duration::ZERO });
         }
         self.acknowledge(stage);
+    }
+
+    /// Takes whatever it is offered, and lets it go on for ever.
+    fn fill(&mut self, stage: &mut Stage) {
+        while !self.calls.is_busy()
+            && let Some(offer) = self.offers.pop()
+        {
+            let mut tasks = Vec::new();
+            for _ in 0..offer.resources.cpus_milli / SLICE_MILLI {
+                let work = Work { span: None, exit: Exit::Code(0), is_deaf: false, lingers: Duration::ZERO };
+                tasks.extend(self.new_task(SLICE_MILLI, work));
+            }
+            let offers = vec![offer.offer];
+            self.ask(true, stage, |caller| Call::Accept { caller, offers, tasks, refuse: Duration::ZERO });
+        }
+        if self.stored < self.handled && !self.calls.is_busy() {
+            self.acknowledge(stage);
+        }
     }
 
     /// What it still waits for, in words.

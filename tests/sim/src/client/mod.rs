@@ -88,7 +88,7 @@ impl Calls {
     fn ask(&mut self, place: Place, call: Call, stage: &mut Stage) {
         self.next += 1;
         let number = self.next;
-        stage.record.note(stage.now, &Fact::Wished { call: &call });
+        stage.record.note(stage.now, &Fact::Wished { number, call: &call });
         self.pending.insert(number, Pending { call, member: self.member, tries: 0 });
         self.send(place, number, stage);
     }
@@ -164,7 +164,7 @@ impl Calls {
         }
         self.member = member;
         let Some(Pending { call, .. }) = self.pending.remove(&number) else { return Heard::NotYet };
-        stage.record.note(stage.now, &Fact::Answered { call: &call, answer: &answer });
+        stage.record.note(stage.now, &Fact::Answered { number, call: &call, answer: &answer });
         Heard::Over(Box::new(call), answer)
     }
 

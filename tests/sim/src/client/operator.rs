@@ -44,12 +44,12 @@ impl Operator {
             Wake::Act => {
                 match stage.phase {
                     Phase::Trouble => self.live(stage),
-                    Phase::Calm | Phase::Fair => self.end_all(stage),
+                    Phase::Calm | Phase::Fair | Phase::Full => self.end_all(stage),
                 }
                 let pace = stage.parameters.client_pace;
                 let delay = match stage.phase {
                     Phase::Trouble => stage.chance.uneven_span(pace / 4, pace * 4),
-                    Phase::Calm | Phase::Fair => Duration::from_secs(1),
+                    Phase::Calm | Phase::Fair | Phase::Full => Duration::from_secs(1),
                 };
                 stage.later(PLACE, delay, What::Client(Wake::Act));
             }

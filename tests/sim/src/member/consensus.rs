@@ -20,6 +20,7 @@ use super::{
 use crate::{
     record::Fact,
     stage::{Place, Stage},
+    time::Moment,
 };
 
 /// What members say to each other.
@@ -62,7 +63,10 @@ pub(super) enum Role {
         peers: Vec<Peer>,
         /// The index of its first entry; once that is applied, its state holds all that was promised before.
         first: u64,
-        is_retry_due: bool,
+        /// When it looks next what followers lack.
+        replicates_at: Option<Moment>,
+        /// From then on what has no answer is sent again.
+        retries_at: Moment,
     },
 }
 
@@ -270,7 +274,15 @@ impl Member {
 
     fn replicate_soon(&mut self, stage: &mut Stage) {
         let delay = stage.chance.span(Duration::from_micros(10), Duration::from_millis(2));
-        self.later(stage, delay, Wake::Replicate { term: self.disk.term });
+        self.replicate_at(stage.now + delay, stage);
+    }
+
+    fn replicate_at(&mut self, at: Moment, stage: &mut Stage) {
+        let Role::Leads { replicates_at, .. } = &mut self.role else { return };
+        if replicates_at.is_none_or(|before| at < before) {
+            *replicates_at = Some(at);
+            self.later(stage, at.since(stage.now), Wake::Replicate { term: self.disk.term });
+        }
     }
 
     pub(super) fn replicate(&mut self, term: u64, stage: &mut Stage) {
@@ -279,9 +291,15 @@ impl Member {
         }
         let commit = self.commit;
         let last = self.disk.last();
-        let Role::Leads { peers, is_retry_due, .. } = &mut self.role else { return };
-        // Every other time is a retry: what has no answer by then is sent again.
-        let is_retry = std::mem::replace(is_retry_due, false);
+        let Role::Leads { peers, replicates_at, retries_at, .. } = &mut self.role else { return };
+        if replicates_at.take_if(|at| *at <= stage.now).is_none() {
+            return;
+        }
+        let is_retry = *retries_at <= stage.now;
+        if is_retry {
+            *retries_at = stage.now + stage.chance.span(Duration::from_millis(200), Duration::from_secs(1));
+        }
+        let retries_at = *retries_at;
         let mut wanting = Vec::new();
         for (number, peer) in peers.iter_mut().enumerate() {
             if number == self.number || peer.matched >= last && peer.commit >= commit {
@@ -296,9 +314,7 @@ impl Member {
         if wanting.is_empty() {
             return;
         }
-        *is_retry_due = true;
-        let delay = stage.chance.span(Duration::from_millis(200), Duration::from_secs(1));
-        self.later(stage, delay, Wake::Replicate { term });
+        self.replicate_at(retries_at, stage);
         for (number, sent) in wanting {
             let packet = match self.disk.term_at(sent) {
                 Some(previous_term) => {
@@ -362,7 +378,8 @@ impl Member {
         if let Some(own) = peers.get_mut(self.number) {
             own.matched = self.disk.synced;
         }
-        self.role = Role::Leads { peers, first, is_retry_due: false };
+        let retries_at = stage.now + Duration::from_secs(1);
+        self.role = Role::Leads { peers, first, replicates_at: None, retries_at };
         self.sync(stage);
         self.replicate_soon(stage);
     }

@@ -11,6 +11,7 @@ use model::{Duration, Refusal, RefusalCode, SubscriptionId, Timestamp};
 
 use super::{Member, Wake, consensus::Role};
 use crate::{
+    agent,
     network::{Conn, Down, Up},
     record::Fact,
     stage::{Place, Stage},
@@ -73,6 +74,7 @@ impl Member {
         let wall = self.clock.wall(stage.now);
         let since = self.clock.uptime(stage.now);
         stage.trace.line(stage.now, || format!("m{} begins to lead term {term}", self.number));
+        stage.record.note(stage.now, &Fact::Leads { member: self.number });
         let mut leader = Leader::new(self.config.clone(), term, &self.state, wall);
         let version = cluster::VERSION_SUPPORTED;
         leader.handle(Input::Supported { version }, &self.state, wall);
@@ -184,6 +186,7 @@ impl Member {
             stage.trace.line(stage.now, || format!("m{} {effect:?}", self.number));
             match effect {
                 Effect::Propose { ticket, entry } => {
+                    stage.record.note(stage.now, &Fact::Proposed { member: self.number, entry: &entry });
                     if let Err(error) = self.propose(ticket, entry, stage) {
                         leading.take(Input::Answered { ticket, result: Err(error) });
                     }
@@ -266,11 +269,15 @@ impl Member {
             Up::Said(message) => {
                 let Some(Stream::Session(session)) = leading.streams.get(&conn) else { return };
                 let (session, message): (_, FromAgent) = (*session, *message);
+                if let Place::Agent(number) = from
+                    && let Ok(agent) = agent::id_of(number)
+                {
+                    stage.record.note(stage.now, &Fact::Spoke { member: self.number, agent: &agent });
+                }
                 leading.take(Input::Said { session, message });
             }
             Up::Drained(subscription) => leading.take(Input::Drained { subscription }),
             Up::End => {
-                let _client = from;
                 stage.gone(self.place(), conn);
                 return self.stream_gone(conn, stage);
             }

@@ -63,8 +63,8 @@ pub enum Wake {
     },
 }
 
-/// Thousandths of snapshots that are read again.
-const READ_AGAIN: u64 = 100;
+/// A snapshot is read again when so many times as many entries as it has records came since the last one that was.
+const READ_AGAIN_AFTER: u64 = 4;
 
 /// One of the coordinators.
 pub struct Member {
@@ -87,6 +87,8 @@ pub struct Member {
     leading: Option<Leading>,
     /// Since when it leads and reaches no majority.
     alone_since: Option<Moment>,
+    /// From this entry on a snapshot is read again.
+    read_again_from: u64,
 }
 
 impl Member {
@@ -107,6 +109,7 @@ impl Member {
             tickets: BTreeMap::new(),
             leading: None,
             alone_since: None,
+            read_again_from: 0,
         }
     }
 
@@ -177,6 +180,9 @@ impl Member {
         let number = self.number;
         stage.trace.line(stage.now, || format!("m{number} crashes"));
         self.is_up = false;
+        if !is_sudden {
+            stage.network.deaf.insert(number);
+        }
         stage.break_lines_of(self.place(), is_sudden);
         stage.end_life(self.place());
         self.disk.lose_unsynced(&mut stage.chance);
@@ -194,6 +200,7 @@ impl Member {
         let number = self.number;
         stage.trace.line(stage.now, || format!("m{number} starts, log up to {}", self.disk.last()));
         self.is_up = true;
+        stage.network.deaf.remove(&number);
         let Snapshot { index, state, term: _ } = &self.disk.snapshot;
         self.commit = *index;
         self.applied = *index;
@@ -239,8 +246,10 @@ impl Member {
         }
         let Some(term) = self.disk.term_at(self.applied) else { return };
         let mut state = self.state.clone();
-        // Some are written as parts and read again, as real ones are: that takes the longest here.
-        if stage.chance.happens(READ_AGAIN) {
+        // Some are written as parts and read again, as real ones are: as often as that stays cheap beside `apply`.
+        if self.applied >= self.read_again_from {
+            let records = self.state.tasks().len() + self.state.agents().len() + self.state.queue().len();
+            self.read_again_from = self.applied + READ_AGAIN_AFTER * (records as u64);
             state = match ClusterState::from_parts(self.state.parts()) {
                 Ok(state) => state,
                 Err(error) => return stage.record.fail(stage.now, "states_agree", error.to_string()),
