@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Bound};
 
-use cluster::{Change, ClusterState};
+use cluster::{Change, ClusterState, Command};
 use model::{AgentId, Cursor, FrameworkEvent, FrameworkId};
 
 use crate::{
@@ -24,16 +24,20 @@ impl Checker for AgentsAreToldOf {
 
     fn note(&mut self, _now: Moment, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
-            Fact::Applied { index, outcome, state, .. } if *index > self.applied => {
+            Fact::Applied { index, entry, outcome, state, .. } if *index > self.applied => {
                 self.applied = *index;
                 for change in &outcome.changes {
                     let Change::Agent(id) = change else { continue };
                     let Some(agent) = state.agent(id) else { continue };
                     let before = self.is_reachable.insert(id.clone(), agent.is_reachable);
-                    let event = match (before, agent.is_reachable) {
-                        (Some(true), false) => FrameworkEvent::AgentLost(id.clone()),
-                        (Some(false), true) => FrameworkEvent::AgentBack(id.clone()),
-                        _ => continue,
+                    let event = match (before, agent.is_reachable, &entry.command) {
+                        (Some(true), false, Command::MarkAgentUnreachable { .. }) => {
+                            FrameworkEvent::AgentLost(id.clone())
+                        }
+                        (Some(false), true, Command::RegisterAgent { .. }) => {
+                            FrameworkEvent::AgentBack(id.clone())
+                        }
+                        _other => continue,
                     };
                     for task in agent.tasks.iter().filter_map(|task| state.task(task)) {
                         if !is_told(&task.framework, *index, &event, state) {

@@ -31,11 +31,11 @@ impl Checker for OperatorsAreObeyed {
 
     fn note(&mut self, _now: Moment, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
-            Fact::Wished { call: Call::DeactivateAgent { agent, .. } } => {
+            Fact::Wished { call: Call::DeactivateAgent { agent, .. }, .. } => {
                 self.wished.insert((agent.clone(), false));
                 Ok(())
             }
-            Fact::Wished { call: Call::MarkAgentGone { agent, .. } } => {
+            Fact::Wished { call: Call::MarkAgentGone { agent, .. }, .. } => {
                 self.wished.insert((agent.clone(), true));
                 Ok(())
             }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::Command;
 use leader::Call;
-use model::{Duration, Exit, FrameworkId, TaskId};
+use model::{AgentId, Duration, Exit, FrameworkId, TaskId};
 
 use crate::{
+    agent,
     record::{Checker, Fact},
     time::Moment,
 };
@@ -24,6 +25,8 @@ pub struct GracesAreGiven {
     owner: BTreeMap<TaskId, FrameworkId>,
     /// Their tasks end for another reason.
     ended: BTreeSet<FrameworkId>,
+    /// What runs there ends because an operator said so, with a grace of its own.
+    emptied: BTreeSet<AgentId>,
 }
 
 impl GracesAreGiven {
@@ -60,6 +63,13 @@ impl Checker for GracesAreGiven {
                 self.wish(now, task, *grace);
                 Ok(())
             }
+            Fact::Wished {
+                call: Call::MarkAgentGone { agent, .. } | Call::DeactivateAgent { agent, .. },
+                ..
+            } => {
+                self.emptied.insert(agent.clone());
+                Ok(())
+            }
             Fact::Proposed { entry, .. } => {
                 if let Command::TearDownFramework { framework, .. } = &entry.command {
                     self.ended.insert(framework.clone());
@@ -67,7 +77,8 @@ impl Checker for GracesAreGiven {
                 Ok(())
             }
             Fact::Over { agent, task, is_killed: true, exit: Some(Exit::Signal(9)) } => {
-                if self.owner.get(*task).is_some_and(|owner| self.ended.contains(owner)) {
+                let is_emptied = agent::id_of(*agent).is_ok_and(|agent| self.emptied.contains(&agent));
+                if is_emptied || self.owner.get(*task).is_some_and(|owner| self.ended.contains(owner)) {
                     return Ok(());
                 }
                 match self.wished.get(*task) {

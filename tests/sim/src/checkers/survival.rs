@@ -65,6 +65,7 @@ impl Checker for TasksSurvive {
                 call:
                     Call::MarkAgentGone { agent, .. }
                     | Call::DeactivateAgent { agent, tasks: DeactivatedTasks::End { .. }, .. },
+                ..
             } => {
                 self.given_up.insert(agent.clone());
                 Ok(())
