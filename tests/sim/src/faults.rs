@@ -164,8 +164,11 @@ fn stop_agent(number: usize, is_power_gone: bool, long: Duration, world: &mut Wo
 }
 
 fn pause(place: Place, long: Duration, world: &mut World) {
-    let until = world.stage.now + long;
-    world.paused.insert(place, until);
+    // A pause is neither cut short nor made longer: what waits for its end would come in another order.
+    let now = world.stage.now;
+    if world.paused.get(&place).is_none_or(|until| *until <= now) {
+        world.paused.insert(place, now + long);
+    }
 }
 
 /// Somebody reaches no member, or only some of them, or isn't heard by them.

@@ -287,7 +287,7 @@ impl World {
         self.stage.parameters.latency = self.stage.parameters.latency.min(Duration::from_millis(20));
         self.stage.parameters.sync = self.stage.parameters.sync.min(Duration::from_millis(20));
         self.stage.network.heal_all();
-        self.paused.clear();
+        // Pauses end by themselves: what waited would come after what is sent from now on.
         let members = (0..self.members.len()).map(Place::Member);
         let agents = (0..self.agents.len()).map(Place::Agent);
         let frameworks = (0..self.frameworks.len()).map(Place::Framework);
