@@ -37,7 +37,7 @@ use super::{
     config::RaftConfig,
     directory::{Directory, sync_directory},
     error::{OpenError, ReadError},
-    log,
+    log::{self, FileDisk},
     machine::{Machine, MachineError},
     member::{RaftHandle, open_files},
     observe::Instruments,
@@ -163,7 +163,7 @@ pub async fn save_stopped(data_dir: &Path, machine: impl Machine, file: &Path) -
     };
     let config = RaftConfig::new(&path, member_id, "");
     let (term, _term) = watch::channel(0);
-    let opening = move || open_files(&config, Box::new(machine), term, Instruments::default());
+    let opening = move || open_files(&config, Box::new(machine), &FileDisk, term, Instruments::default());
     let failed = |source| BackupError::Log { path: path.clone(), source };
     let (_directory, mut opened, mut applier) = tokio::task::spawn_blocking(opening)
         .await

@@ -1,6 +1,6 @@
 //! One member: opening it, running it, and the handle that the daemon proposes through.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use futures::TryStreamExt;
 use openraft::{
@@ -13,18 +13,19 @@ use openraft::{
     type_config::alias::VoteOf,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
+    aside::aside,
     config::RaftConfig,
     directory::Directory,
     error::{InitializeError, OpenError, ProposeError, ReadError, StopError},
     limits::{COMMAND_BYTES_MAX, PROPOSAL_BYTES_OVERHEAD, PROPOSALS_BYTES_MAX},
-    log::{self, LogBytes},
+    log::{self, Disk, FileDisk, LogBytes},
     machine::Machine,
     network::{self, Network},
     observe::{Counter, Figures, Instruments, Role},
@@ -57,7 +58,8 @@ pub struct Raft {
     given_up: Option<u64>,
     stop: CancellationToken,
     ended: watch::Sender<bool>,
-    writer: thread::JoinHandle<()>,
+    /// Hears when the log's writer ended.
+    writer: oneshot::Receiver<()>,
     // Last, so that the lock goes after all that it protects.
     directory: Directory,
 }
@@ -90,20 +92,17 @@ impl Raft {
     /// [`OpenError`] names.
     pub async fn open(config: RaftConfig, machine: impl Machine) -> Result<(RaftHandle, Self), OpenError> {
         let (member_id, credential) = (config.member_id, config.credential.clone());
-        let connector = network::connector(config.tls.clone());
-        let network = |cluster_id: &Arc<str>| Network {
-            cluster_id: cluster_id.clone(),
-            member_id,
-            credential,
-            connector,
-        };
-        Self::open_on(config, machine, network).await
+        let dial = network::dial(config.tls.clone());
+        let network =
+            |cluster_id: &Arc<str>| Network { cluster_id: cluster_id.clone(), member_id, credential, dial };
+        Self::open_on(config, machine, Arc::new(FileDisk), network).await
     }
 
-    /// The same, over another network.
+    /// The same, with another disk and over another network.
     pub(super) async fn open_on<N>(
         config: RaftConfig,
         machine: impl Machine,
+        disk: Arc<dyn Disk>,
         network: impl FnOnce(&Arc<str>) -> N,
     ) -> Result<(RaftHandle, Self), OpenError>
     where
@@ -115,8 +114,8 @@ impl Raft {
         let (term, applied_term) = watch::channel(0);
         let machine = Box::new(machine);
         let opening = {
-            let (config, instruments) = (config.clone(), instruments.clone());
-            tokio::task::spawn_blocking(move || open_files(&config, machine, term, instruments)).await
+            let (config, disk, instruments) = (config.clone(), disk.clone(), instruments.clone());
+            aside(move || Ok(open_files(&config, machine, &*disk, term, instruments))).await
         };
         let failed = |source| OpenError::Start { path: config.data_dir.clone(), source };
         // fjall panics on some kinds of damage.
@@ -126,7 +125,7 @@ impl Raft {
         let cluster_id: Arc<str> = cluster_id.into();
         let incoming = directory.incoming().into();
         let log_bytes = store.bytes();
-        let writer = writer.spawn().map_err(|source| OpenError::Thread { source })?;
+        let writer = disk.run(writer).map_err(|source| OpenError::Thread { source })?;
 
         let raft = Openraft::new(config.member_id, openraft_config, network(&cluster_id), store, applier)
             .await
@@ -192,14 +191,13 @@ impl Raft {
         // openraft reports nothing that we would do differently for.
         let _ = self.raft.shutdown().await;
         drop(self.raft);
-        let writer = self.writer;
-        let written = tokio::task::spawn_blocking(move || writer.join()).await;
+        let written = self.writer.await;
         drop(self.directory);
         self.ended.send_replace(true);
         match (failure, written) {
             (Some(failure), _) => Err(failure),
-            (None, Ok(Ok(()))) => Ok(()),
-            (None, Ok(Err(_)) | Err(_)) => Err(StopError::Panicked),
+            (None, Ok(())) => Ok(()),
+            (None, Err(_)) => Err(StopError::Panicked),
         }
     }
 
@@ -412,11 +410,13 @@ impl RaftHandle {
 pub(super) fn open_files(
     config: &RaftConfig,
     machine: Box<dyn Machine>,
+    disk: &dyn Disk,
     term: watch::Sender<u64>,
     instruments: Instruments,
 ) -> Result<(Directory, log::Opened, Applier), OpenError> {
     let directory = Directory::open(&config.data_dir)?;
-    let opened = log::open(&directory, config.cluster_id.as_deref(), config.member_id, instruments.clone())?;
+    let cluster_id = config.cluster_id.as_deref();
+    let opened = log::open(&directory, disk, cluster_id, config.member_id, instruments.clone())?;
     let snapshots = Snapshots::open(directory.snapshot())?;
     let covered = snapshots.current().and_then(|current| current.meta.last_log_id);
     check_covered(directory.path(), opened.purged, covered)?;

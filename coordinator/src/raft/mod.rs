@@ -24,6 +24,7 @@
 //! entries, well under a second), and the state machine lives in memory, rebuilt from snapshot and
 //! log.
 
+mod aside;
 mod backup;
 mod config;
 mod directory;

@@ -77,7 +77,10 @@ impl SnapshotFile {
 /// The place of the newest snapshot.
 pub struct Snapshots {
     path: PathBuf,
+    /// Held for moments: whoever applies asks for it.
     current: Mutex<Option<Snapshot>>,
+    /// Held while a snapshot is written: two writers would share the name aside.
+    writing: Mutex<()>,
 }
 
 /// A snapshot and what it covers.
@@ -105,7 +108,7 @@ impl Snapshots {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
-        Ok(Self { path, current: Mutex::new(current) })
+        Ok(Self { path, current: Mutex::new(current), writing: Mutex::new(()) })
     }
 
     pub fn path(&self) -> &Path {
@@ -118,12 +121,11 @@ impl Snapshots {
 
     /// Makes this state the newest snapshot, unless a newer one came in meanwhile. Blocks.
     pub fn save(&self, meta: SnapshotMeta, state: &[u8]) -> io::Result<Snapshot> {
-        // Held while writing: two writers would share the name aside.
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(current) = current.as_ref()
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(current) = self.current()
             && current.meta.last_log_id >= meta.last_log_id
         {
-            return Ok(current.clone());
+            return Ok(current);
         }
         let head = encode_head(&meta, state.len() as u64, crc32fast::hash(state), "")?;
         let path = aside(&self.path);
@@ -140,7 +142,7 @@ impl Snapshots {
             Err(HeadError::Read(error)) => return Err(error),
             Err(HeadError::Newer(_)) => return Err(damaged("it isn't what was written")),
         };
-        *current = Some(snapshot.clone());
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot.clone());
         Ok(snapshot)
     }
 }

@@ -15,6 +15,7 @@ use openraft::{
 use tokio::sync::watch;
 
 use super::{
+    aside::aside,
     limits::APPLY_ENTRIES_MAX,
     machine::{Machine, MachineError},
     observe::Instruments,
@@ -159,13 +160,12 @@ impl RaftStateMachine<Types> for Applier {
     ) -> Result<(), io::Error> {
         let snapshots = self.snapshots.clone();
         let wanted = meta.clone();
-        let state = tokio::task::spawn_blocking(move || {
+        let state = aside(move || {
             let state = snapshot.read()?;
             snapshots.save(wanted, &state)?;
-            Ok::<_, io::Error>(state)
+            Ok(state)
         })
-        .await
-        .map_err(io::Error::other)??;
+        .await?;
         self.machine().restore(&state).map_err(io::Error::other)?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -197,9 +197,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let snapshots = self.snapshots.clone();
         let meta = self.meta.clone();
         let started = Instant::now();
-        let saved = tokio::task::spawn_blocking(move || snapshots.save(meta, &encode()))
-            .await
-            .map_err(io::Error::other)??;
+        let saved = aside(move || snapshots.save(meta, &encode())).await?;
         self.instruments.snapshot_seconds.observe(started.elapsed().as_secs_f64());
         Ok(Snapshot { meta: saved.meta, snapshot: saved.file })
     }

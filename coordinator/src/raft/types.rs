@@ -8,6 +8,13 @@ use openraft::{
 };
 use serde::{Deserialize, Serialize};
 
+#[cfg(not(test))]
+use openraft::impls::TokioRuntime as Runtime;
+
+// tokio as well, but its chance can have a seed.
+#[cfg(test)]
+use super::tests::SeededRuntime as Runtime;
+
 /// A seat in Raft.
 pub type MemberId = u64;
 
@@ -21,6 +28,7 @@ openraft::declare_raft_types!(
         Node = BasicNode,
         Term = u64,
         LeaderId = leader_id_std::LeaderId<u64, MemberId>,
+        AsyncRuntime = Runtime,
 );
 
 /// A command as openraft carries it. (serde is what openraft's bounds ask for; what is stored is

@@ -1,11 +1,13 @@
 //! The log and the vote: what openraft reads and writes.
 //!
-//! [`LogStore`] answers from memory what is new and from fjall what is old, and hands every write
-//! to the one writer thread in `writer.rs`. What is on disk at a start is judged in `recover.rs`.
+//! [`LogStore`] answers from memory what is new and from the store what is old, and hands every write
+//! to the one writer thread in `writer.rs`. What is on disk at a start is judged in `recover.rs`; what a disk
+//! is stands in `disk.rs`.
 
+pub mod disk;
 mod recover;
 mod watermark;
-mod writer;
+pub mod writer;
 
 use std::{
     collections::VecDeque,
@@ -18,18 +20,20 @@ use std::{
     },
 };
 
-use fjall::Keyspace;
 use openraft::{
     EntryPayload, LogState, OptionalSend, RaftLogReader, storage::IOFlushed, storage::RaftLogStorage,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    aside::aside,
     limits::{READ_BYTES_MAX, TAIL_BYTES_MAX, TAIL_ENTRIES_MAX},
     record,
     types::{Entry, LogId, Types, Vote},
 };
 
+use disk::Store;
+pub use disk::{Disk, FileDisk};
 pub use recover::{Opened, begin_after, identity, open};
 use writer::Op;
 
@@ -145,9 +149,9 @@ impl LogReader {
         let (stored, cached) = self.shared.tail().plan(start, end)?;
         let mut entries = Vec::new();
         let mut bytes = 0;
-        if let Some(Stored { entries: keyspace, start, end }) = stored {
-            let read = move || read_stored(&keyspace, start, end, bytes_max);
-            (entries, bytes) = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
+        if let Some(Stored { store, start, end }) = stored {
+            let read = move || read_stored(&*store, start, end, bytes_max);
+            (entries, bytes) = aside(read).await?;
             let first = entries.first().map_or(end, |entry| entry.log_id.index());
             if first != start && self.shared.tail().first < first {
                 return Err(missing(start));
@@ -168,17 +172,12 @@ impl LogReader {
     }
 }
 
-/// Reads entries from fjall, and checks that none is missing between them. Blocks.
-fn read_stored(
-    keyspace: &Keyspace,
-    start: u64,
-    end: u64,
-    bytes_max: usize,
-) -> io::Result<(Vec<Entry>, usize)> {
+/// Reads entries from the store, and checks that none is missing between them. Blocks.
+fn read_stored(store: &dyn Store, start: u64, end: u64, bytes_max: usize) -> io::Result<(Vec<Entry>, usize)> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut bytes = 0;
-    for guard in keyspace.range(start.to_be_bytes()..end.to_be_bytes()) {
-        let value = guard.value().map_err(io::Error::other)?;
+    for record in store.entries(start..end) {
+        let (_key, value) = record?;
         let frame = record::decode_frame(&value).map_err(io::Error::other)?;
         let index = frame.entry.log_id.index();
         if let Some(last) = entries.last()
@@ -224,12 +223,12 @@ struct Tail {
     vote: Option<Vote>,
     committed: Option<LogId>,
     /// Entries on disk, until the writer ends.
-    stored: Option<Keyspace>,
+    stored: Option<Arc<dyn Store>>,
 }
 
 /// A range of entries to be read from disk.
 struct Stored {
-    entries: Keyspace,
+    store: Arc<dyn Store>,
     start: u64,
     end: u64,
 }
@@ -313,8 +312,8 @@ impl Tail {
         }
         let cached_start = self.cached_start();
         let stored = if start < cached_start {
-            let entries = self.stored.clone().ok_or_else(writer_gone)?;
-            Some(Stored { entries, start, end: end.min(cached_start) })
+            let store = self.stored.clone().ok_or_else(writer_gone)?;
+            Some(Stored { store, start, end: end.min(cached_start) })
         } else {
             None
         };

@@ -6,11 +6,10 @@
 
 use std::{
     collections::VecDeque,
-    fs,
+    io,
     sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use proto::raft::v1 as wire;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -24,9 +23,11 @@ use super::{
         record::{self, RecordError, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire},
         types::{LogId, MemberId, Vote, term_of},
     },
-    LogStore, Shared, Tail, next,
+    LogStore, Shared, Tail,
+    disk::{Change, Disk, Durability, FileDisk, Store, entry_key},
+    next,
     watermark::{Watermark, WatermarkFile},
-    writer::{Mark, Marks, Store, Writer},
+    writer::{Mark, Marks, Writer},
 };
 
 /// Beside the entries, in the same keyspace: fjall keeps a full journal (64 MiB) until every keyspace
@@ -37,13 +38,6 @@ pub const PURGED_KEY: &str = "meta/purged";
 const IDENTITY_KEY: &str = "meta/identity";
 /// No index comes near; as keys, all indices sort before the records above.
 pub const INDEX_END: u64 = 1 << 62;
-
-/// Blocks of old entries are read once, if at all.
-const CACHE_BYTES: u64 = 4 << 20;
-/// Small, since the entries that anyone asks for are in the log's own memory.
-const MEMTABLE_BYTES: u64 = 8 << 20;
-/// The least that fjall takes.
-const JOURNALS_BYTES: u64 = 64 << 20;
 
 /// A log that was found to be sound.
 pub struct Opened {
@@ -57,20 +51,21 @@ pub struct Opened {
 /// Opens the log of a member, or begins one in a pristine directory.
 pub fn open(
     directory: &Directory,
+    disk: &dyn Disk,
     cluster_id: Option<&str>,
     member_id: MemberId,
     instruments: Instruments,
 ) -> Result<Opened, OpenError> {
-    let open = Open { directory };
+    let open = Open { directory, disk };
     let (mut mark_file, mark) = open.watermark()?;
     let store = open.store()?;
-    let cluster_id = open.identity(&store, &mut mark_file, mark, cluster_id, member_id)?;
+    let cluster_id = open.identity(&*store, &mut mark_file, mark, cluster_id, member_id)?;
     let mark = mark.unwrap_or_default();
     let purged = open
-        .record::<wire::LogId>(&store.log, PURGED_KEY, "the record of what was purged")?
+        .record::<wire::LogId>(&*store, PURGED_KEY, "the record of what was purged")?
         .map(log_id_from_wire);
-    let vote = open.vote(&store, &mark)?;
-    let marks = open.scan(&store, purged, &mark)?;
+    let vote = open.vote(&*store, &mark)?;
+    let marks = open.scan(&*store, purged, &mark)?;
 
     let last = marks.last().or(purged);
     let committed = mark.committed.min(last);
@@ -88,7 +83,7 @@ pub fn open(
             flushed_end: next(last),
             vote,
             committed,
-            stored: Some(store.log.clone()),
+            stored: Some(store.clone()),
         }),
     });
     let (sender, operations) = mpsc::channel(WRITER_QUEUE_MAX);
@@ -114,65 +109,56 @@ pub fn begin_after(
     purged: LogId,
     vote: Vote,
 ) -> Result<(), OpenError> {
-    let open = Open { directory };
+    let open = Open { directory, disk: &FileDisk };
     let (mut mark_file, mark) = open.watermark()?;
     let store = open.store()?;
-    open.identity(&store, &mut mark_file, mark, Some(cluster_id), member_id)?;
-    store
-        .log
-        .insert(PURGED_KEY, record::seal(&log_id_to_wire(&purged)))
-        .and_then(|()| store.log.insert(VOTE_KEY, record::seal(&vote_to_wire(&vote))))
-        .and_then(|()| store.database.persist(PersistMode::SyncAll))
-        .map_err(|source| open.broken(source))?;
+    open.identity(&*store, &mut mark_file, mark, Some(cluster_id), member_id)?;
+    let changes = vec![
+        Change::Put { key: PURGED_KEY.into(), value: record::seal(&log_id_to_wire(&purged)) },
+        Change::Put { key: VOTE_KEY.into(), value: record::seal(&vote_to_wire(&vote)) },
+    ];
+    store.commit(changes, Durability::Synced).map_err(|source| open.broken(source))?;
     let mark = Watermark { durable: Some(purged), committed: Some(purged), vote: Some(vote) };
     mark_file.write(&mark).and_then(|()| mark_file.sync()).map_err(|source| open.failed(source))
 }
 
 /// Whose directory this is. Absent: no member has ever begun here.
 pub fn identity(directory: &Directory) -> Result<Option<(String, MemberId)>, OpenError> {
-    let open = Open { directory };
+    let open = Open { directory, disk: &FileDisk };
     if !directory.store().exists() {
         return Ok(None);
     }
     let store = open.store()?;
-    let found = open.record::<wire::Identity>(&store.log, IDENTITY_KEY, "the identity")?;
+    let found = open.record::<wire::Identity>(&*store, IDENTITY_KEY, "the identity")?;
     Ok(found.map(|found| (found.cluster_id, found.member_id)))
 }
 
 struct Open<'a> {
     directory: &'a Directory,
+    disk: &'a dyn Disk,
 }
 
 impl Open<'_> {
     fn watermark(&self) -> Result<(WatermarkFile, Option<Watermark>), OpenError> {
-        WatermarkFile::open(&self.directory.watermark()).map_err(|source| self.failed(source))
+        let file = self.disk.file(&self.directory.watermark());
+        file.and_then(WatermarkFile::read).map_err(|source| self.failed(source))
     }
 
-    fn store(&self) -> Result<Store, OpenError> {
-        let path = self.directory.store();
-        fs::create_dir_all(&path).map_err(|source| self.failed(source))?;
-        let database = Database::builder(&path)
-            .worker_threads(1)
-            .cache_size(CACHE_BYTES)
-            .max_journaling_size(JOURNALS_BYTES)
-            .open()
-            .map_err(|source| self.broken(source))?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-        let log = database.keyspace("log", options).map_err(|source| self.broken(source))?;
-        Ok(Store { database, log })
+    fn store(&self) -> Result<Arc<dyn Store>, OpenError> {
+        self.disk.store(&self.directory.store()).map_err(|source| self.broken(source))
     }
 
     /// Whose directory this is; written at the first start.
     fn identity(
         &self,
-        store: &Store,
+        store: &dyn Store,
         mark_file: &mut WatermarkFile,
         mark: Option<Watermark>,
         cluster_id: Option<&str>,
         member_id: MemberId,
     ) -> Result<String, OpenError> {
         let path = self.directory.path().to_owned();
-        let found = self.record::<wire::Identity>(&store.log, IDENTITY_KEY, "the identity")?;
+        let found = self.record::<wire::Identity>(store, IDENTITY_KEY, "the identity")?;
         if let Some(found) = found {
             if let Some(wanted) = cluster_id
                 && wanted != found.cluster_id
@@ -191,8 +177,7 @@ impl Open<'_> {
             }
             return Ok(found.cluster_id);
         }
-        let is_pristine =
-            mark.unwrap_or_default() == Watermark::default() && store.log.first_key_value().is_none();
+        let is_pristine = mark.unwrap_or_default() == Watermark::default() && store.is_empty();
         if !is_pristine {
             return Err(OpenError::Record { path, what: "the identity" });
         }
@@ -207,13 +192,13 @@ impl Open<'_> {
             None => uuid::Uuid::new_v4().to_string(),
         };
         let identity = wire::Identity { cluster_id: cluster_id.clone(), member_id };
-        store.log.insert(IDENTITY_KEY, record::seal(&identity)).map_err(|source| self.broken(source))?;
-        store.database.persist(PersistMode::SyncAll).map_err(|source| self.broken(source))?;
+        let identity = Change::Put { key: IDENTITY_KEY.into(), value: record::seal(&identity) };
+        store.commit(vec![identity], Durability::Synced).map_err(|source| self.broken(source))?;
         Ok(cluster_id)
     }
 
-    fn vote(&self, store: &Store, mark: &Watermark) -> Result<Option<Vote>, OpenError> {
-        let vote = self.record::<wire::Vote>(&store.log, VOTE_KEY, "the last vote")?.map(vote_from_wire);
+    fn vote(&self, store: &dyn Store, mark: &Watermark) -> Result<Option<Vote>, OpenError> {
+        let vote = self.record::<wire::Vote>(store, VOTE_KEY, "the last vote")?.map(vote_from_wire);
         let rank = |vote: Option<Vote>| vote.map(|vote| (vote.leader_id.term, vote.committed));
         if rank(vote) < rank(mark.vote) {
             // A member that forgot its vote could vote twice in one term.
@@ -223,13 +208,13 @@ impl Open<'_> {
         Ok(vote)
     }
 
-    fn scan(&self, store: &Store, purged: Option<LogId>, mark: &Watermark) -> Result<Marks, OpenError> {
+    fn scan(&self, store: &dyn Store, purged: Option<LogId>, mark: &Watermark) -> Result<Marks, OpenError> {
         let mut marks = Marks { first: next(purged), ..Marks::default() };
-        let mut found = store.log.range(0_u64.to_be_bytes()..INDEX_END.to_be_bytes()).peekable();
-        while let Some(guard) = found.next() {
-            let (key, value) = guard.into_inner().map_err(|source| self.broken(source))?;
+        let mut found = store.entries(0..INDEX_END).peekable();
+        while let Some(record) = found.next() {
+            let (key, value) = record.map_err(|source| self.broken(source))?;
             let expected = marks.end();
-            let index = <[u8; 8]>::try_from(&*key).map(u64::from_be_bytes).ok();
+            let index = <[u8; 8]>::try_from(key).map(u64::from_be_bytes).ok();
             let Some(index) = index else { return Err(self.damaged(expected, "its key makes no sense")) };
             if index != expected {
                 return Err(self.damaged(expected, "it is missing"));
@@ -242,11 +227,8 @@ impl Open<'_> {
                 }
                 Err(torn) if found.peek().is_none() && index >= next(mark.durable) => {
                     warn!(log_index = index, error = %torn, "removed a torn entry from the end of the log");
-                    store
-                        .log
-                        .remove(index.to_be_bytes())
-                        .and_then(|()| store.database.persist(PersistMode::SyncAll))
-                        .map_err(|source| self.broken(source))?;
+                    let removal = Change::Remove { key: entry_key(index).to_vec() };
+                    store.commit(vec![removal], Durability::Synced).map_err(|source| self.broken(source))?;
                     break;
                 }
                 Err(damage) => return Err(self.damaged(index, &damage.to_string())),
@@ -288,11 +270,13 @@ impl Open<'_> {
 
     fn record<M: prost::Message + Default>(
         &self,
-        log: &Keyspace,
+        store: &dyn Store,
         key: &str,
         what: &'static str,
     ) -> Result<Option<M>, OpenError> {
-        let Some(bytes) = log.get(key).map_err(|source| self.broken(source))? else { return Ok(None) };
+        let Some(bytes) = store.get(key.as_bytes()).map_err(|source| self.broken(source))? else {
+            return Ok(None);
+        };
         let path = self.directory.path().to_owned();
         match record::unseal(&bytes) {
             Ok(found) => Ok(Some(found)),
@@ -303,11 +287,11 @@ impl Open<'_> {
         }
     }
 
-    fn failed(&self, source: std::io::Error) -> OpenError {
+    fn failed(&self, source: io::Error) -> OpenError {
         OpenError::Directory { path: self.directory.path().to_owned(), source }
     }
 
-    fn broken(&self, source: fjall::Error) -> OpenError {
+    fn broken(&self, source: io::Error) -> OpenError {
         OpenError::Store { path: self.directory.store(), source: source.into() }
     }
 

@@ -5,18 +5,16 @@
 //! lag behind the log, but never leads it. The exception is a truncation, which lowers the mark, and
 //! syncs it, before it removes entries.
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::io;
 
 use proto::raft::v1 as wire;
 
-use super::super::{
-    record::{self, RecordError, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire},
-    types::{LogId, Vote},
+use super::{
+    super::{
+        record::{self, RecordError, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire},
+        types::{LogId, Vote},
+    },
+    disk::MarkFile,
 };
 
 /// What is known to be on disk, or agreed on.
@@ -29,7 +27,7 @@ pub struct Watermark {
 
 /// The file that holds the [`Watermark`].
 pub struct WatermarkFile {
-    file: File,
+    file: Box<dyn MarkFile>,
     sequence: u64,
 }
 
@@ -37,11 +35,10 @@ pub struct WatermarkFile {
 const SLOT_BYTES: u64 = 4096;
 
 impl WatermarkFile {
-    /// Opens the file, making it if there is none, and reads the newest mark.
-    pub fn open(path: &Path) -> io::Result<(Self, Option<Watermark>)> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let first = read_slot(&file, 0)?;
-        let second = read_slot(&file, SLOT_BYTES)?;
+    /// Reads the newest mark of an opened file.
+    pub fn read(file: Box<dyn MarkFile>) -> io::Result<(Self, Option<Watermark>)> {
+        let first = read_slot(&*file, 0)?;
+        let second = read_slot(&*file, SLOT_BYTES)?;
         let newest = [first, second].into_iter().flatten().max_by_key(|mark| mark.sequence);
         let sequence = newest.as_ref().map_or(0, |mark| mark.sequence);
         Ok((Self { file, sequence }, newest.map(from_wire)))
@@ -54,26 +51,20 @@ impl WatermarkFile {
         let mut slot = Vec::with_capacity(2 + mark.len());
         slot.extend_from_slice(&u16::try_from(mark.len()).map_err(io::Error::other)?.to_le_bytes());
         slot.extend_from_slice(&mark);
-        self.file.write_all_at(&slot, self.sequence % 2 * SLOT_BYTES)
+        self.file.write(self.sequence % 2 * SLOT_BYTES, &slot)
     }
 
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
+        self.file.sync()
     }
 }
 
-fn read_slot(file: &File, offset: u64) -> io::Result<Option<wire::Watermark>> {
-    let mut length = [0; 2];
-    match file.read_exact_at(&mut length, offset) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
-    }
-    let mut mark = vec![0; usize::from(u16::from_le_bytes(length))];
-    match file.read_exact_at(&mut mark, offset + 2) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
+fn read_slot(file: &dyn MarkFile, offset: u64) -> io::Result<Option<wire::Watermark>> {
+    let Ok(length) = <[u8; 2]>::try_from(file.read(offset, 2)?) else { return Ok(None) };
+    let length = usize::from(u16::from_le_bytes(length));
+    let mark = file.read(offset + 2, length)?;
+    if mark.len() < length {
+        return Ok(None);
     }
     match record::unseal(&mark) {
         Ok(mark) => Ok(Some(mark)),

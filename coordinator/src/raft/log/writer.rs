@@ -9,11 +9,9 @@ use std::{
     collections::VecDeque,
     io, mem,
     sync::{Arc, atomic::Ordering},
-    thread,
     time::Instant,
 };
 
-use fjall::{Database, Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
 use openraft::storage::IOFlushed;
 use tokio::sync::{
     mpsc::{self, error::TryRecvError},
@@ -28,7 +26,9 @@ use super::{
         record::{self, log_id_to_wire, vote_to_wire},
         types::{Entry, LogId, Types, Vote, log_id, term_of},
     },
-    Shared, next,
+    Shared,
+    disk::{Change, Durability, Store, entry_key},
+    next,
     recover::{PURGED_KEY, VOTE_KEY},
     watermark::{Watermark, WatermarkFile},
 };
@@ -40,13 +40,6 @@ pub enum Op {
     Committed { committed: LogId },
     Truncate { after: Option<LogId>, done: oneshot::Sender<io::Result<()>> },
     Purge { upto: LogId },
-}
-
-/// The store: one keyspace with entries by index, big-endian, and the records of `recover.rs`.
-#[derive(Clone)]
-pub struct Store {
-    pub database: Database,
-    pub log: Keyspace,
 }
 
 /// What the writer remembers of an entry on disk.
@@ -103,22 +96,23 @@ impl Marks {
 
 /// The writer, before it has its thread.
 pub struct Writer {
-    pub(super) store: Store,
+    /// Entries by index, and the records of `recover.rs`.
+    pub(super) store: Arc<dyn Store>,
     pub(super) shared: Arc<Shared>,
-    pub(super) operations: mpsc::Receiver<Op>,
+    pub(in super::super) operations: mpsc::Receiver<Op>,
     pub(super) marks: Marks,
     pub(super) mark: Watermark,
     pub(super) mark_file: WatermarkFile,
     pub(super) instruments: Instruments,
     /// A purge that is done bit by bit, between groups.
-    pub(super) purging: Option<LogId>,
+    pub(in super::super) purging: Option<LogId>,
     pub(super) failure: Option<String>,
 }
 
 /// What one fdatasync will carry.
 #[derive(Default)]
 struct Group {
-    batch: Option<WriteBatch>,
+    changes: Vec<Change>,
     bytes: usize,
     entries: u64,
     appended: Vec<IOFlushed<Types>>,
@@ -128,12 +122,8 @@ struct Group {
 }
 
 impl Writer {
-    /// Starts the thread, which ends when the last [`super::LogStore`] is gone.
-    pub fn spawn(self) -> io::Result<thread::JoinHandle<()>> {
-        thread::Builder::new().name("raft-log".to_owned()).spawn(move || self.run())
-    }
-
-    fn run(mut self) {
+    /// Writes until the last [`super::LogStore`] is gone. Blocks.
+    pub fn run(mut self) {
         loop {
             let first = if self.purging.is_some() {
                 match self.operations.try_recv() {
@@ -147,25 +137,29 @@ impl Writer {
                     None => break,
                 }
             };
-            let mut group = Group::default();
-            if let Some(operation) = first {
-                self.take(&mut group, operation);
-            }
-            while group.bytes < GROUP_BYTES_MAX
-                && let Ok(operation) = self.operations.try_recv()
-            {
-                self.take(&mut group, operation);
-            }
-            self.commit(group);
-            self.purge_some();
+            self.round(first);
         }
         self.close();
+    }
+
+    /// Writes the first operation and all that queued up behind it, and a bit of what is to be purged.
+    pub(in super::super) fn round(&mut self, first: Option<Op>) {
+        let mut group = Group::default();
+        if let Some(operation) = first {
+            self.take(&mut group, operation);
+        }
+        while group.bytes < GROUP_BYTES_MAX
+            && let Ok(operation) = self.operations.try_recv()
+        {
+            self.take(&mut group, operation);
+        }
+        self.commit(group);
+        self.purge_some();
     }
 
     fn take(&mut self, group: &mut Group, operation: Op) {
         match operation {
             Op::Append { entries, done } => {
-                let batch = group.batch.get_or_insert_with(|| self.store.database.batch());
                 for entry in &entries {
                     let (frame, crc) = record::encode_frame(entry, self.marks.crc());
                     let id = entry.log_id;
@@ -174,7 +168,8 @@ impl Writer {
                     self.marks.push(id.index(), Mark { term: term_of(&id), crc, bytes });
                     group.bytes += frame.len();
                     group.entries += 1;
-                    batch.insert(&self.store.log, id.index().to_be_bytes(), frame);
+                    let key = entry_key(id.index()).to_vec();
+                    group.changes.push(Change::Put { key, value: frame });
                 }
                 group.appended.push(done);
             }
@@ -203,8 +198,8 @@ impl Writer {
     }
 
     fn commit(&mut self, group: Group) {
-        let Group { batch, bytes: _, entries, appended, vote, voted, committed } = group;
-        let result = self.attempt(|writer| writer.write(batch, entries, vote, committed));
+        let Group { changes, bytes: _, entries, appended, vote, voted, committed } = group;
+        let result = self.attempt(|writer| writer.write(changes, entries, vote, committed));
         for done in appended {
             done.io_completed(copy(&result));
         }
@@ -216,22 +211,21 @@ impl Writer {
 
     fn write(
         &mut self,
-        batch: Option<WriteBatch>,
+        mut changes: Vec<Change>,
         entries: u64,
         vote: Option<Vote>,
         committed: Option<LogId>,
     ) -> io::Result<()> {
         let is_committed_new = committed.is_some() && committed != self.mark.committed;
         self.mark.committed = committed.or(self.mark.committed);
-        if batch.is_none() && vote.is_none() {
+        if changes.is_empty() && vote.is_none() {
             return if is_committed_new { self.mark_file.write(&self.mark) } else { Ok(()) };
         }
-        let mut batch = batch.unwrap_or_else(|| self.store.database.batch());
         if let Some(vote) = vote {
-            batch.insert(&self.store.log, VOTE_KEY, record::seal(&vote_to_wire(&vote)));
+            changes.push(Change::Put { key: VOTE_KEY.into(), value: record::seal(&vote_to_wire(&vote)) });
         }
         let started = Instant::now();
-        batch.durability(Some(PersistMode::SyncData)).commit().map_err(io::Error::other)?;
+        self.store.commit(changes, Durability::Synced)?;
         self.instruments.fsync_seconds.observe(started.elapsed().as_secs_f64());
         if entries > 0 {
             // A count of entries, for a histogram.
@@ -257,13 +251,13 @@ impl Writer {
         self.mark.durable = self.mark.durable.min(after);
         self.mark_file.write(&self.mark)?;
         self.mark_file.sync()?;
-        let mut batch = self.store.database.batch();
+        let mut changes = Vec::new();
         while self.marks.end() > end
             && let Some(index) = self.marks.pop_last()
         {
-            batch.remove(&self.store.log, index.to_be_bytes());
+            changes.push(Change::Remove { key: entry_key(index).to_vec() });
         }
-        batch.durability(Some(PersistMode::SyncData)).commit().map_err(io::Error::other)?;
+        self.store.commit(changes, Durability::Synced)?;
         self.shared.log_bytes.store(self.marks.bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -277,13 +271,13 @@ impl Writer {
     }
 
     fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        let mut batch = self.store.database.batch();
+        let mut changes = Vec::new();
         let mut purged = upto;
         let mut removed = 0;
         while self.marks.first <= upto.index()
             && let Some(id) = self.marks.pop_first()
         {
-            batch.remove(&self.store.log, id.index().to_be_bytes());
+            changes.push(Change::Remove { key: entry_key(id.index()).to_vec() });
             removed += 1;
             purged = id;
             if removed == PURGE_ENTRIES_MAX {
@@ -294,9 +288,10 @@ impl Writer {
             purged = upto;
             self.purging = None;
         }
-        batch.insert(&self.store.log, PURGED_KEY, record::seal(&log_id_to_wire(&purged)));
+        let record = record::seal(&log_id_to_wire(&purged));
+        changes.push(Change::Put { key: PURGED_KEY.into(), value: record });
         // Not synced: entries and record go together, and a purge that is forgotten is done again.
-        batch.durability(Some(PersistMode::Buffer)).commit().map_err(io::Error::other)?;
+        self.store.commit(changes, Durability::Buffered)?;
         self.shared.log_bytes.store(self.marks.bytes, Ordering::Relaxed);
         Ok(())
     }
@@ -314,7 +309,7 @@ impl Writer {
         result
     }
 
-    fn close(mut self) {
+    pub(in super::super) fn close(mut self) {
         while self.purging.is_some() {
             self.purge_some();
         }

@@ -9,7 +9,6 @@ mod peers;
 mod service;
 
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -39,6 +38,7 @@ use tonic::{
 };
 
 use super::{
+    aside::aside,
     limits::{MESSAGE_BYTES_MAX, SNAPSHOT_PIECE_BYTES},
     snapshot::SnapshotFile,
     types::{MemberId, SnapshotMeta, Types, Vote},
@@ -73,8 +73,11 @@ pub struct Network {
     pub member_id: MemberId,
     /// Shown with every call, as every caller of this port must.
     pub credential: Option<MetadataValue<Ascii>>,
-    pub connector: Connector,
+    pub dial: Dial,
 }
+
+/// Makes the channel to an address: it connects when it is used first, and again whenever it must.
+pub type Dial = Arc<dyn Fn(Endpoint) -> Channel + Send + Sync>;
 
 /// The way to one other member.
 pub struct Client {
@@ -89,25 +92,24 @@ impl RaftNetworkFactory<Types> for Network {
 
     // Called once for entries, once for heartbeats and once for each snapshot: a connection for each.
     async fn new_client(&mut self, target: MemberId, node: &BasicNode) -> Client {
-        let members = connect(&node.addr, &self.connector)
+        let members = connect(&node.addr, &self.dial)
             .map_err(|error| format!("can't use address `{}`: {error}", node.addr));
         Client { network: self.clone(), target, members }
     }
 }
 
 /// How every other member is dialled.
-pub fn connector(tls: Option<Arc<rustls::ClientConfig>>) -> Connector {
-    Connector::new(tls, CONNECT_PATIENCE)
+pub fn dial(tls: Option<Arc<rustls::ClientConfig>>) -> Dial {
+    let connector = Connector::new(tls, CONNECT_PATIENCE);
+    Arc::new(move |endpoint| endpoint.connect_with_connector_lazy(connector.clone()))
 }
 
-/// Connects when it is used first, and again whenever it must.
-fn connect(address: &str, connector: &Connector) -> Result<MembersClient<Channel>, tonic::transport::Error> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))?
+fn connect(address: &str, dial: &Dial) -> Result<MembersClient<Channel>, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect_with_connector_lazy(connector.clone());
-    Ok(MembersClient::new(channel)
+        .keep_alive_while_idle(true);
+    Ok(MembersClient::new(dial(endpoint))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX))
 }
@@ -165,12 +167,16 @@ impl Client {
 
     async fn append<S>(
         &mut self,
-        input: S,
+        mut input: S,
         setup: Duration,
     ) -> Result<BoxStream<'_, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
     {
+        // openraft makes its pause after a failure before it gives the next request. To dial needs no request, so
+        // without waiting for one here, a member that refuses connections would be dialled without any pause.
+        let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+        let input = stream::once(future::ready(first)).chain(input);
         // How many were sent and not answered: only then is silence a failure.
         let waiting = Arc::new(AtomicU64::new(0));
         let sent = waiting.clone();
@@ -220,8 +226,7 @@ impl Client {
         // A piece that can't be read ends the stream early, which the other side refuses.
         let state = stream::unfold((file, 0_u64), |(file, at)| async move {
             let reader = file.clone();
-            let read = tokio::task::spawn_blocking(move || reader.piece(at, SNAPSHOT_PIECE_BYTES)).await;
-            let piece = match read.map_err(io::Error::other).and_then(|read| read) {
+            let piece = match aside(move || reader.piece(at, SNAPSHOT_PIECE_BYTES)).await {
                 Ok(piece) if piece.is_empty() => return None,
                 Ok(piece) => piece,
                 Err(error) => {

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 
 use super::{
     super::{config::RaftConfig, types::MemberId},
-    Client, Network, connect, connector,
+    Client, Network, connect, dial,
 };
 
 /// An answer takes a moment, or the member is away.
@@ -27,7 +27,7 @@ impl Peers {
                 cluster_id: Arc::from(cluster_id),
                 member_id: config.member_id,
                 credential: config.credential.clone(),
-                connector: connector(config.tls.clone()),
+                dial: dial(config.tls.clone()),
             },
         }
     }
@@ -36,7 +36,7 @@ impl Peers {
     ///
     /// Fails with a sentence when it does not answer.
     pub async fn version_supported(&self, id: MemberId, address: &str) -> Result<Option<u32>, String> {
-        let members = connect(address, &self.network.connector)
+        let members = connect(address, &self.network.dial)
             .map_err(|error| format!("can't use address `{address}`: {error}"));
         let client = Client { network: self.network.clone(), target: id, members };
         let why = |error: openraft::errors::Unreachable<_>| error.to_string();

@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
     super::{
+        aside::aside,
         limits::MESSAGE_BYTES_MAX,
         member::Openraft,
         record::vote_to_wire,
@@ -212,10 +213,7 @@ async fn gather(
             break;
         }
         hasher.update(&state);
-        (file, ()) = tokio::task::spawn_blocking(move || file.write_all(&state).map(|()| (file, ())))
-            .await
-            .map_err(|error| wrote(io::Error::other(error)))?
-            .map_err(wrote)?;
+        file = aside(move || file.write_all(&state).map(|()| file)).await.map_err(wrote)?;
     }
     if found != bytes {
         return Err(Status::data_loss(format!("the snapshot has {found} bytes of {bytes}; send it again")));

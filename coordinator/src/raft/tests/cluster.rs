@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{
+        log::FileDisk,
         member::Openraft,
         snapshot::SnapshotFile,
         types::{MemberId, Types, Vote},
@@ -184,7 +185,8 @@ impl Cluster {
         let recorder = Recorder::default();
         let factory = Factory { from: id, switchboard: self.switchboard.clone() };
         let config = Self::config(self.folder.path(), id);
-        let (handle, raft) = Raft::open_on(config, recorder.clone(), |_| factory).await.unwrap();
+        let (handle, raft) =
+            Raft::open_on(config, recorder.clone(), Arc::new(FileDisk), |_| factory).await.unwrap();
         self.switchboard.connect(id, handle.raft.clone());
         let task = tokio::spawn(raft.run(CancellationToken::new()));
         self.members.insert(id, Member { handle, recorder, task });

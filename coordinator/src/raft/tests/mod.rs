@@ -8,6 +8,8 @@ mod cluster;
 mod damage;
 mod kill;
 mod network;
+mod simulated;
+mod stall;
 mod suite;
 
 use std::{
@@ -24,6 +26,8 @@ use super::{
     StopError,
     limits::{COMMAND_BYTES_MAX, PROPOSALS_BYTES_MAX},
 };
+
+pub use simulated::SeededRuntime;
 
 /// One patience for the whole suite.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -2,19 +2,40 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
+use hyper_util::rt::TokioIo;
+use openraft::{
+    RaftNetworkFactory,
+    impls::BasicNode,
+    network::{NetVote, RPCOption},
+    raft::VoteRequest,
+};
 use proto::members::v1::{self as wire, members_client::MembersClient, snapshot_piece::Piece};
 use tempfile::TempDir;
 use tokio::runtime::{self, Runtime};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Request, transport::Server};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Request,
+    transport::{Endpoint, Server, Uri},
+};
 
 use super::{
-    super::{membership::SeatError, types::MemberId},
-    Duration, Member, PATIENCE, ProposeError, RaftConfig, config,
+    super::{
+        log::FileDisk,
+        membership::SeatError,
+        network::{Dial, Network},
+        types::{MemberId, Vote},
+    },
+    Duration, Member, PATIENCE, ProposeError, Raft, RaftConfig, Recorder, config,
 };
 
 /// A member and the port on which the others reach it.
@@ -208,6 +229,95 @@ async fn an_id_that_is_taken_and_a_member_that_never_comes_are_refused() {
     served.member.propose("on").await;
     handle.remove_member(2).await.unwrap();
     served.member.propose("and on").await;
+}
+
+/// Dials, and counts it; or is refused each time.
+fn counting(dials: &Arc<AtomicU64>, is_refused: bool) -> Dial {
+    let dials = dials.clone();
+    Arc::new(move |endpoint: Endpoint| {
+        let dials = dials.clone();
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
+            dials.fetch_add(1, Ordering::Relaxed);
+            async move {
+                if is_refused {
+                    return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
+                }
+                let address = uri.authority().map(ToString::to_string).unwrap_or_default();
+                tokio::net::TcpStream::connect(address).await.map(TokioIo::new)
+            }
+        }))
+    })
+}
+
+/// A member that leads alone and dials as it is told.
+async fn dialling(folder: &TempDir, dial: Dial) -> Member {
+    let network = |cluster_id: &Arc<str>| Network {
+        cluster_id: cluster_id.clone(),
+        member_id: 1,
+        credential: None,
+        dial,
+    };
+    let recorder = Recorder::default();
+    let config = RaftConfig { cluster_id: Some("three".to_owned()), ..config(&folder.path().join("1")) };
+    let opened = Raft::open_on(config, recorder.clone(), Arc::new(FileDisk), network).await;
+    let (handle, raft) = opened.unwrap();
+    let task = tokio::spawn(raft.run(CancellationToken::new()));
+    let member = Member { handle, recorder, task };
+    member.handle.initialize_single().await.unwrap();
+    member.led().await;
+    member
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_refuses_connections_is_dialled_with_pauses() {
+    let folder = tempfile::tempdir().unwrap();
+    let dials = Arc::default();
+    let member = dialling(&folder, counting(&dials, true)).await;
+    let absent = member.handle.add_member(2, "127.0.0.1:1", Duration::from_secs(1)).await;
+    assert!(matches!(absent, Err(SeatError::Behind { id: 2, .. })), "{absent:?}");
+    // Entries after 50, 100, 200 and 400 ms, a heartbeat each 100 ms; without pauses there are ten thousands.
+    let dials = dials.load(Ordering::Relaxed);
+    assert!((1..200).contains(&dials), "{dials} dials in a second");
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_and_heartbeats_have_connections_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start(&folder, 2, None).await;
+    let dials = Arc::default();
+    let member = dialling(&folder, counting(&dials, false)).await;
+    member.handle.add_member(2, &served.address.to_string(), PATIENCE).await.unwrap();
+    let started = Instant::now();
+    while dials.load(Ordering::Relaxed) < 2 {
+        assert!(started.elapsed() < PATIENCE, "one connection for both");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_is_asked_before_and_silence_is_no_grant() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = Served::start(&folder, 1, None).await;
+    served.member.handle.initialize_single().await.unwrap();
+    served.member.led().await;
+    let term = served.member.handle.leadership().borrow().term;
+    let network = |is_refused| Network {
+        cluster_id: "three".into(),
+        member_id: 2,
+        credential: None,
+        dial: counting(&Arc::default(), is_refused),
+    };
+    let request = VoteRequest::new(Vote::new(term + 1, 2), None);
+    let option = RPCOption::new(PATIENCE);
+    let node = BasicNode { addr: served.address.to_string() };
+    let mut client = network(false).new_client(1, &node).await;
+    let answer = client.pre_vote(request.clone(), option.clone()).await.unwrap();
+    assert!(!answer.vote_granted, "it leads, and its log is longer");
+    assert_eq!(served.member.handle.leadership().borrow().term, term, "the question changed nothing");
+    let mut client = network(true).new_client(1, &node).await;
+    client.pre_vote(request, option).await.unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{
     super::{
         directory::Directory,
-        log::{self, LogStore},
+        log::{self, Disk, FileDisk, LogStore},
         observe::Instruments,
         snapshot::Snapshots,
         state::Applier,
@@ -39,8 +39,8 @@ impl StoreBuilder<Types, LogStore, Applier, Guard> for Builder {
 
 fn build(path: &Path) -> (Directory, LogStore, Applier) {
     let directory = Directory::open(path).unwrap();
-    let opened = log::open(&directory, None, 0, Instruments::default()).unwrap();
-    opened.writer.spawn().unwrap();
+    let opened = log::open(&directory, &FileDisk, None, 0, Instruments::default()).unwrap();
+    FileDisk.run(opened.writer).unwrap();
     let snapshots = Arc::new(Snapshots::open(directory.snapshot()).unwrap());
     let (term, _) = watch::channel(0);
     let applier = Applier::restore(Box::new(Recorder::default()), snapshots, term, Instruments::default());
