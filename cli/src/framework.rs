@@ -15,7 +15,14 @@ use proto::{
 };
 use tonic::Streaming;
 
-use crate::{ClientError, Connection, connection::SchedulerClient, new_request_id};
+use crate::{
+    ClientError, Connection,
+    connection::{SchedulerClient, retries},
+    new_request_id,
+};
+
+/// How long a stream that is over may take to say so.
+const LAST_WORD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How a framework presents itself.
 #[derive(Debug, Clone, Default)]
@@ -190,9 +197,37 @@ impl Framework {
     }
 
     /// Ends the framework: its tasks are killed, and its id is never used again.
+    ///
+    /// Where the subscription was lost meanwhile, as with a coordinator that was restarted, it subscribes again
+    /// first; but it does nothing once it has been told that a newer instance took over.
     pub async fn teardown(mut self) -> Result<(), ClientError> {
-        let request = TeardownRequest { caller: Some(self.caller()) };
-        self.client.teardown(request).await.map_err(|status| self.connection.error(&status))?;
+        let request_id = new_request_id();
+        let mut delays = retries().build();
+        loop {
+            let caller = Caller { request_id: request_id.clone(), ..self.caller() };
+            let error = match self.client.teardown(TeardownRequest { caller: Some(caller) }).await {
+                Ok(_done) => return Ok(()),
+                Err(status) => self.connection.error(&status),
+            };
+            let is_lost = error.code() == "subscription-replaced";
+            if !is_lost && !error.may_pass() {
+                return Err(error);
+            }
+            let Some(delay) = delays.next() else { return Err(error) };
+            tokio::time::sleep(delay).await;
+            if is_lost {
+                self.read_to_the_end().await?;
+                self.connect(&new_request_id()).await?;
+            }
+        }
+    }
+
+    /// Reads what is left of the stream, to hear whether a newer instance took over: [`ClientError::Replaced`].
+    async fn read_to_the_end(&mut self) -> Result<(), ClientError> {
+        let Some(mut stream) = self.stream.take() else { return Ok(()) };
+        while let Ok(Ok(Some(event))) = tokio::time::timeout(LAST_WORD_PATIENCE, stream.message()).await {
+            self.take(event)?;
+        }
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::{path::Path, process::Command};
 
 use harness::program;
+use muster_client::{Framework, FrameworkOptions, operator::ListFrameworksRequest, scheduler::FrameworkInfo};
 
 use crate::cluster;
 
@@ -50,5 +51,34 @@ async fn the_rust_example_runs_its_tasks() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.ends_with("10 tasks ended\n"), "{said}");
+    cluster.finish().await;
+}
+
+/// What came with the restarted coordinator is a subscription that nobody knows any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_framework_is_torn_down_right_after_the_coordinator_came_back() {
+    let mut cluster = cluster!();
+    let options = |id: Option<String>| FrameworkOptions {
+        info: FrameworkInfo {
+            name: "short".to_owned(),
+            role: "default".to_owned(),
+            ..FrameworkInfo::default()
+        },
+        framework_id: id,
+        cursor: None,
+    };
+    let framework = Framework::subscribe(&cluster.connection(), options(None)).await.unwrap();
+    cluster.coordinator.kill();
+    cluster.restart_coordinator().await;
+    framework.teardown().await.unwrap();
+    let answer = cluster.operator().list_frameworks(ListFrameworksRequest {}).await.unwrap().into_inner();
+    assert!(answer.frameworks.iter().all(|framework| framework.is_built_in), "{answer:?}");
+
+    // One that was replaced does not take its successor with it.
+    let older = Framework::subscribe(&cluster.connection(), options(None)).await.unwrap();
+    let id = older.id().to_owned();
+    let newer = Framework::subscribe(&cluster.connection(), options(Some(id))).await.unwrap();
+    assert_eq!(older.teardown().await.unwrap_err().code(), "subscription-replaced");
+    newer.teardown().await.unwrap();
     cluster.finish().await;
 }
