@@ -7,7 +7,7 @@ mod fetch;
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use muster_client::types::Fetch;
+use muster_client::{Consistency, types::Fetch};
 
 use crate::units;
 
@@ -59,9 +59,31 @@ pub struct Global {
         help_heading = "Cluster"
     )]
     pub ca_file: Option<PathBuf>,
+    /// How fresh answers must be: what the leader has applied, what the coordinator that is asked
+    /// has (also while none leads; stderr says how fresh that is), or all that was acknowledged
+    /// before
+    #[arg(long, global = true, value_enum, default_value_t = Reading::Leader, help_heading = "Cluster")]
+    pub consistency: Reading,
     /// What stdout gets: tables for people, stable JSON for scripts
     #[arg(long, global = true, value_enum, default_value_t = Format::Table, help_heading = "Output")]
     pub output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Reading {
+    Leader,
+    Local,
+    Linearizable,
+}
+
+impl From<Reading> for Consistency {
+    fn from(reading: Reading) -> Self {
+        match reading {
+            Reading::Leader => Self::Leader,
+            Reading::Local => Self::Local,
+            Reading::Linearizable => Self::Linearizable,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

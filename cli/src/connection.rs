@@ -28,7 +28,7 @@ use tonic::{
 };
 use tower::service_fn;
 
-use crate::ClientError;
+use crate::{ClientError, Consistency, Freshness, consistency::Reading};
 
 /// Where a coordinator listens unless told otherwise.
 const ADDRESS_DEFAULT: &str = "http://127.0.0.1:5050";
@@ -50,7 +50,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The operator API over a [`Connection`].
-pub type OperatorClient = RawOperator<InterceptedService<Channel, Credential>>;
+pub type OperatorClient = RawOperator<InterceptedService<Channel, Head>>;
 /// The scheduler API over a [`Connection`].
 pub type SchedulerClient = RawScheduler<InterceptedService<Channel, Credential>>;
 
@@ -139,12 +139,27 @@ pub struct Locator {
     pub authority_file: Option<PathBuf>,
 }
 
+/// What every call of the operator API carries: who calls, and how fresh the answer must be.
+#[derive(Clone)]
+pub struct Head {
+    credential: Credential,
+    reading: Reading,
+}
+
+impl Interceptor for Head {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        self.reading.ask(&mut request);
+        self.credential.call(request)
+    }
+}
+
 /// A connection that heals by itself.
 #[derive(Clone)]
 pub struct Connection {
     address: String,
     channel: Channel,
     credential: Credential,
+    reading: Reading,
 }
 
 impl Connection {
@@ -163,7 +178,18 @@ impl Connection {
             Address::Unix(_) | Address::Http(_) => None,
             Address::Https(_) => Some(believed(locator)?),
         };
-        Ok(Self { channel: channel(&address, tls)?, address: address.to_string(), credential })
+        let reading = Reading::default();
+        Ok(Self { channel: channel(&address, tls)?, address: address.to_string(), credential, reading })
+    }
+
+    /// The same connection, for reads that must be so fresh. A change is refused with `Local`.
+    pub fn reading(&self, consistency: Consistency) -> Self {
+        Self { reading: Reading::new(consistency), ..self.clone() }
+    }
+
+    /// How fresh the last answer was of those that [`Self::call`] got, where that was asked for.
+    pub fn freshness(&self) -> Option<Freshness> {
+        self.reading.told()
     }
 
     pub fn address(&self) -> &str {
@@ -172,8 +198,8 @@ impl Connection {
 
     /// The operator API.
     pub fn operator(&self) -> OperatorClient {
-        RawOperator::with_interceptor(self.channel.clone(), self.credential.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        let head = Head { credential: self.credential.clone(), reading: self.reading.clone() };
+        RawOperator::with_interceptor(self.channel.clone(), head).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The scheduler API, call by call; [`crate::Framework`] is the way that heals by itself.
@@ -197,7 +223,11 @@ impl Connection {
     {
         let attempt = || async {
             match tokio::time::timeout(CALL_TIMEOUT, call(self.operator())).await {
-                Ok(answer) => answer.map(tonic::Response::into_inner).map_err(|status| self.error(&status)),
+                Ok(Ok(answer)) => {
+                    self.reading.hear(answer.metadata());
+                    Ok(answer.into_inner())
+                }
+                Ok(Err(status)) => Err(self.error(&status)),
                 Err(_) => Err(ClientError::Unreachable {
                     address: self.address.clone(),
                     message: format!("no answer within {} s", CALL_TIMEOUT.as_secs()),

@@ -5,13 +5,15 @@
 
 mod channel;
 mod connection;
+mod consistency;
 mod error;
 mod framework;
 
 pub use channel::{Channel, CopyError, ExecOptions, ExecOutput, Over, Profiled, Said, Sender};
 pub use connection::{
-    Address, Connection, Credential, Locator, OperatorClient, SchedulerClient, new_request_id,
+    Address, Connection, Credential, Head, Locator, OperatorClient, SchedulerClient, new_request_id,
 };
+pub use consistency::{Consistency, Freshness};
 pub use error::{ClientError, ErrorKind};
 pub use framework::{Event, Framework, FrameworkOptions, Launched, is_final};
 pub use proto::{

@@ -65,6 +65,12 @@ pub fn write_all(target: &mut impl Write, bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
+/// A line beside the data, on stderr.
+pub fn print_note(text: &str) {
+    // Who closed stderr does not want it.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// A spinner on stderr that shows only on a terminal, and only after a second.
 pub struct Progress {
     bar: Option<ProgressBar>,

@@ -17,7 +17,7 @@ mod task;
 mod token;
 mod top;
 
-use std::process::ExitCode;
+use std::{cell::OnceCell, process::ExitCode};
 
 use clap::CommandFactory;
 use muster_client::{Connection, Locator};
@@ -37,6 +37,7 @@ pub struct Context {
 /// Does what was typed.
 pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     let global = arguments.global;
+    let asked = OnceCell::new();
     let connect = || -> Result<Context, Failure> {
         let locator = Locator {
             address: global.server.clone(),
@@ -44,6 +45,8 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             authority_file: global.ca_file.clone(),
         };
         let connection = Connection::open(&locator).attempted("reach the cluster")?;
+        let connection = connection.reading(global.consistency.into());
+        let connection = asked.get_or_init(|| connection).clone();
         Ok(Context { connection, format: global.output })
     };
     match arguments.command {
@@ -128,6 +131,9 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
                 clap_complete::aot::generate_to(shell, &mut command, "muster", &into).attempted(ATTEMPTED)?;
             }
         }
+    }
+    if let Some(freshness) = asked.get().and_then(Connection::freshness) {
+        output::print_note(&freshness.to_string());
     }
     Ok(ExitCode::SUCCESS)
 }

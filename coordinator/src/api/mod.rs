@@ -1,13 +1,14 @@
 //! Questions in, answers out, no rules of their own.
 //!
 //! `serve.rs` owns the sockets, `guard.rs` says who asks, `caller.rs` what that one may, `relay.rs` which member
-//! answers; `grpc/` and `rest.rs` answer: each method is one call of a handle and a conversion. `error.rs` is the one table of statuses.
+//! answers, `reads.rs` how fresh the answer is; `grpc/` and `rest.rs` answer: each method is one call of a handle and a conversion. `error.rs` is the one table of statuses.
 //! Nothing here knows how a thing is done.
 
 mod caller;
 pub mod error;
 mod grpc;
 mod guard;
+mod reads;
 mod relay;
 mod rest;
 mod serve;
@@ -33,6 +34,7 @@ use crate::{
 
 pub(crate) use caller::Caller;
 pub use guard::Peer;
+use reads::Consistency;
 pub use serve::{BindError, Listeners};
 
 /// Longest time from a request's head to the head of its answer. Streams go on after that.
@@ -164,12 +166,17 @@ impl Api {
 
     async fn answer_grpc(&self, caller: Caller, mut request: Request<Incoming>) -> Response<Body> {
         let raft = &self.context.raft;
-        let passed = match self.relay.route(raft, &request).await {
-            Ok(relay::Route::Here) => {
+        let routed = match reads::wanted(&request) {
+            Ok(Consistency::Local) => Ok((relay::Route::Here, Consistency::Local)),
+            Ok(wanted) => self.relay.route(raft, &request).await.map(|route| (route, wanted)),
+            Err(refusal) => Err(refusal),
+        };
+        let passed = match routed {
+            Ok((relay::Route::Here, wanted)) => {
                 request.extensions_mut().insert(caller);
-                return self.answer_here(request).await;
+                self.answer_as_fresh(request, wanted).await
             }
-            Ok(relay::Route::There(leader, address)) => {
+            Ok((relay::Route::There(leader, address), _)) => {
                 self.relay.pass(raft, leader, &address, &caller, request).await
             }
             Err(refusal) => Err(refusal),
@@ -179,6 +186,27 @@ impl Api {
             self.context.metrics.refused(refusal.code);
             error::status(&refusal).into_http()
         })
+    }
+
+    /// Answers here, once the state is as fresh as the caller wants it.
+    async fn answer_as_fresh(
+        &self,
+        request: Request<Incoming>,
+        wanted: Consistency,
+    ) -> Result<Response<Body>, Refusal> {
+        let raft = &self.context.raft;
+        match wanted {
+            Consistency::Leader => return Ok(self.answer_here(request).await),
+            Consistency::Linearizable => reads::until_linearizable(raft).await?,
+            Consistency::Local => {}
+        }
+        // Before the answer is made: it is at least so fresh.
+        let freshness = raft.freshness().await;
+        let mut answer = self.answer_here(request).await;
+        if let Ok(freshness) = freshness {
+            reads::state_freshness(raft, freshness, &mut answer);
+        }
+        Ok(answer)
     }
 
     async fn answer_here(&self, request: Request<Incoming>) -> Response<Body> {

@@ -45,6 +45,17 @@ pub struct Leadership {
     pub is_leader: bool,
 }
 
+/// How far a member's state is behind what is agreed on, as far as it can know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// The last entry in its state.
+    pub applied: u64,
+    /// The last entry that it knows to be agreed on; there may be later ones.
+    pub committed: u64,
+    /// Since the last word of the leader; for a leader, of a majority. A member that is alone needs none.
+    pub heard: Option<Duration>,
+}
+
 /// An opened member, to be run by its owner.
 pub struct Raft {
     raft: Openraft,
@@ -329,6 +340,23 @@ impl RaftHandle {
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ReadError::NoQuorum),
             Err(RaftError::Fatal(_)) => Err(ReadError::Stopped),
         }
+    }
+
+    /// How fresh this member's published state is. Fails when the member has stopped.
+    pub async fn freshness(&self) -> Result<Freshness, ReadError> {
+        let heard = |at: openraft::type_config::alias::InstantOf<Types>| Instant::elapsed(&at);
+        // Every message of a leader renews the vote for it.
+        let of_leader = self.raft.with_raft_state(move |state| state.vote_last_modified().map(heard));
+        let of_leader = of_leader.await.map_err(|_| ReadError::Stopped)?;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let of_majority = metrics.last_quorum_acked.map(|at| Instant::elapsed(&at.into_inner()));
+        let is_leader = metrics.state == ServerState::Leader;
+        Ok(Freshness {
+            applied: index(&metrics.last_applied),
+            committed: index(&metrics.cluster_committed),
+            heard: if is_leader { of_majority } else { of_leader },
+        })
     }
 
     /// One reading of the gauges and counters.

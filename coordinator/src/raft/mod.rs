@@ -49,7 +49,7 @@ pub use config::{RaftConfig, Timing};
 pub use directory::{is_pristine, make as make_directory};
 pub use error::{InitializeError, OpenError, ProposeError, ReadError, StopError};
 pub use machine::{Machine, MachineError};
-pub use member::{Leadership, Raft, RaftHandle};
+pub use member::{Freshness, Leadership, Raft, RaftHandle};
 pub use membership::{Seat, SeatError};
 pub use network::{FROM_MEMBER_KEY, Peers, Service};
 pub use observe::{Figures, Instruments, Role};

@@ -118,6 +118,44 @@ async fn without_a_quorum_nothing_is_promised_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn any_member_answers_reads_and_says_how_fresh_they_are() {
+    let mut cluster = cluster!(three());
+    let leader = cluster.until_members().await;
+    let follower = a_follower(leader);
+    let task = cluster.run(script("sleep 100000"), 1).await.remove(0);
+    cluster.until_state(&task, TaskState::Running).await;
+    let read = async |cluster: &Cluster, consistency: &str, arguments: &[&str]| {
+        let mut all = vec!["--server", cluster.member_address(follower), "--consistency", consistency];
+        all.extend(arguments);
+        let output = cluster.muster_output(&all).await;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    // Passed on to the leader, which asks the others first.
+    let (done, listed, told) = read(&cluster, "linearizable", &["task", "list"]).await;
+    assert!(done && listed.contains(&task), "{listed}{told}");
+    assert!(told.contains(&format!("as member {leader} knows it: entry ")), "{told}");
+    let (done, _, told) = read(&cluster, "local", &["task", "kill", &task]).await;
+    assert!(!done && told.contains("code:  invalid-argument"), "{told}");
+
+    // Alone it promises nothing, but shows what it knows.
+    for other in (1..=3).filter(|member| *member != follower) {
+        cluster.member(other).kill();
+    }
+    let (done, listed, told) = read(&cluster, "local", &["task", "list"]).await;
+    assert!(done && listed.contains(&task), "{listed}{told}");
+    assert!(told.contains(&format!("as member {follower} knows it: entry ")), "{told}");
+    println!("{told}");
+    let (done, _, told) = read(&cluster, "linearizable", &["task", "list"]).await;
+    assert!(!done && told.contains("code:  no-leader"), "{told}");
+    for other in (1..=3).filter(|member| *member != follower) {
+        cluster.restart_member(other);
+    }
+    cluster.until_members().await;
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn members_come_and_go_while_the_cluster_works() {
     let mut cluster = cluster!(three());
     let leader = cluster.until_members().await;
