@@ -471,6 +471,8 @@ proptest! {
     fn a_gone_agent_never_comes_back_and_a_deactivated_one_gets_nothing(ops in ops()) {
         let mut gone: BTreeSet<AgentId> = BTreeSet::new();
         let mut idle: BTreeSet<AgentId> = BTreeSet::new();
+        let availability =
+            |state: &ClusterState, agent: &AgentId| state.agent(agent).map(|agent| agent.availability);
         play(&ops, |scene| match (&scene.entry.command, &scene.outcome.answer) {
             (Command::MarkAgentGone { agent, .. }, Ok(_)) if scene.after.agent_gone_at(agent).is_some() => {
                 gone.insert(agent.clone());
@@ -480,15 +482,15 @@ proptest! {
                 }
                 assert!(scene.after.agent(agent).is_none());
             }
-            (Command::DeactivateAgent { agent, .. }, Ok(_)) if scene.before != scene.after => {
-                if scene.after.agent(agent).is_some_and(|agent| agent.availability == Availability::Deactivated) {
-                    idle.insert(agent.clone());
-                }
+            (Command::DeactivateAgent { agent, .. }, Ok(_))
+                if availability(scene.after, agent) == Some(Availability::Deactivated) =>
+            {
+                idle.insert(agent.clone());
             }
-            (Command::ActivateAgent { agent, .. }, Ok(_)) => {
-                if scene.after.agent(agent).is_some_and(|agent| agent.availability == Availability::Active) {
-                    idle.remove(agent);
-                }
+            (Command::ActivateAgent { agent, .. }, Ok(_))
+                if availability(scene.after, agent) == Some(Availability::Active) =>
+            {
+                idle.remove(agent);
             }
             (Command::RegisterAgent { agent, .. }, Ok(_)) => {
                 assert!(!gone.contains(agent), "{agent} came back");
