@@ -119,6 +119,14 @@ id! {
     RoleName, "role", limits::NAME_BYTES_MAX, lower: true
 }
 id! {
+    /// A person or a remote framework, with credentials of its own.
+    UserName, "user name", limits::NAME_BYTES_MAX, lower: false
+}
+id! {
+    /// A named set of grants.
+    DutyName, "duty", limits::NAME_BYTES_MAX, lower: true
+}
+id! {
     /// A kind of resource that Muster only counts.
     ScalarName, "resource name", limits::NAME_BYTES_MAX, lower: true
 }

@@ -8,6 +8,7 @@ mod attribute;
 mod event;
 mod ids;
 pub mod limits;
+mod policy;
 mod refusal;
 mod report;
 mod resources;
@@ -20,8 +21,11 @@ pub use amounts::Amounts;
 pub use attribute::{Attribute, Attributes};
 pub use event::{Cursor, FrameworkEvent};
 pub use ids::{
-    AgentId, ClusterId, FrameworkId, IdError, MemberId, OfferId, RequestId, RoleName, ScalarName,
-    SubscriptionId, TaskId,
+    AgentId, ClusterId, DutyName, FrameworkId, IdError, MemberId, OfferId, RequestId, RoleName, ScalarName,
+    SubscriptionId, TaskId, UserName,
+};
+pub use policy::{
+    BUILT_IN_DUTIES, Denied, Grant, GrantError, Scope, Target, Verb, built_in_duty, decide, decide_anywhere,
 };
 pub use refusal::{Refusal, RefusalCode};
 pub use report::{Opened, ReportError, Reported, Reporter, UsageReport};
