@@ -12,13 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cluster::{ClusterState, Command, Entry, FrameworkInfo};
+use cluster::{Answer, ClusterState, Command, Entry, FrameworkInfo};
 use model::{AgentId, ClusterId, ClusterTime, FrameworkId, Resources, RoleName, TaskId, TaskSpec, Timestamp};
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio_util::sync::CancellationToken;
 
 use super::{Raft, RaftConfig, RaftHandle, config};
-use crate::{convert::log::encode_entry, leader::feed, machine::StateMachine, metrics::Metrics};
+use crate::{
+    convert::log::{decode_answer, encode_entry},
+    leader::feed,
+    machine::StateMachine,
+    metrics::Metrics,
+};
 
 const TASKS: [u64; 3] = [10_000, 100_000, 1_000_000];
 const TASKS_PER_LAUNCH: u64 = 500;
@@ -116,9 +121,10 @@ fn show(what: &str, mut waits: Vec<Duration>) {
     );
 }
 
-async fn agree(handle: &RaftHandle, command: Command) {
+async fn agree(handle: &RaftHandle, command: Command) -> Answer {
     let entry = Entry { at: Timestamp(1), counted: ClusterTime::ZERO, command };
-    handle.propose(encode_entry(&entry)).await.unwrap();
+    let answer = handle.propose(encode_entry(&entry)).await.unwrap();
+    decode_answer(&answer).unwrap().unwrap()
 }
 
 async fn fill(handle: &RaftHandle, tasks: u64) {
@@ -141,7 +147,8 @@ async fn fill(handle: &RaftHandle, tasks: u64) {
             attributes: Default::default(),
             limitations: Vec::new(),
         };
-        agree(handle, Command::RegisterAgent { agent: agent.clone(), facts, tasks: Vec::new() }).await;
+        let register = Command::RegisterAgent { agent: agent.clone(), facts, tasks: Vec::new() };
+        let Answer::AgentRegistered { epoch } = agree(handle, register).await else { panic!("no epoch") };
         for part in 0..TASKS_PER_AGENT / TASKS_PER_LAUNCH {
             let task = |place| {
                 let id = TaskId::new(&format!("task-{number}-{part}-{place}")).unwrap();
@@ -151,12 +158,13 @@ async fn fill(handle: &RaftHandle, tasks: u64) {
                 framework: framework.clone(),
                 request: None,
                 agent: agent.clone(),
-                epoch: 1,
+                epoch,
                 role: role.clone(),
                 offered: many(TASKS_PER_LAUNCH),
                 tasks: (0..TASKS_PER_LAUNCH).map(task).collect(),
             };
-            agree(handle, command).await;
+            let Answer::Launched(launched) = agree(handle, command).await else { panic!("no launch") };
+            assert!(launched.iter().all(|(_, refusal)| refusal.is_none()), "{launched:?}");
         }
     }
 }
