@@ -8,7 +8,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -51,12 +51,25 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// … and must answer within this, or every stream through here ends.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Calls over one connection to the leader, which takes a few more: beyond that another connection is made. Each
+/// agent is one call that lasts.
+const CALLS_PER_CONNECTION_MAX: usize = 200;
+
 /// The way to the leader; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Relay {
-    client: Client<Connector, Body>,
+    connector: Connector,
+    links: Arc<Mutex<Vec<Link>>>,
     /// Shown for callers that need no credential here, where plain text is spoken.
     credential: Option<HeaderValue>,
+}
+
+/// One connection, to whoever leads.
+#[derive(Debug)]
+struct Link {
+    client: Client<Connector, Body>,
+    /// Held by each call that is under way.
+    calls: Arc<()>,
 }
 
 /// Who answers a call.
@@ -69,14 +82,31 @@ pub(super) enum Route {
 impl Relay {
     pub(super) fn new(tls: Option<Arc<ClientConfig>>, credential: Option<HeaderValue>) -> Self {
         let connector = Connector::new(tls, CONNECT_PATIENCE);
+        Self { connector, links: Arc::default(), credential }
+    }
+
+    /// A connection that takes one more call, which shall hold what comes with it.
+    fn link(&self) -> (Client<Connector, Body>, Arc<()>) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = |link: &Link| Arc::strong_count(&link.calls) - 1;
+        // Those that were made for a crowd go with it, from the end.
+        while links.len() > 1 && links.last().is_some_and(|link| under_way(link) == 0) {
+            links.pop();
+        }
+        if let Some(link) = links.iter().find(|link| under_way(link) < CALLS_PER_CONNECTION_MAX) {
+            return (link.client.clone(), link.calls.clone());
+        }
         let client = Client::builder(TokioExecutor::new())
             .http2_only(true)
             .timer(TokioTimer::new())
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .http2_keep_alive_while_idle(true)
-            .build(connector);
-        Self { client, credential }
+            .build(self.connector.clone());
+        let link = Link { client: client.clone(), calls: Arc::default() };
+        let calls = link.calls.clone();
+        links.push(link);
+        (client, calls)
     }
 
     /// Decides who answers; waits a while where nobody leads.
@@ -135,12 +165,16 @@ impl Relay {
         let caller = HeaderValue::try_from(caller.to_string());
         head.headers.insert(CALLER_KEY, caller.map_err(|_| no_leader("the caller's name makes no sense"))?);
         let mut replaced = replaced(raft, leader);
+        let (client, call) = self.link();
         let answer = tokio::select! {
-            answer = self.client.request(Request::from_parts(head, Body::new(body))) => answer,
+            answer = client.request(Request::from_parts(head, Body::new(body))) => answer,
             () = &mut replaced => return Err(unknown()),
         };
         match answer {
-            Ok(answer) => Ok(answer.map(|body| Body::new(Answer { body, replaced, state: Passed::Nothing }))),
+            Ok(answer) => {
+                Ok(answer
+                    .map(|body| Body::new(Answer { body, replaced, state: Passed::Nothing, _call: call })))
+            }
             Err(error) => {
                 tracing::debug!(leader, address, ?error, "can't pass a call on");
                 Err(if error.is_connect() { no_leader("the leader can't be reached") } else { unknown() })
@@ -165,6 +199,8 @@ struct Answer {
     body: Incoming,
     replaced: BoxFuture<'static, ()>,
     state: Passed,
+    /// Counts against its connection until it is dropped.
+    _call: Arc<()>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,4 +263,28 @@ fn no_leader(why: &str) -> Refusal {
         RefusalCode::NoLeader,
         format!("this member can't answer, because {why}; try again in a moment"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_beyond_what_one_connection_takes_get_another_which_goes_with_them() {
+        let relay = Relay::new(None, None);
+        let connections = || relay.links.lock().unwrap().len();
+        let many: Vec<_> = (0..CALLS_PER_CONNECTION_MAX).map(|_| relay.link()).collect();
+        assert_eq!(connections(), 1);
+        let more: Vec<_> = (0..CALLS_PER_CONNECTION_MAX).map(|_| relay.link()).collect();
+        assert_eq!(connections(), 2);
+        let third = relay.link();
+        assert_eq!(connections(), 3);
+        drop((many, third));
+        // There is room in the first one again, and the last one is empty.
+        drop(relay.link());
+        assert_eq!(connections(), 2);
+        drop(more);
+        drop(relay.link());
+        assert_eq!(connections(), 1);
+    }
 }
