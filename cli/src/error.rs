@@ -61,10 +61,13 @@ impl ClientError {
         let code = status.metadata().get(CODE_KEY).and_then(|value| value.to_str().ok());
         let Some(code) = code else {
             // Without our code the status was made on the way: there was no answer.
-            if matches!(
-                status.code(),
-                Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown
-            ) {
+            let is_of_transport = match status.code() {
+                Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => true,
+                // A connection that is cut in the middle of an answer.
+                Code::Internal => std::error::Error::source(status).is_some(),
+                _ => false,
+            };
+            if is_of_transport {
                 return Self::Unreachable { address: address.to_owned(), message: transport_message(status) };
             }
             let kind = match status.code() {
@@ -121,4 +124,21 @@ fn transport_message(status: &Status) -> String {
         cause = error.source();
     }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_was_cut_off_may_pass_and_a_refusal_may_not() {
+        let mut cut = Status::internal("h2 protocol error: error reading a body from connection");
+        let refused = ClientError::from_status(&cut, "a:1");
+        assert!(!refused.may_pass(), "{refused:?}");
+        cut.set_source(Arc::new(io::Error::from(io::ErrorKind::ConnectionReset)));
+        let lost = ClientError::from_status(&cut, "a:1");
+        assert!(lost.may_pass(), "{lost:?}");
+    }
 }
