@@ -45,7 +45,8 @@ pub const LINK_MAX: usize = 1024;
 const WELCOME_PATIENCE: Duration = Duration::from_secs(30);
 /// The silence that a leader may keep, in its own heartbeat intervals.
 const SILENT_HEARTBEATS_MAX: u32 = 4;
-/// First and longest pause before another attempt; the real one is drawn between a half and the whole.
+/// First and longest pause before another attempt; the real one is drawn between a half and the whole, and the
+/// first after a session below the whole.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Attempts that failed for each line of the log.
@@ -164,7 +165,9 @@ impl Session {
                     failures += 1;
                 }
             }
-            let drawn = rand::rng().random_range(pause / 2..=pause);
+            // Whoever lost a coordinator that it had needs only not to come with all others at once.
+            let least = if was_welcomed { Duration::ZERO } else { pause / 2 };
+            let drawn = rand::rng().random_range(least..=pause);
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = sleep(drawn) => {}
