@@ -6,7 +6,8 @@
 //! ## Design
 //!
 //! promtool is taken out of Debian's `prometheus` package without installing it: the package would start
-//! a daemon that nobody asked for.
+//! a daemon that nobody asked for. For the same reason etcd, and ZooKeeper with it, are left to whoever wants to see
+//! them beside ours: the benchmarks name the packages and skip what isn't there.
 
 use std::path::{Path, PathBuf};
 
@@ -77,6 +78,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "crun", why: "a peer of our launches", level: Level::Bench },
     Package { name: "runc", why: "a peer of our launches", level: Level::Bench },
     Package { name: "wrk", why: "the load on a measured web server", level: Level::Bench },
+    Package { name: "strace", why: "counts how often members wait for the disk", level: Level::Bench },
 ];
 
 /// One thing that isn't here.

@@ -5,7 +5,6 @@
 //! (their hardware; the ratio says little, the order of magnitude does).
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,6 +15,7 @@ use muster_client::{is_final, new_request_id};
 use tokio::task::JoinSet;
 
 use crate::launch::Spread;
+use crate::process::{cpu_time, resident_bytes};
 
 const MESOS_LAUNCHES: Duration = Duration::from_millis(30_600);
 const MESOS_KILLS: Duration = Duration::from_secs(22);
@@ -62,7 +62,7 @@ async fn measure(args: &Args) -> Result<()> {
         // What the launches left to do is not rest.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let rest = Duration::from_secs(args.rest);
-        let (agent, coordinator) = (cluster.agents[0].pid().as_raw(), cluster.coordinator.pid().as_raw());
+        let (agent, coordinator) = (cluster.agents[0].pid(), cluster.coordinator.pid());
         let before = (cpu_time(agent)?, cpu_time(coordinator)?);
         tokio::time::sleep(rest).await;
         let share = |process, before: Duration| -> Result<f64> {
@@ -180,20 +180,4 @@ async fn bulk(cluster: &Cluster) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// User and system time of a process (proc_pid_stat(5), in ticks of 10 ms).
-fn cpu_time(process: i32) -> Result<Duration> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let (_, rest) = text.rsplit_once(')').context("a command in brackets")?;
-    let field = |number: usize| -> Result<u64> {
-        Ok(rest.split_whitespace().nth(number - 3).context("a field of stat")?.parse()?)
-    };
-    Ok(Duration::from_millis((field(14)? + field(15)?) * 10))
-}
-
-fn resident_bytes(process: i32) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a line of memory")?;
-    Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? << 10)
 }

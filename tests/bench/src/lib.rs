@@ -5,6 +5,13 @@
 #![allow(clippy::print_stdout, reason = "what benchmarks print is their result")]
 
 pub mod agent;
+pub mod failover;
+pub mod fleet;
+mod frameworks;
 pub mod launch;
 pub mod meter;
+mod peers;
+mod process;
+pub mod simulated;
 pub mod usage;
+pub mod writes;

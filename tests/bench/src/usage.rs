@@ -196,7 +196,7 @@ fn full(figures: &BTreeMap<Subject, Usage>) -> Vec<UsageReport> {
 }
 
 /// A while later: every second figure has moved.
-fn go_on(usage: &mut Usage, now: Timestamp, salt: u64) {
+pub(crate) fn go_on(usage: &mut Usage, now: Timestamp, salt: u64) {
     let is_first = usage.at == Timestamp::EPOCH;
     usage.at = now;
     for figure in Figure::ALL {
