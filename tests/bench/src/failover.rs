@@ -229,11 +229,9 @@ impl Stage {
 
     /// When another member wrote that it leads, in milliseconds after `wall`.
     fn led_after(&mut self, old: usize, wall: SystemTime) -> Option<f64> {
-        let logs =
-            (1..=MEMBERS).filter(|member| *member != old).map(|member| self.cluster.member(member).log());
-        let led =
-            logs.collect::<Vec<_>>().iter().filter_map(|log| led_since(log, wall)).min_by(f64::total_cmp);
-        led
+        let others = (1..=MEMBERS).filter(|member| *member != old);
+        let logs: Vec<String> = others.map(|member| self.cluster.member(member).log()).collect();
+        logs.iter().filter_map(|log| led_since(log, wall)).min_by(f64::total_cmp)
     }
 }
 

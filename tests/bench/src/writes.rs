@@ -64,16 +64,14 @@ impl System<'_> {
 
     async fn client(&self) -> Result<Client> {
         Ok(match self {
-            Self::Muster(cluster, leader) => {
-                Client::Muster(Box::new(cluster.connection_to_member(*leader).operator()))
-            }
+            Self::Muster(cluster, leader) => Client::Muster(cluster.connection_to_member(*leader).operator()),
             Self::Peer(peer, leader) => Client::Peer(peer.kind.connect(peer.ports[*leader]).await?),
         })
     }
 }
 
 enum Client {
-    Muster(Box<OperatorClient>),
+    Muster(OperatorClient),
     Peer(Writer),
 }
 
