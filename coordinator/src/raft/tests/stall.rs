@@ -134,8 +134,8 @@ async fn fill(handle: &RaftHandle, tasks: u64) {
     let info =
         FrameworkInfo { name: "f".to_owned(), role: role.clone(), failover_timeout: model::Duration::ZERO };
     agree(handle, Command::RegisterFramework { framework: framework.clone(), info, request: None }).await;
-    let each = Resources { cpus_milli: 10, mem_mib: 1, ..Resources::default() };
-    let many = |count: u64| Resources { cpus_milli: 10 * count, mem_mib: count, ..Resources::default() };
+    let each = Resources { cpus_milli: 10, mem_mib: 4, ..Resources::default() };
+    let many = |count: u64| Resources { cpus_milli: 10 * count, mem_mib: 4 * count, ..Resources::default() };
     for number in 0..tasks.div_ceil(TASKS_PER_AGENT) {
         let agent = AgentId::new(&format!("agent-{number}")).unwrap();
         let facts = cluster::AgentFacts {
