@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     join::{JoinError, Target},
     leader::{self, LeaderLoop, Standing, feed},
-    machine::{AgreedLog, StateMachine},
+    machine::{AgreedLog, Beyond, StateMachine},
     metrics::Metrics,
     raft::{
         self, InitializeError, Leadership, OpenError, Peers, Raft, RaftConfig, RaftHandle, SeatError,
@@ -37,6 +37,8 @@ pub enum StartError {
     Bind(#[source] BindError),
     #[error("can't open the data directory")]
     Open(#[source] OpenError),
+    #[error(transparent)]
+    TooNew(#[from] TooNew),
     #[error("can't use the cluster's id")]
     ClusterId(#[source] IdError),
     #[error("can't set up the credential")]
@@ -125,6 +127,7 @@ impl StartError {
             Self::Bind(BindError::Socket { .. } | BindError::SocketPath { .. }) => {
                 FailureCode::SocketUnusable
             }
+            Self::TooNew(_) => FailureCode::DataDirTooNew,
             Self::Open(OpenError::InUse { .. }) => FailureCode::DataDirInUse,
             Self::Open(OpenError::OtherCluster { .. } | OpenError::OtherMember { .. }) => {
                 FailureCode::DataDirForeign
@@ -155,6 +158,7 @@ impl StartError {
         match self {
             Self::Bind(error) => error.next(),
             Self::Open(error) => error.next().to_owned(),
+            Self::TooNew(_) => TooNew::NEXT.to_owned(),
             Self::ClusterId(_) => {
                 "restore the data directory from a backup, or begin anew in an empty one".to_owned()
             }
@@ -174,11 +178,27 @@ impl StartError {
     }
 }
 
+/// The cluster uses what this program doesn't know.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the cluster has come to version {version}, and this program knows none above {}",
+    cluster::VERSION_SUPPORTED
+)]
+pub struct TooNew {
+    version: u32,
+}
+
+impl TooNew {
+    const NEXT: &str = "start the release that wrote it, or a newer one; nothing was changed";
+}
+
 /// Why a coordinator that ran has ended, when nobody asked it to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("Raft stopped by itself")]
     Raft(#[source] StopError),
+    #[error(transparent)]
+    TooNew(#[from] TooNew),
     #[error("the {part} ended by itself")]
     Ended { part: &'static str },
     #[error("the {part} ended with a panic")]
@@ -187,12 +207,34 @@ pub enum RunError {
     ShutdownTooLong { limit: Duration },
 }
 
+impl RunError {
+    pub fn code(&self) -> FailureCode {
+        match self {
+            Self::TooNew(_) => FailureCode::DataDirTooNew,
+            Self::Raft(_) | Self::Ended { .. } | Self::Panicked { .. } | Self::ShutdownTooLong { .. } => {
+                FailureCode::CoordinatorFailed
+            }
+        }
+    }
+
+    /// What the operator can do about it.
+    pub fn next(&self) -> &'static str {
+        match self {
+            Self::TooNew(_) => TooNew::NEXT,
+            Self::Raft(_) | Self::Ended { .. } | Self::Panicked { .. } | Self::ShutdownTooLong { .. } => {
+                "see the log above; start it again, and report it with the log if it comes back"
+            }
+        }
+    }
+}
+
 /// A coordinator that runs.
 pub struct Daemon {
     address: SocketAddr,
     token: Token,
     socket: PathBuf,
     raft: RaftHandle,
+    beyond: Beyond,
     hand_over_patience: Duration,
     shutdown_timeout: Duration,
     /// In order of their start; stopped from the last to the first.
@@ -255,6 +297,7 @@ impl Daemon {
         let metrics = Arc::new(Metrics::new());
         let (feed, feed_reader) = feed(0, ClusterState::new());
         let machine = StateMachine::new(feed, metrics.clone());
+        let beyond = machine.beyond();
         let raft_config = RaftConfig {
             cluster_id: cluster_id.as_ref().map(ToString::to_string),
             credential,
@@ -265,7 +308,9 @@ impl Daemon {
             ..RaftConfig::new(&config.data_dir, config.member_id, advertised.to_string())
         };
         let peer_config = raft_config.clone();
-        let (raft, member) = Raft::open(raft_config, machine).await.map_err(StartError::Open)?;
+        let (raft, member) = Raft::open(raft_config, machine).await.map_err(|error| {
+            beyond.get().map_or(StartError::Open(error), |version| TooNew { version: *version }.into())
+        })?;
         let cluster = ClusterId::new(raft.cluster_id()).map_err(StartError::ClusterId)?;
         tracing::info!(cluster_id = %cluster, member = raft.member_id(), "opened the log");
 
@@ -346,6 +391,7 @@ impl Daemon {
             token,
             socket: config.socket_path(),
             raft,
+            beyond,
             hand_over_patience: config.election_timeout * HAND_OVER_TIMEOUTS,
             shutdown_timeout: config.shutdown_timeout,
             parts,
@@ -382,7 +428,10 @@ impl Daemon {
             let part = self.parts.remove(place).name;
             match result {
                 Ok(Ok(())) => RunError::Ended { part },
-                Ok(Err(error)) => RunError::Raft(error),
+                Ok(Err(error)) => match self.beyond.get() {
+                    Some(version) => RunError::TooNew(TooNew { version: *version }),
+                    None => RunError::Raft(error),
+                },
                 Err(_panic) => RunError::Panicked { part },
             }
         });

@@ -16,4 +16,6 @@ pub mod paper;
 pub mod raft;
 pub mod recovery;
 pub mod security;
+#[cfg(test)]
+mod upgrade;
 pub mod versions;

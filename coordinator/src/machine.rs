@@ -4,13 +4,16 @@
 //! the leader's loop decided. Neither decides anything. An entry that this build can't read stops
 //! the member: whoever skips an entry has another state than everyone else.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use cluster::{Answer, Change, ClusterState, Entry};
 use model::{Refusal, RefusalCode};
 
 use crate::{
-    convert::{self, log::LogError},
+    convert::{self, SnapshotError, log::LogError},
     leader::{Applied, Feed, Log, ProposeError},
     metrics::Metrics,
     raft::{self, Machine, MachineError, RaftHandle},
@@ -23,19 +26,37 @@ pub struct StateMachine {
     changes: Vec<Change>,
     feed: Feed,
     metrics: Arc<Metrics>,
+    beyond: Beyond,
 }
+
+/// The version that an entry or a snapshot needs and this program doesn't know, once one came.
+pub type Beyond = Arc<OnceLock<u32>>;
 
 impl StateMachine {
     pub fn new(feed: Feed, metrics: Arc<Metrics>) -> Self {
-        Self { state: ClusterState::new(), changes: Vec::new(), feed, metrics }
+        Self { state: ClusterState::new(), changes: Vec::new(), feed, metrics, beyond: Beyond::default() }
+    }
+
+    /// To be asked when the member has stopped: what stopped it says it in words alone.
+    pub fn beyond(&self) -> Beyond {
+        self.beyond.clone()
+    }
+
+    fn note_beyond(&self, version: u32) {
+        // The first one stopped the member.
+        let _ = self.beyond.set(version);
     }
 }
 
 impl Machine for StateMachine {
     fn apply(&mut self, index: u64, _term: u64, command: &[u8]) -> Result<Vec<u8>, MachineError> {
         let began = Instant::now();
-        let entry =
-            convert::log::decode_entry(command).map_err(|error| refused("a log entry", command, error))?;
+        let entry = convert::log::decode_entry(command).map_err(|error| {
+            if let LogError::TooNew { version } = error {
+                self.note_beyond(version);
+            }
+            refused("a log entry", command, error)
+        })?;
         let outcome = cluster::apply(&mut self.state, index, &entry);
         self.changes.extend(outcome.changes);
         let answer = convert::log::encode_answer(&outcome.answer);
@@ -57,7 +78,12 @@ impl Machine for StateMachine {
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), MachineError> {
-        self.state = convert::decode_snapshot(bytes).map_err(|error| refused("a snapshot", bytes, error))?;
+        self.state = convert::decode_snapshot(bytes).map_err(|error| {
+            if let SnapshotError::TooNew { version } = error {
+                self.note_beyond(version);
+            }
+            refused("a snapshot", bytes, error)
+        })?;
         self.changes.clear();
         self.feed.restored(self.state.applied(), self.state.clone());
         Ok(())

@@ -115,8 +115,7 @@ async fn run(config: &Config) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let next = "see the log above; start it again, and report it with the log if it comes back";
-            tell("the coordinator has failed", &error, next, FailureCode::CoordinatorFailed.as_str());
+            tell("the coordinator has failed", &error, error.next(), error.code().as_str());
             ExitCode::FAILURE
         }
     }

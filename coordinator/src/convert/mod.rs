@@ -11,7 +11,7 @@ pub mod operator;
 pub mod scheduler;
 mod snapshot;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use codec::Invalid;
 pub use snapshot::{SnapshotError, decode_snapshot, encode_snapshot};

@@ -110,7 +110,7 @@ impl FeedReader {
         self.shared.notify.notified().await;
     }
 
-    pub(super) fn latest(&self) -> ClusterState {
+    pub fn latest(&self) -> ClusterState {
         self.state.borrow().1.clone()
     }
 }
