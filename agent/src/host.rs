@@ -53,7 +53,7 @@ pub fn memory_mib() -> u64 {
     total.min(limit.unwrap_or(u64::MAX)) >> 20
 }
 
-fn meminfo_total(text: &str) -> Option<u64> {
+pub(crate) fn meminfo_total(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

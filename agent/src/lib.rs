@@ -10,6 +10,8 @@ pub mod clock;
 pub mod config;
 pub mod convert;
 pub mod daemon;
+#[doc(hidden)]
+pub mod decoders;
 pub mod doctor;
 pub mod execute;
 pub mod fetch;

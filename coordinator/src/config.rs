@@ -441,7 +441,11 @@ impl Loaded {
     fn take_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let table: toml::Table = toml::from_str(&text)
+        self.take_text(path, &text)
+    }
+
+    fn take_text(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+        let table: toml::Table = toml::from_str(text)
             .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
         for (key, value) in table {
             let text = match value {
@@ -476,6 +480,21 @@ impl Loaded {
         self.sources.insert(setting.key, origin);
         Ok(())
     }
+}
+
+/// Settings as a file may hold them, for the fuzzers: what is shown of good ones can be read, and means the same.
+pub(crate) fn decode(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let read = |text: &str| {
+        let mut loaded = Loaded { config: Config::default(), sources: BTreeMap::new() };
+        loaded.take_text(Path::new("settings"), text).and_then(|()| loaded.config.check()).map(|()| loaded)
+    };
+    let Ok(loaded) = read(text) else { return };
+    let again = read(&loaded.to_text());
+    let is_same = |again: &Loaded| {
+        SETTINGS.iter().all(|setting| (setting.show)(&again.config) == (setting.show)(&loaded.config))
+    };
+    assert!(again.is_ok_and(|again| is_same(&again)), "settings aren't what was shown");
 }
 
 impl Config {

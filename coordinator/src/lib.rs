@@ -8,6 +8,8 @@ pub mod auth;
 pub mod config;
 pub mod convert;
 pub mod daemon;
+#[doc(hidden)]
+pub mod decoders;
 pub mod join;
 pub mod leader;
 pub mod machine;

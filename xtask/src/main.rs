@@ -11,6 +11,7 @@ mod deny;
 mod dev;
 mod dist;
 mod ebpf;
+mod fuzz;
 mod guest;
 mod libtest;
 mod python;
@@ -61,11 +62,17 @@ enum Verb {
     Bench(bench::Args),
     /// Runs the simulator: many seeds, one of them, or planted bugs.
     Sim(sim::Args),
+    /// Feeds every decoder with bytes that nobody would send, and keeps what is of interest.
+    Fuzz(fuzz::Args),
     /// Licences, bans and sources of the dependencies, by cargo-deny.
     Deny,
 }
 
 fn main() -> ExitCode {
+    if let Some(error) = fuzz::as_compiler() {
+        eprintln!("error: can't become the compiler: {error}");
+        return ExitCode::FAILURE;
+    }
     let result = match Cli::parse().verb {
         Verb::Setup { level, dry_run } => setup::run(level, dry_run),
         Verb::Dev(args) => dev::run(&args),
@@ -77,6 +84,7 @@ fn main() -> ExitCode {
         Verb::Dist(args) => dist::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Sim(args) => sim::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Deny => deny::run(),
     };
     match result {

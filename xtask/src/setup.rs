@@ -45,6 +45,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "gcc", why: "links our programs and compiles ring", level: Level::Dev },
     Package { name: "libc6-dev", why: "what every program is linked with", level: Level::Dev },
     Package { name: "make", why: "builds libbpf inside libbpf-rs", level: Level::Test },
+    Package { name: "g++", why: "builds the run time of the fuzzers", level: Level::Test },
     Package { name: "pkg-config", why: "finds libelf and zlib for libbpf-rs", level: Level::Test },
     Package {
         name: "libelf-dev",

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::artifacts::{self, Artifacts, TestProgram};
 use crate::command::{self, as_root, cargo, is_root, target_dir};
 use crate::libtest::{self, Echo, Tally};
-use crate::{check, ebpf, guest, python, setup, sim, tidy};
+use crate::{check, ebpf, fuzz, guest, python, setup, sim, tidy};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -96,6 +96,7 @@ fn run_steps(args: &Args, report: &mut Report) -> Result<()> {
     }
     report.tests("examples in documentation", run_doc_tests);
     report.wanted("simulated worlds", sim::run_fresh);
+    report.tests("fuzzers", fuzz::run_briefly);
     report.component("clippy", "clippy", check::clippy);
     if args.without_guest {
         println!("== left out: tests on kernel {} (--without-guest)", guest::DEFAULT_KERNEL);

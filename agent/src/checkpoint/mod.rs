@@ -295,7 +295,7 @@ fn make_private(path: &Path) -> Result<(), CheckpointError> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
 }
 
-fn identity_from_bytes(bytes: &[u8]) -> Result<Identity, IdentityError> {
+pub(crate) fn identity_from_bytes(bytes: &[u8]) -> Result<Identity, IdentityError> {
     let stored::Identity { agent_id, cluster_id, boot_id } =
         stored::Identity::decode(bytes).map_err(IdentityError::Bytes)?;
     let cluster_id = match cluster_id.as_str() {
@@ -305,7 +305,7 @@ fn identity_from_bytes(bytes: &[u8]) -> Result<Identity, IdentityError> {
     Ok(Identity { agent_id: AgentId::new(&agent_id).map_err(IdentityError::Ids)?, cluster_id, boot_id })
 }
 
-fn row_from_bytes(task_id: &TaskId, bytes: &[u8]) -> Result<Row, RowError> {
+pub(crate) fn row_from_bytes(task_id: &TaskId, bytes: &[u8]) -> Result<Row, RowError> {
     let message = stored::Row::decode(bytes).map_err(RowError::Bytes)?;
     let row = convert::row(message).map_err(RowError::Content)?;
     if row.task_id != *task_id {

@@ -4,6 +4,7 @@
 //! checked in [`Config::check`]. What the host offers is asked in `host`, not here.
 //! The table is [`SETTINGS`].
 
+pub(crate) mod decoders;
 mod values;
 
 use std::{
@@ -634,7 +635,11 @@ impl Loaded {
     fn take_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let table: toml::Table = toml::from_str(&text)
+        self.take_text(path, &text)
+    }
+
+    fn take_text(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+        let table: toml::Table = toml::from_str(text)
             .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
         for (key, value) in table {
             let text = match value {

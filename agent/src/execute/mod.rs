@@ -11,7 +11,7 @@ pub mod lanes;
 mod launch;
 mod offered;
 mod ports;
-mod profiles;
+pub(crate) mod profiles;
 mod recorder;
 mod remove;
 mod times;

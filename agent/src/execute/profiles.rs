@@ -58,7 +58,7 @@ impl Profiles {
     }
 }
 
-fn compile(path: &Path, text: &[u8]) -> Result<Program, ProfileError> {
+pub(crate) fn compile(path: &Path, text: &[u8]) -> Result<Program, ProfileError> {
     let invalid = |source| ProfileError::Invalid { path: path.to_owned(), source: Box::new(source) };
     let architecture = std::env::consts::ARCH.try_into();
     let architecture = architecture.map_err(|error| invalid(seccompiler::Error::Backend(error)))?;

@@ -7,6 +7,7 @@
 
 mod cache;
 pub mod child;
+pub(crate) mod decoders;
 mod download;
 mod failure;
 mod fetcher;

@@ -11,7 +11,7 @@
 //! more; what waits for its turn is late, never failed.
 //! A frozen task is not asked, and what it failed to answer while it was frozen is not held against it.
 
-mod probe;
+pub(crate) mod probe;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

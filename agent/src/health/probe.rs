@@ -247,7 +247,7 @@ async fn listen(stdout: &ByteStream, stderr: &ByteStream, words: &mut Vec<u8>) {
     }
 }
 
-fn last_line(words: &[u8]) -> String {
+pub(crate) fn last_line(words: &[u8]) -> String {
     let text = String::from_utf8_lossy(words);
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
     line.map(|line| format!(": {}", line.chars().filter(|c| !c.is_control()).collect::<String>()))
@@ -283,7 +283,7 @@ async fn get(
 }
 
 /// Of a line like `HTTP/1.1 200 OK`.
-fn status(line: &[u8]) -> Option<u16> {
+pub(crate) fn status(line: &[u8]) -> Option<u16> {
     let line = std::str::from_utf8(line).ok()?;
     let mut words = line.strip_prefix("HTTP/")?.split_ascii_whitespace();
     let _version = words.next()?;

@@ -40,7 +40,7 @@ pub fn run() -> io::Result<()> {
 }
 
 /// Without what compilers put around names.
-fn readable(symbol: &[u8]) -> String {
+pub(super) fn readable(symbol: &[u8]) -> String {
     let symbol = String::from_utf8_lossy(symbol);
     if let Ok(name) = rustc_demangle::try_demangle(&symbol) {
         // Without the hash.

@@ -39,7 +39,7 @@ pub fn names(addresses: &[u64]) -> Vec<Option<String>> {
     }
 }
 
-fn find(list: impl BufRead, addresses: &[u64]) -> Vec<Option<String>> {
+pub(super) fn find(list: impl BufRead, addresses: &[u64]) -> Vec<Option<String>> {
     // For each, the function that begins last of those that begin up to it and after the one before it.
     let mut best: Vec<Option<(u64, String)>> = vec![None; addresses.len()];
     for line in list.lines() {

@@ -12,6 +12,7 @@
 //! Addresses of the kernel are never told to anybody: a frame without a name is `[kernel]`.
 
 pub mod child;
+pub(crate) mod decoders;
 mod elf;
 mod kernel;
 mod limits;

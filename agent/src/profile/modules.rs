@@ -47,7 +47,7 @@ pub struct Process {
 
 /// A range of addresses that can run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Mapping {
+pub(super) struct Mapping {
     start: u64,
     end: u64,
     /// Of its start in the file.
@@ -116,13 +116,13 @@ impl Process {
 
 /// One line of `/proc/PID/maps`, as far as it matters.
 #[derive(Debug, Clone, Copy)]
-struct Line<'a> {
+pub(super) struct Line<'a> {
     device: &'a str,
     inode: u64,
     path: &'a [u8],
 }
 
-fn mappings(text: &[u8], mut of: impl FnMut(Line<'_>) -> Option<usize>) -> Vec<Mapping> {
+pub(super) fn mappings(text: &[u8], mut of: impl FnMut(Line<'_>) -> Option<usize>) -> Vec<Mapping> {
     let lines = text.split(|byte| *byte == b'\n').filter_map(parse).filter(|(_, can_run, _)| *can_run);
     lines
         .take(limits::MAPPINGS_MAX)

@@ -101,7 +101,7 @@ pub struct Chunk {
     pub is_end: bool,
 }
 
-pub(super) fn to_wire(message: ToLeader) -> from_agent::Message {
+pub(crate) fn to_wire(message: ToLeader) -> from_agent::Message {
     match message {
         ToLeader::Statuses(statuses) => from_agent::Message::Updates(wire::StatusUpdates {
             statuses: statuses.iter().map(codec::to_task_status).collect(),
@@ -133,7 +133,7 @@ pub(super) fn to_wire(message: ToLeader) -> from_agent::Message {
     }
 }
 
-pub(super) fn known_task(known: KnownTask) -> wire::KnownTask {
+pub(crate) fn known_task(known: KnownTask) -> wire::KnownTask {
     let KnownTask { task_id, sequence, state } = known;
     wire::KnownTask {
         task_id: task_id.as_str().to_owned(),
@@ -142,23 +142,23 @@ pub(super) fn known_task(known: KnownTask) -> wire::KnownTask {
     }
 }
 
-pub(super) fn welcomed(welcome: wire::Welcome) -> Vec<FromLeader> {
+pub(crate) fn welcomed(welcome: wire::Welcome) -> Vec<FromLeader> {
     let wire::Welcome { cluster_id, epoch, term: _, assignments: listed, heartbeat_interval_ms: _ } = welcome;
     vec![FromLeader::Welcomed { cluster_id, epoch, assignments: assignments(listed) }]
 }
 
-pub(super) fn launch(launch: wire::Launch) -> Vec<FromLeader> {
+pub(crate) fn launch(launch: wire::Launch) -> Vec<FromLeader> {
     let wire::Launch { assignments: listed } = launch;
     vec![FromLeader::Launch(assignments(listed))]
 }
 
-pub(super) fn kill(kill: wire::Kill) -> Vec<FromLeader> {
+pub(crate) fn kill(kill: wire::Kill) -> Vec<FromLeader> {
     let wire::Kill { task_id, grace_ms } = kill;
     let grace = Duration::from_millis(grace_ms);
     valid_id(&task_id).map(|task_id| FromLeader::Kill { task_id, grace }).into_iter().collect()
 }
 
-pub(super) fn acknowledge(acknowledge: wire::Acknowledge) -> Vec<FromLeader> {
+pub(crate) fn acknowledge(acknowledge: wire::Acknowledge) -> Vec<FromLeader> {
     let wire::Acknowledge { tasks } = acknowledge;
     let tasks = tasks.into_iter().filter_map(|wire::Acknowledged { task_id, sequence }| {
         valid_id(&task_id).map(|task_id| (task_id, sequence))
@@ -166,7 +166,7 @@ pub(super) fn acknowledge(acknowledge: wire::Acknowledge) -> Vec<FromLeader> {
     vec![FromLeader::Acknowledge(tasks.collect())]
 }
 
-pub(super) fn read_output(read: wire::ReadOutput) -> Vec<FromLeader> {
+pub(crate) fn read_output(read: wire::ReadOutput) -> Vec<FromLeader> {
     let wire::ReadOutput {
         request,
         task_id,
@@ -211,7 +211,7 @@ pub(super) fn read_output(read: wire::ReadOutput) -> Vec<FromLeader> {
     valid_id(&task_id).map(wish).into_iter().collect()
 }
 
-pub(super) fn read_history(read: wire::ReadHistory) -> Vec<FromLeader> {
+pub(crate) fn read_history(read: wire::ReadHistory) -> Vec<FromLeader> {
     let wire::ReadHistory { request, task_id, since_us, step_ms } = read;
     let (since, step) = (Timestamp(since_us), Duration::from_millis(step_ms));
     let subject =
@@ -220,12 +220,12 @@ pub(super) fn read_history(read: wire::ReadHistory) -> Vec<FromLeader> {
     subject.map(wish).into_iter().collect()
 }
 
-pub(super) fn usage_pace(pace: wire::UsagePace) -> Vec<FromLeader> {
+pub(crate) fn usage_pace(pace: wire::UsagePace) -> Vec<FromLeader> {
     let wire::UsagePace { interval_ms } = pace;
     vec![FromLeader::UsagePace { interval: Duration::from_millis(interval_ms) }]
 }
 
-pub(super) fn open_channel(open: wire::OpenChannel) -> Vec<FromLeader> {
+pub(crate) fn open_channel(open: wire::OpenChannel) -> Vec<FromLeader> {
     let wire::OpenChannel { channel_id, task_id } = open;
     let open = |task_id| FromLeader::OpenChannel { channel_id: channel_id.to_vec(), task_id };
     valid_id(&task_id).map(open).into_iter().collect()

@@ -5,7 +5,7 @@
 //! Start at [`Session::run`].
 
 mod coordinators;
-mod messages;
+pub(crate) mod messages;
 mod passport;
 #[cfg(test)]
 mod tests;

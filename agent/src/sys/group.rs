@@ -46,7 +46,7 @@ pub fn read(path: &Path) -> Result<Option<GroupRecord>, SysError> {
     parse(&bytes).ok_or_else(|| SysError::Parse { path: path.to_owned(), found: format!("{bytes:?}") })
 }
 
-fn parse(bytes: &[u8]) -> Option<Option<GroupRecord>> {
+pub(super) fn parse(bytes: &[u8]) -> Option<Option<GroupRecord>> {
     let Some((head, pairs)) = bytes.split_at_checked(HEAD_BYTES) else { return Some(None) };
     let (place, count) = parse_pair(head.get(PAIR_BYTES..)?)?;
     let decisive = usize::try_from(place).ok()?.checked_sub(1);

@@ -8,6 +8,7 @@ mod abilities;
 pub mod beneath;
 pub mod bpf;
 pub mod cgroup;
+pub(crate) mod decoders;
 pub mod disk;
 mod error;
 pub mod fake;

@@ -27,6 +27,7 @@
 mod aside;
 mod backup;
 mod config;
+pub(crate) mod decoders;
 mod directory;
 mod error;
 mod limits;

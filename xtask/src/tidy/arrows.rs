@@ -60,6 +60,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("identity", &[]),
     ("cli", &["proto", "identity"]),
     ("sim", &["model", "cluster", "allocator", "apps", "jobs", "run", "routing", "leader", "supervisor"]),
+    ("fuzz", &["coordinator", "agent", "identity"]),
     ("attacker", &[]),
     ("harness", &["cli"]),
     ("e2e", &["cli", "harness"]),

@@ -49,20 +49,20 @@ use self::{
 
 use crate::sys::{CgroupId, ProcessId};
 
-mod btf;
+pub(in crate::sys) mod btf;
 mod figures;
 mod health;
-mod layout;
+pub(in crate::sys) mod layout;
 mod load;
-mod oom;
-mod pins;
-mod ports;
+pub(in crate::sys) mod oom;
+pub(in crate::sys) mod pins;
+pub(in crate::sys) mod ports;
 mod program;
 #[expect(unsafe_code, reason = "a call of bpf(2) that no safe function makes")]
 mod raw;
-mod sampler;
-mod snapshot;
-mod stream;
+pub(in crate::sys) mod sampler;
+pub(in crate::sys) mod snapshot;
+pub(in crate::sys) mod stream;
 
 /// The programs as `cargo xtask ebpf` built them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf.o"));

@@ -192,13 +192,13 @@ fn is_our_mount(path: &Path) -> io::Result<bool> {
 }
 
 /// A line of `/proc/PID/mountinfo` (man 5 proc_pid_mountinfo).
-struct Mount {
+pub(in crate::sys) struct Mount {
     on: PathBuf,
     kind: String,
     source: String,
 }
 
-fn parse_mount(line: &str) -> Option<Mount> {
+pub(in crate::sys) fn parse_mount(line: &str) -> Option<Mount> {
     let (mount, rest) = line.split_once(" - ")?;
     let mut rest = rest.split(' ');
     Some(Mount {

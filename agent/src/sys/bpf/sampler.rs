@@ -111,7 +111,7 @@ fn ring_bytes(cpus: usize, frequency: u32) -> u32 {
     u32::try_from(bytes).unwrap_or(1 << 24)
 }
 
-fn decode(bytes: &[u8]) -> Option<Stack> {
+pub(in crate::sys) fn decode(bytes: &[u8]) -> Option<Stack> {
     if bytes.len() != RECORD_BYTES {
         return None;
     }

@@ -75,7 +75,7 @@ fn open(link: &Path) -> Result<File, LinkError> {
     IterLink::try_from(FdLink::from(PinnedLink::from_pin(link)?))?.into_file()
 }
 
-fn sum_up(bytes: &[u8]) -> BTreeMap<CgroupId, CgroupSnapshot> {
+pub(in crate::sys) fn sum_up(bytes: &[u8]) -> BTreeMap<CgroupId, CgroupSnapshot> {
     let page = page_bytes();
     let bytes_of = |pages: u64| (pages != UNKNOWN).then(|| pages.saturating_mul(page));
     let mut cgroups: BTreeMap<CgroupId, CgroupSnapshot> = BTreeMap::new();

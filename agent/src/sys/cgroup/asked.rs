@@ -329,16 +329,19 @@ fn huge_pages() -> Result<BTreeMap<HugePageSize, u64>, SysError> {
     Ok(found)
 }
 
+/// No kernel is built for more (NR_CPUS).
+const CORES_MAX: usize = 8192;
+
 /// `0-3,8` as numbers.
-fn parse_cores(text: &str) -> BTreeSet<u32> {
+pub(in crate::sys) fn parse_cores(text: &str) -> BTreeSet<u32> {
     let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         Some(first.trim().parse::<u32>().ok()?..=last.trim().parse::<u32>().ok()?)
     };
-    text.trim().split(',').filter_map(range).flatten().collect()
+    text.trim().split(',').filter_map(range).flatten().take(CORES_MAX).collect()
 }
 
-fn show_cores(cores: &BTreeSet<u32>) -> String {
+pub(in crate::sys) fn show_cores(cores: &BTreeSet<u32>) -> String {
     let cores: Vec<String> = cores.iter().map(u32::to_string).collect();
     cores.join(",")
 }

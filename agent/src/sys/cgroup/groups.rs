@@ -706,7 +706,7 @@ fn read_number_if_there(path: &Path) -> Result<Option<u64>, SysError> {
 }
 
 /// The totals of a pressure file (`Documentation/accounting/psi.rst`).
-fn stalled(text: &str) -> Option<Stalled> {
+pub(in crate::sys) fn stalled(text: &str) -> Option<Stalled> {
     let total = |kind: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
         line.split(' ').find_map(|word| word.strip_prefix("total="))?.parse().ok()
@@ -715,10 +715,10 @@ fn stalled(text: &str) -> Option<Stalled> {
 }
 
 /// A file of lines "key number".
-pub(super) struct Keys(String);
+pub(in crate::sys) struct Keys(pub(in crate::sys) String);
 
 impl Keys {
-    pub(super) fn get(&self, key: &str) -> Option<u64> {
+    pub(in crate::sys) fn get(&self, key: &str) -> Option<u64> {
         let mut pairs = self.0.lines().filter_map(|line| line.split_once(' '));
         pairs.find(|(name, _)| *name == key).and_then(|(_, value)| value.trim().parse().ok())
     }

@@ -6,12 +6,12 @@
 //! with them): the v2 group counts CPU time and freezes without any controller. A task that asks for cores,
 //! I/O limits or huge pages has a group in those hierarchies too; see `asked`.
 
-mod asked;
+pub(in crate::sys) mod asked;
 mod devices;
-mod groups;
+pub(in crate::sys) mod groups;
 mod guards;
 mod members;
-mod probe;
+pub(in crate::sys) mod probe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -100,7 +100,7 @@ fn choose(mounts: &Mounts, v2: PathBuf, offered: &str) -> Hierarchies {
 ///
 /// Only mounts of a whole hierarchy count, not binds of a part of it; of several, the last one,
 /// which hides the others if they share a mount point.
-fn parse_mounts(table: &[u8]) -> Mounts {
+pub(in crate::sys) fn parse_mounts(table: &[u8]) -> Mounts {
     let mut mounts = Mounts::default();
     for line in table.split(|byte| *byte == b'\n') {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();

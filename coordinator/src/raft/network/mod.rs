@@ -4,7 +4,7 @@
 //! snapshots never wait for one another. Every failure is *unreachable*, for which openraft waits before it
 //! tries again. Start at [`Network`] for what is sent, at `service.rs` for what is answered.
 
-mod convert;
+pub(super) mod convert;
 mod peers;
 mod service;
 
