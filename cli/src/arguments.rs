@@ -1,5 +1,6 @@
 //! What can be typed: nouns, verbs and flags.
 
+pub mod access;
 pub mod asked;
 pub mod checked;
 mod fetch;
@@ -64,6 +65,16 @@ pub struct Global {
     /// before
     #[arg(long, global = true, value_enum, default_value_t = Reading::Leader, help_heading = "Cluster")]
     pub consistency: Reading,
+    /// File with a user's certificate and key, for https://; shown instead of a token
+    #[arg(
+        long,
+        global = true,
+        env = "MUSTER_CERTIFICATE_FILE",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Cluster"
+    )]
+    pub certificate_file: Option<PathBuf>,
     /// What stdout gets: tables for people, stable JSON for scripts
     #[arg(long, global = true, value_enum, default_value_t = Format::Table, help_heading = "Output")]
     pub output: Format,
@@ -128,6 +139,15 @@ pub enum Command {
     /// Lets agents and coordinators on other machines into the cluster
     #[command(subcommand)]
     Token(Token),
+    /// Looks at users, and gives people and frameworks credentials of their own
+    #[command(subcommand)]
+    User(access::User),
+    /// Looks at duties, which say who may do what, and changes them
+    #[command(subcommand)]
+    Policy(access::Policy),
+    /// Revokes certificates of agents, users and coordinators
+    #[command(subcommand)]
+    Certificate(access::Certificate),
     /// Shows live tasks and agents with what they use, again and again
     Top(Top),
     /// Starts a whole cluster on this machine: one coordinator, one agent, loopback only

@@ -13,7 +13,7 @@ use std::{
 
 use backon::{ExponentialBuilder, Retryable};
 use hyper_util::rt::TokioIo;
-use identity::{Connector, Stream};
+use identity::{Connector, Stream, Tls};
 use proto::{
     operator::v1::operator_client::OperatorClient as RawOperator,
     scheduler::v1::scheduler_client::SchedulerClient as RawScheduler,
@@ -137,6 +137,14 @@ pub struct Locator {
     pub token_file: Option<PathBuf>,
     /// Else `MUSTER_CA_FILE`, else the usual place: whom to believe over TLS.
     pub authority_file: Option<PathBuf>,
+    /// Else `MUSTER_CERTIFICATE_FILE`: a user's certificate and key, shown over TLS instead of a token.
+    pub certificate_file: Option<PathBuf>,
+}
+
+impl Locator {
+    fn certificate(&self) -> Option<PathBuf> {
+        self.certificate_file.clone().or_else(|| env::var_os("MUSTER_CERTIFICATE_FILE").map(PathBuf::from))
+    }
 }
 
 /// What every call of the operator API carries: who calls, and how fresh the answer must be.
@@ -172,6 +180,7 @@ impl Connection {
         let address: Address = named.as_deref().unwrap_or(usual).parse()?;
         let credential = match &address {
             Address::Unix(_) => Credential(None),
+            Address::Https(_) if locator.certificate().is_some() => Credential(None),
             Address::Http(_) | Address::Https(_) => find_credential(locator)?,
         };
         let tls = match &address {
@@ -275,7 +284,22 @@ fn believed(locator: &Locator) -> Result<Arc<ClientConfig>, ClientError> {
     let path = named.unwrap_or_else(|| AUTHORITY_PATH.into());
     let failed = |why: String| ClientError::Authority { path: path.clone(), why };
     let authority = identity::read_authority(&path).map_err(|error| failed(error.to_string()))?;
-    identity::trusting(authority).map_err(|error| failed(error.to_string()))
+    match locator.certificate() {
+        None => identity::trusting(authority).map_err(|error| failed(error.to_string())),
+        Some(path) => {
+            let failed = |why: String| ClientError::Certificate { path: path.clone(), why };
+            let credential = identity::read_credential(&path).map_err(|error| failed(chain(&error)))?;
+            let tls = Tls::new(authority, &credential).map_err(|error| failed(chain(&error)))?;
+            Ok(tls.client())
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", chain(cause)),
+        None => error.to_string(),
+    }
 }
 
 fn channel(address: &Address, tls: Option<Arc<ClientConfig>>) -> Result<Channel, ClientError> {

@@ -21,6 +21,9 @@ pub enum ClientError {
     /// The certificate of the cluster's authority can't be used.
     #[error("can't use {path} as the certificate of the cluster's authority: {why}")]
     Authority { path: PathBuf, why: String },
+    /// A user's certificate can't be used.
+    #[error("can't use {path} as a certificate with its key: {why}")]
+    Certificate { path: PathBuf, why: String },
     /// No credential was named, and none lies at the usual places.
     #[error("no credential was found; looked at {}", shown(.looked_at))]
     NoCredential { looked_at: Vec<PathBuf> },
@@ -95,6 +98,7 @@ impl ClientError {
             Self::Address { .. }
             | Self::Credential { .. }
             | Self::Authority { .. }
+            | Self::Certificate { .. }
             | Self::NoCredential { .. }
             | Self::Incomplete { .. }
             | Self::Replaced { .. } => false,
@@ -106,6 +110,7 @@ impl ClientError {
         match self {
             Self::Address { .. } => "address-invalid",
             Self::Credential { .. } | Self::NoCredential { .. } => "credential-missing",
+            Self::Certificate { .. } => "certificate-unusable",
             Self::Authority { .. } => "authority-missing",
             Self::Unreachable { .. } => "cluster-unreachable",
             Self::Refused { code, .. } => code,

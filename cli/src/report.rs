@@ -64,6 +64,12 @@ impl Failure {
                     "run as root (the token is root's alone), or name a token with --token-file or MUSTER_TOKEN_FILE",
                 ),
             ),
+            ClientError::Certificate { .. } => (
+                4,
+                Some(
+                    "make one with `muster user certificate NAME FILE`, and keep its file readable by you alone",
+                ),
+            ),
             ClientError::Authority { .. } => (
                 4,
                 Some(

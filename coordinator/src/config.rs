@@ -231,6 +231,7 @@ pub const SETTINGS: &[Setting] = &[
         help: "How long certificates count that this member makes; they are renewed after two thirds of it",
         set: |config, text| match duration(text)? {
             value if value < CERTIFICATE_LIFE_MIN => Err(format!("`{text}` is shorter than 5s")),
+            value if value > CERTIFICATE_LIFE_MAX => Err(format!("`{text}` is longer than 60d")),
             value => {
                 config.certificate_life = value;
                 Ok(())
@@ -592,6 +593,8 @@ fn election_timeout(text: &str) -> Result<Duration, String> {
 
 /// Shorter ones would be renewed all the time.
 const CERTIFICATE_LIFE_MIN: Duration = Duration::from_secs(5);
+/// What is revoked is remembered for longer than any certificate lives, with the 30 days in which it may be renewed.
+const CERTIFICATE_LIFE_MAX: Duration = Duration::from_secs(60 * 24 * 3600);
 
 /// No setting means anything beyond a day.
 const DURATION_MS_MAX: u64 = 24 * 3_600_000;

@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     api::{Access, Api, BindError, Listeners},
+    audit::{Audit, AuditError},
     auth::{Token, TokenError},
     config::Config,
     join::{JoinError, Target},
@@ -53,6 +54,8 @@ pub enum StartError {
     Join(#[source] JoinError),
     #[error("can't begin the cluster")]
     Initialize(#[source] InitializeError),
+    #[error("can't open the audit log")]
+    Audit(#[source] AuditError),
     #[error("can't set up the API")]
     Api(#[source] tonic_reflection::server::Error),
 }
@@ -144,6 +147,7 @@ impl StartError {
             )
             | Self::ClusterId(_) => FailureCode::DataDirDamaged,
             Self::Token(_) => FailureCode::TokenUnusable,
+            Self::Audit(_) => FailureCode::DataDirUnusable,
             Self::Security(_) => FailureCode::TlsUnusable,
             Self::TlsNeeded { .. } => FailureCode::TlsNeeded,
             Self::Enter(_) | Self::Join(_) => FailureCode::JoinFailed,
@@ -163,6 +167,7 @@ impl StartError {
                 "restore the data directory from a backup, or begin anew in an empty one".to_owned()
             }
             Self::Token(error) => error.next(),
+            Self::Audit(error) => error.next(),
             Self::Security(error) => error.next(),
             Self::TlsNeeded { .. } => "run `muster-coordinator init` for a new cluster, or join one with \
                                        `--join` and `--join-token-file`; or listen on 127.0.0.1:5050"
@@ -358,6 +363,8 @@ impl Daemon {
             token: token.clone(),
             allowed_hosts: config.allowed_hosts.clone(),
             security: security.clone(),
+            audit: Audit::open(&config.data_dir, config.member_id, metrics.clone())
+                .map_err(StartError::Audit)?,
         };
         let api = Api::new(leader, raft.clone(), metrics, access, versions, api_stop.clone())
             .map_err(StartError::Api)?;

@@ -4,6 +4,7 @@
 //! Start at `daemon.rs`, whose start-up list names every part in order.
 
 pub mod api;
+pub mod audit;
 pub mod auth;
 pub mod config;
 pub mod convert;

@@ -45,6 +45,8 @@ pub struct Metrics {
     pub connections_open: Gauge<i64, AtomicI64>,
     /// Connections that were closed at once, because too many are open.
     pub connections_refused: Counter<u64, AtomicU64>,
+    /// Calls that changed something and have no line in the audit log. Alarm on any.
+    pub audit_lines_lost: Counter<u64, AtomicU64>,
     pub streams_open: Family<StreamLabel, Gauge<i64, AtomicI64>>,
     /// One entry, from its bytes to the bytes of its answer.
     pub apply_seconds: Histogram,
@@ -81,6 +83,7 @@ impl Metrics {
             requests: Family::default(),
             connections_open: Gauge::default(),
             connections_refused: Counter::default(),
+            audit_lines_lost: Counter::default(),
             streams_open: Family::default(),
             // 1 µs to 0.26 s.
             apply_seconds: Histogram::new(exponential_buckets(0.000_001, 4.0, 10)),
@@ -187,6 +190,12 @@ impl Page {
             "coordinator_connections_refused",
             "Connections that were closed at once because too many are open",
             metrics.connections_refused.clone(),
+        );
+        registry.register(
+            "coordinator_audit_lines_lost",
+            "Calls that changed something and have no line in the audit log, because it could not be written in time; \
+             look whether the disk is full or slow",
+            metrics.audit_lines_lost.clone(),
         );
         registry.register(
             "coordinator_streams_open",

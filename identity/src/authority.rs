@@ -8,7 +8,7 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 
-use crate::{Credential, Identity, fingerprint, now};
+use crate::{Credential, Identity, fingerprint, now, serial};
 
 /// An authority lives as long as its cluster; whoever wants another begins another cluster.
 const AUTHORITY_YEARS: u64 = 30;
@@ -118,18 +118,21 @@ impl Authority {
 
     /// Gives a name to the key of a request. What the request itself wishes for is not looked at.
     ///
-    /// `hosts` are for other programs, which look for them; ours look at the name.
+    /// `hosts` are for other programs, which look for them; ours look at the name. `made` says how far the cluster's
+    /// log is: what revokes the name later knows the certificate by it.
     pub fn sign(
         &self,
         request: &[u8],
         identity: &Identity,
         life: Duration,
         hosts: &[String],
+        made: u64,
     ) -> Result<CertificateDer<'static>, AuthorityError> {
         let request = CertificateSigningRequestDer::from(request);
         let asked = CertificateSigningRequestParams::from_der(&request).map_err(AuthorityError::Request)?;
         let epoch = rcgen::date_time_ymd(1970, 1, 1);
         let mut params = CertificateParams::default();
+        params.serial_number = Some(serial::draw(made));
         params.distinguished_name = named(&identity.to_string());
         params.subject_alt_names = names(identity, hosts)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -151,9 +154,10 @@ impl Authority {
         identity: &Identity,
         life: Duration,
         hosts: &[String],
+        made: u64,
     ) -> Result<Credential, AuthorityError> {
         let request = Request::make()?;
-        let certificate = self.sign(&request.to_der()?, identity, life, hosts)?;
+        let certificate = self.sign(&request.to_der()?, identity, life, hosts, made)?;
         Ok(request.answered(certificate.to_vec()))
     }
 }

@@ -9,7 +9,7 @@ use x509_parser::{
     prelude::{FromDer as _, X509Certificate},
 };
 
-use crate::{Identity, NameError};
+use crate::{Identity, NameError, pem, serial};
 
 /// Why a certificate says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +29,8 @@ pub struct Facts {
     /// Seconds since the Unix epoch, as everywhere here.
     pub not_before: i64,
     pub not_after: i64,
+    /// How far the cluster's log was when it was made; the beginning where it doesn't say.
+    pub made: u64,
 }
 
 impl Facts {
@@ -51,6 +53,7 @@ impl Facts {
             identity,
             not_before: validity.not_before.timestamp(),
             not_after: validity.not_after.timestamp(),
+            made: serial::made(certificate.raw_serial()),
         })
     }
 
@@ -89,6 +92,16 @@ impl fmt::Debug for Credential {
 }
 
 impl Credential {
+    /// Certificate and key, as one text: whoever reads it can be its owner.
+    pub fn to_pem(&self) -> String {
+        pem::certificate(&self.certificate) + &pem::key(self.key.secret_pkcs8_der())
+    }
+
+    /// Reads what [`Self::to_pem`] wrote.
+    pub fn from_pem(text: &str) -> Option<Self> {
+        Some(Self { certificate: pem::read_certificate(text)?, key: pem::read_key(text)? })
+    }
+
     pub fn facts(&self) -> Result<Facts, CertificateError> {
         Facts::read(&self.certificate)
     }

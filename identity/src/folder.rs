@@ -64,6 +64,13 @@ impl FolderError {
     }
 }
 
+/// A certificate with its key from any file; refused where others could read it.
+pub fn read_credential(path: &Path) -> Result<Credential, FolderError> {
+    let missing = || FolderError::Read { path: path.to_owned(), source: io::ErrorKind::NotFound.into() };
+    let text = read(path, true)?.ok_or_else(missing)?;
+    Credential::from_pem(&text).ok_or_else(|| FolderError::Damaged { path: path.to_owned() })
+}
+
 /// The folder `tls` of a data directory.
 #[derive(Debug, Clone)]
 pub struct Folder(PathBuf);
@@ -110,16 +117,11 @@ impl Folder {
     pub fn credential(&self) -> Result<Option<Credential>, FolderError> {
         let path = self.0.join(CREDENTIAL);
         let Some(text) = read(&path, true)? else { return Ok(None) };
-        match (pem::read_certificate(&text), pem::read_key(&text)) {
-            (Some(certificate), Some(key)) => Ok(Some(Credential { certificate, key })),
-            _ => Err(FolderError::Damaged { path }),
-        }
+        Credential::from_pem(&text).map(Some).ok_or(FolderError::Damaged { path })
     }
 
     pub fn keep_credential(&self, credential: &Credential) -> Result<(), FolderError> {
-        let Credential { certificate, key } = credential;
-        let text = pem::certificate(certificate) + &pem::key(key.secret_pkcs8_der());
-        self.write(CREDENTIAL, &text)
+        self.write(CREDENTIAL, &credential.to_pem())
     }
 
     /// The request that is under way, or a new one. Kept, so that asking again after a crash is the same request.
@@ -214,7 +216,7 @@ mod tests {
         folder.keep_authority(&authority).unwrap();
         let again = folder.authority().unwrap().unwrap();
         assert_eq!(again.certificate(), authority.certificate());
-        let credential = again.issue(&Identity::Member(2), Duration::from_secs(60), &[]).unwrap();
+        let credential = again.issue(&Identity::Member(2), Duration::from_secs(60), &[], 7).unwrap();
         folder.keep_credential(&credential).unwrap();
         let read = folder.credential().unwrap().unwrap();
         assert_eq!(read.facts().unwrap().identity, Identity::Member(2));

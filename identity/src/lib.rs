@@ -18,20 +18,23 @@ mod connector;
 mod folder;
 mod name;
 mod pem;
+mod serial;
 mod server;
 #[cfg(test)]
 mod tests;
 mod time;
 mod tls;
 mod token;
+mod user_token;
 
 pub use authority::{Authority, AuthorityError, Request, request_key};
 pub use certificate::{CertificateError, Credential, Facts, fingerprint, hex};
 pub use client::{pinned, trusting};
 pub use connector::{Connector, Stream};
-pub use folder::{Folder, FolderError, read_authority};
+pub use folder::{Folder, FolderError, read_authority, read_credential};
 pub use name::{Identity, NameError};
 pub use server::Shown;
 pub use time::{now, show_time};
 pub use tls::{Tls, TlsError};
 pub use token::{JoinToken, TokenTextError};
+pub use user_token::{UserToken, UserTokenError};

@@ -27,11 +27,14 @@ pub enum Shown {
     Valid {
         identity: Identity,
         not_after: i64,
+        /// How far the cluster's log was when it was made.
+        made: u64,
     },
     /// It was who it says.
     Expired {
         identity: Identity,
         not_after: i64,
+        made: u64,
     },
     /// Nobody that is known here, and why.
     Refused(String),
@@ -73,18 +76,18 @@ impl Judge {
             Ok(facts) => facts,
             Err(error) => return Shown::Refused(error.to_string()),
         };
-        let Facts { identity, not_before, not_after } = facts;
+        let Facts { identity, not_before, not_after, made } = facts;
         let at = |seconds: i64| {
             let since = std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
             UnixTime::since_unix_epoch(since)
         };
         let clock = now();
         match self.0.verify_client_cert(certificate, &[], at(clock)) {
-            Ok(_) => Shown::Valid { identity, not_after },
+            Ok(_) => Shown::Valid { identity, not_after, made },
             Err(Error::InvalidCertificate(
                 CertificateError::Expired | CertificateError::ExpiredContext { .. },
             )) => match self.0.verify_client_cert(certificate, &[], at(not_after)) {
-                Ok(_) => Shown::Expired { identity, not_after },
+                Ok(_) => Shown::Expired { identity, not_after, made },
                 Err(_) => Shown::Refused(foreign(&identity)),
             },
             Err(Error::InvalidCertificate(

@@ -10,7 +10,7 @@ use crate::*;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn tls(authority: &Authority, name: &str, life: Duration) -> Tls {
-    let credential = authority.issue(&name.parse().unwrap(), life, &["localhost".to_owned()]).unwrap();
+    let credential = authority.issue(&name.parse().unwrap(), life, &["localhost".to_owned()], 7).unwrap();
     Tls::new(authority.certificate().clone(), &credential).unwrap()
 }
 
@@ -63,7 +63,7 @@ async fn a_joiner_believes_the_fingerprint_alone() {
     assert_eq!(named(&shown), "nothing");
     told.unwrap();
     // Neither another authority nor the leaf itself is what was pinned.
-    let leaf = authority.issue(&Identity::Member(1), HOUR, &[]).unwrap();
+    let leaf = authority.issue(&Identity::Member(1), HOUR, &[], 7).unwrap();
     for wrong in [fingerprint(Authority::make().unwrap().certificate()), fingerprint(&leaf.certificate)] {
         let (_, told) = meet(&member, Some(pinned(wrong).unwrap())).await;
         assert!(told.unwrap_err().contains("of another cluster"));
@@ -78,7 +78,7 @@ async fn whoever_is_of_another_cluster_is_told_so() {
     let (_, told) = meet(&member, Some(tls(&theirs, "agent/a1", HOUR).client())).await;
     assert!(told.unwrap_err().contains("what answers there is of another cluster"));
     // … and one that doesn't look is seen through.
-    let stranger = theirs.issue(&Identity::Agent("a1".into()), HOUR, &[]).unwrap();
+    let stranger = theirs.issue(&Identity::Agent("a1".into()), HOUR, &[], 7).unwrap();
     let mixed = Tls::new(ours.certificate().clone(), &stranger).unwrap();
     let (shown, _) = meet(&member, Some(mixed.client())).await;
     assert_eq!(
@@ -106,13 +106,13 @@ async fn a_certificate_ends_and_is_exchanged_without_a_restart() {
     }
     let (shown, _) = meet(&member, Some(agent.client())).await;
     assert_eq!(named(&shown), "expired agent/a1");
-    let fresh = authority.issue(&Identity::Agent("a1".into()), HOUR, &[]).unwrap();
+    let fresh = authority.issue(&Identity::Agent("a1".into()), HOUR, &[], 7).unwrap();
     agent.exchange(&fresh).unwrap();
     let (shown, _) = meet(&member, Some(agent.client())).await;
     assert_eq!(named(&shown), "valid agent/a1");
     // One that ended and is of another cluster is only the latter.
     let theirs =
-        Authority::make().unwrap().issue(&Identity::Agent("a1".into()), Duration::ZERO, &[]).unwrap();
+        Authority::make().unwrap().issue(&Identity::Agent("a1".into()), Duration::ZERO, &[], 7).unwrap();
     agent.exchange(&theirs).unwrap();
     let (shown, _) = meet(&member, Some(agent.client())).await;
     assert!(named(&shown).contains("not of this cluster"), "{shown:?}");
@@ -139,11 +139,11 @@ async fn plain_text_and_tls_do_not_understand_each_other() {
 fn a_request_names_nobody_whatever_it_wishes() {
     let authority = Authority::make().unwrap();
     let request = Request::make().unwrap().to_der().unwrap();
-    let certificate = authority.sign(&request, &Identity::Agent("a1".into()), HOUR, &[]).unwrap();
+    let certificate = authority.sign(&request, &Identity::Agent("a1".into()), HOUR, &[], 7).unwrap();
     assert_eq!(Facts::read(&certificate).unwrap().identity, Identity::Agent("a1".into()));
     assert_eq!(request_key(&request).unwrap(), request_key(&request).unwrap());
     let mut broken = request.clone();
     *broken.last_mut().unwrap() ^= 1;
-    authority.sign(&broken, &Identity::Agent("a1".into()), HOUR, &[]).unwrap_err();
+    authority.sign(&broken, &Identity::Agent("a1".into()), HOUR, &[], 7).unwrap_err();
     Facts::read(authority.certificate()).unwrap_err();
 }

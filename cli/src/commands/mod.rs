@@ -1,5 +1,6 @@
 //! One module for each noun; each verb is one function.
 
+mod access;
 mod agent;
 mod agent_care;
 mod backup;
@@ -43,6 +44,7 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             address: global.server.clone(),
             token_file: global.token_file.clone(),
             authority_file: global.ca_file.clone(),
+            certificate_file: global.certificate_file.clone(),
         };
         let connection = Connection::open(&locator).attempted("reach the cluster")?;
         let connection = connection.reading(global.consistency.into());
@@ -115,6 +117,9 @@ pub async fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         }
         Command::Token(arguments::Token::List) => token::list(&connect()?).await?,
         Command::Token(arguments::Token::Revoke { id }) => token::revoke(&connect()?, id).await?,
+        Command::User(verb) => access::user(&connect()?, verb).await?,
+        Command::Policy(verb) => return access::policy(&connect()?, verb).await,
+        Command::Certificate(verb) => access::certificate(&connect()?, verb).await?,
         Command::Top(options) => top::top(&connect()?, options).await?,
         Command::Dev(dev) => return dev::dev(dev).await,
         Command::Completion { shell } => {

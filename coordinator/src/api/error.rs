@@ -164,6 +164,9 @@ pub fn shape(code: RefusalCode) -> Shape {
         RefusalCode::NotPermitted => {
             row(Code::PermissionDenied, StatusCode::FORBIDDEN, "use the credential of whoever may do this")
         }
+        RefusalCode::UserUnknown => {
+            row(Code::NotFound, StatusCode::NOT_FOUND, "check the name or id with `muster user list`")
+        }
         RefusalCode::OriginRefused => row(
             Code::PermissionDenied,
             StatusCode::FORBIDDEN,

@@ -6,13 +6,15 @@
 
 use std::net::IpAddr;
 
+use cluster::{Access, ClusterState};
 use http::{HeaderMap, Method, Request, header, uri::Authority};
-use identity::{Identity, Shown, now, show_time};
-use model::{Refusal, RefusalCode};
+use identity::{Identity, NameError, Shown, UserToken, now, show_time};
+use model::{ClusterTime, Refusal, RefusalCode, UserName};
+use subtle::ConstantTimeEq as _;
 
 use super::{
     caller::Caller,
-    relay::{CALLER_KEY, MEMBERS_SERVICE},
+    relay::{CALLER_KEY, MADE_KEY, MEMBERS_SERVICE},
 };
 use crate::{auth::Token, raft::FROM_MEMBER_KEY};
 
@@ -39,6 +41,82 @@ pub(super) struct Guard {
     has_tls: bool,
 }
 
+/// Who asks, and by what one knows whether it may go on asking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asker {
+    pub caller: Caller,
+    /// How far the log was when the caller's certificate was made; without one, the end.
+    pub made: u64,
+    /// A member passed it on, which is its audit log's to tell of.
+    pub is_passed_on: bool,
+}
+
+impl Asker {
+    fn new(caller: Caller) -> Self {
+        Self { caller, made: u64::MAX, is_passed_on: false }
+    }
+
+    /// Whether the caller may (still) ask for this: it is there, its credential counts, and its duties allow it.
+    pub(super) fn stands(&self, path: &str, access: &Access, counted: ClusterTime) -> Result<(), Refusal> {
+        self.counts(access, counted)?;
+        self.caller.may(path, access)
+    }
+
+    /// Whether the credential counts.
+    fn counts(&self, access: &Access, counted: ClusterTime) -> Result<(), Refusal> {
+        match &self.caller {
+            Caller::Known(identity) | Caller::Late(identity) => {
+                check_certificate(identity, self.made, access)?;
+            }
+            Caller::Token { user, token } => {
+                let known = access.tokens.get(token).filter(|known| known.user == *user);
+                if known.is_none_or(|known| known.expires_at <= counted) {
+                    return Err(unauthenticated(&format!(
+                        "the token of user `{user}` was revoked or has expired; make another with `muster user \
+                         token {user}`"
+                    )));
+                }
+            }
+            Caller::Owner | Caller::Operator | Caller::Nobody => {}
+        }
+        Ok(())
+    }
+
+    /// Whether there is anything that could end what this caller has open.
+    pub(super) fn is_revocable(&self) -> bool {
+        match self.caller {
+            Caller::Known(_) | Caller::Late(_) | Caller::Token { .. } => true,
+            Caller::Owner | Caller::Operator | Caller::Nobody => false,
+        }
+    }
+}
+
+/// Refuses a certificate that was made before its name was revoked, and that of a user who isn't there.
+fn check_certificate(identity: &Identity, made: u64, access: &Access) -> Result<(), Refusal> {
+    let refused = |why: String| Err(Refusal::new(RefusalCode::CertificateRefused, why));
+    if access.is_revoked(&identity.to_string(), made) {
+        return refused(match identity {
+            Identity::Agent(id) => format!(
+                "the certificate of {identity} was revoked; if it may come back, join again with a token (`muster token \
+                 create agent --only-for {id}`)"
+            ),
+            Identity::Member(id) => format!(
+                "the certificate of {identity} was revoked; if it may come back, join again with a token (`muster token \
+                 create member --only-for {id}`)"
+            ),
+            Identity::User(name) => format!(
+                "the certificate of {identity} was revoked; make another with `muster user certificate {name}`"
+            ),
+        });
+    }
+    if let Identity::User(name) = identity
+        && !name.parse::<UserName>().is_ok_and(|name| access.users.contains_key(&name))
+    {
+        return refused(format!("there is no user `{name}` any more; see `muster user list`"));
+    }
+    Ok(())
+}
+
 /// How long after its end a certificate may be renewed, in seconds: a cluster that was away, or a host that was
 /// off, comes back without anyone's help.
 const RENEWED_LATE_MAX: i64 = 30 * 24 * 3600;
@@ -51,58 +129,92 @@ impl Guard {
         Self { token, allowed_hosts, has_tls }
     }
 
-    /// Says who asks, if he may.
+    /// Says who asks.
     ///
-    /// Refuses a foreign host or origin (OriginRefused), a caller without a credential (Unauthenticated), plain
-    /// text where TLS is spoken (TlsNeeded), a certificate that doesn't count (CertificateRefused), and what is
-    /// somebody else's to ask (NotPermitted).
-    pub(super) fn check<B>(&self, peer: &Peer, request: &Request<B>) -> Result<Caller, Refusal> {
-        let path = request.uri().path();
-        let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
-        let is_open = is_reading && OPEN_PATHS.contains(&path);
-        let caller = match peer {
+    /// Refuses a foreign host or origin (OriginRefused), a credential that isn't known (Unauthenticated), plain text
+    /// where TLS is spoken (TlsNeeded), and a certificate that doesn't count (CertificateRefused).
+    pub(super) fn identify<B>(
+        &self,
+        peer: &Peer,
+        request: &Request<B>,
+        state: &ClusterState,
+    ) -> Result<Asker, Refusal> {
+        match peer {
             // Whoever could open the socket is its owner, and no browser can.
-            Peer::Socket if self.has_tls => Caller::Operator,
-            Peer::Socket => return Ok(Caller::Owner),
-            Peer::Plain => {
-                return Err(Refusal::new(
-                    RefusalCode::TlsNeeded,
-                    "this port speaks TLS alone; write https:// instead of http://, and take whatever was sent in \
-                     plain text for read by others",
-                ));
-            }
+            Peer::Socket if self.has_tls => Ok(Asker::new(Caller::Operator)),
+            Peer::Socket => Ok(Asker::new(Caller::Owner)),
+            Peer::Plain => Err(Refusal::new(
+                RefusalCode::TlsNeeded,
+                "this port speaks TLS alone; write https:// instead of http://, and take whatever was sent in plain \
+                 text for read by others",
+            )),
             Peer::Loopback => {
                 let authority = authority(request)?;
                 self.check_host(&authority)?;
                 check_origin(request.headers(), &authority)?;
-                if is_open {
-                    return Ok(Caller::Nobody);
+                if is_open(request) {
+                    return Ok(Asker::new(Caller::Nobody));
                 }
-                self.check_token(request.headers())?;
-                return Ok(Caller::Owner);
+                if let Some(user) = self.token_holder(request.headers(), state)? {
+                    return Ok(Asker::new(user));
+                }
+                // Another member has the token, too.
+                let passed_on =
+                    request.headers().get(CALLER_KEY).map(|text| text.to_str().unwrap_or_default());
+                Ok(match passed_on.map(str::parse) {
+                    Some(Ok(caller @ Caller::Token { .. })) => {
+                        Asker { is_passed_on: true, ..Asker::new(caller) }
+                    }
+                    Some(Ok(_) | Err(_)) => Asker { is_passed_on: true, ..Asker::new(Caller::Owner) },
+                    None => Asker::new(Caller::Owner),
+                })
             }
-            Peer::Tls { shown, is_loopback } => {
+            Peer::Tls { shown, is_loopback: _ } => {
                 // A name that was rebound has no certificate of ours, so the host is not looked at.
                 check_origin(request.headers(), &authority(request)?)?;
-                let caller = self.caller(shown, request.headers())?;
-                if is_open && (*is_loopback || caller != Caller::Nobody) {
-                    return Ok(caller);
-                }
-                caller
+                self.asker(shown, request.headers(), state)
             }
-        };
-        caller.may(path)?;
-        if path.starts_with(MEMBERS_SERVICE) {
-            check_member(&caller, request.headers())?;
         }
-        Ok(caller)
+    }
+
+    /// Says whether that one may ask for this.
+    ///
+    /// Refuses a caller without a credential (Unauthenticated), one whose credential counts no more (Unauthenticated,
+    /// CertificateRefused), and what is somebody else's to ask (NotPermitted).
+    pub(super) fn judge<B>(
+        &self,
+        peer: &Peer,
+        request: &Request<B>,
+        asker: &Asker,
+        state: &ClusterState,
+    ) -> Result<(), Refusal> {
+        if is_open(request) {
+            let is_loopback = matches!(peer, Peer::Loopback | Peer::Tls { is_loopback: true, shown: _ });
+            // Whoever is known may read it from anywhere.
+            if is_loopback || asker.caller != Caller::Nobody {
+                return asker.counts(state.access(), state.counted());
+            }
+        }
+        let path = request.uri().path();
+        asker.stands(path, state.access(), state.counted())?;
+        if path.starts_with(MEMBERS_SERVICE) {
+            check_member(&asker.caller, request.headers())?;
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn check<B>(&self, peer: &Peer, request: &Request<B>) -> Result<Asker, Refusal> {
+        let state = ClusterState::new();
+        let asker = self.identify(peer, request, &state)?;
+        self.judge(peer, request, &asker, &state).map(|()| asker)
     }
 
     /// Who asks over TLS.
-    fn caller(&self, shown: &Shown, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    fn asker(&self, shown: &Shown, headers: &HeaderMap, state: &ClusterState) -> Result<Asker, Refusal> {
         match shown {
             Shown::Refused(why) => Err(Refusal::new(RefusalCode::CertificateRefused, why.clone())),
-            Shown::Expired { identity, not_after } if now() - not_after > RENEWED_LATE_MAX => {
+            Shown::Expired { identity, not_after, made: _ } if now() - not_after > RENEWED_LATE_MAX => {
                 Err(Refusal::new(
                     RefusalCode::CertificateRefused,
                     format!(
@@ -112,19 +224,32 @@ impl Guard {
                     ),
                 ))
             }
-            Shown::Expired { identity, not_after: _ } => Ok(Caller::Late(identity.clone())),
-            Shown::Valid { identity: Identity::Member(id), not_after: _ } => {
-                match headers.get(CALLER_KEY).map(|text| text.to_str().unwrap_or_default().parse()) {
-                    Some(Ok(caller)) => Ok(caller),
-                    Some(Err(error)) => Err(Refusal::new(RefusalCode::CertificateRefused, error.to_string())),
-                    None => Ok(Caller::Known(Identity::Member(*id))),
+            Shown::Expired { identity, not_after: _, made } => {
+                Ok(Asker { made: *made, ..Asker::new(Caller::Late(identity.clone())) })
+            }
+            Shown::Valid { identity: identity @ Identity::Member(_), not_after: _, made } => {
+                check_certificate(identity, *made, state.access())?;
+                let header = |key| headers.get(key).map(|text| text.to_str().unwrap_or_default());
+                // One that doesn't say so has judged the certificate itself.
+                let made = match header(CALLER_KEY) {
+                    Some(_) => header(MADE_KEY).and_then(|made| made.parse().ok()).unwrap_or(u64::MAX),
+                    None => *made,
+                };
+                match header(CALLER_KEY).map(str::parse) {
+                    Some(Ok(caller)) => Ok(Asker { caller, made, is_passed_on: true }),
+                    Some(Err(error)) => {
+                        Err(Refusal::new(RefusalCode::CertificateRefused, NameError::to_string(&error)))
+                    }
+                    None => Ok(Asker { caller: Caller::Known(identity.clone()), made, is_passed_on: false }),
                 }
             }
-            Shown::Valid { identity, not_after: _ } => Ok(Caller::Known(identity.clone())),
-            Shown::Nothing if headers.contains_key(header::AUTHORIZATION) => {
-                self.check_token(headers).map(|()| Caller::Operator)
+            Shown::Valid { identity, not_after: _, made } => {
+                Ok(Asker { made: *made, ..Asker::new(Caller::Known(identity.clone())) })
             }
-            Shown::Nothing => Ok(Caller::Nobody),
+            Shown::Nothing if headers.contains_key(header::AUTHORIZATION) => {
+                Ok(Asker::new(self.token_holder(headers, state)?.unwrap_or(Caller::Operator)))
+            }
+            Shown::Nothing => Ok(Asker::new(Caller::Nobody)),
         }
     }
 
@@ -139,19 +264,39 @@ impl Guard {
         Err(foreign(format!("the request is for host `{}`, which isn't served here", host.escape_debug())))
     }
 
-    fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// Whose token is shown: a user's, or `None` for the operators' own. Refuses with Unauthenticated.
+    fn token_holder(&self, headers: &HeaderMap, state: &ClusterState) -> Result<Option<Caller>, Refusal> {
         let mut shown = headers.get_all(header::AUTHORIZATION).iter();
-        let refuse = |why: &str| Err(Refusal::new(RefusalCode::Unauthenticated, why));
-        let Some(first) = shown.next() else { return refuse("the request shows no credential") };
+        let Some(first) = shown.next() else {
+            return Err(unauthenticated("the request shows no credential"));
+        };
         let token = first.to_str().ok().and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
         });
-        match token {
-            Some(token) if shown.next().is_none() && self.token.is(token) => Ok(()),
-            Some(_) | None => refuse("the request shows a credential that isn't valid here"),
+        let refused = || unauthenticated("the request shows a credential that isn't valid here");
+        let token = token.filter(|_| shown.next().is_none()).ok_or_else(refused)?;
+        if self.token.is(token) {
+            return Ok(None);
+        }
+        let token: UserToken = token.parse().map_err(|_| refused())?;
+        match state.access().tokens.get(&token.id) {
+            // Which ids there are may be told from the time that this takes; an id lets nobody in.
+            Some(known) if bool::from(known.digest.ct_eq(&token.digest())) => {
+                Ok(Some(Caller::Token { user: known.user.clone(), token: token.id }))
+            }
+            Some(_) | None => Err(unauthenticated(
+                "the token is not known here: it was revoked, has expired, or is of another cluster; make another with \
+                 `muster user token NAME`",
+            )),
         }
     }
+}
+
+/// Whether it is a page that answers on loopback without the credential.
+fn is_open<B>(request: &Request<B>) -> bool {
+    let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
+    is_reading && OPEN_PATHS.contains(&request.uri().path())
 }
 
 /// For which host the request is: HTTP/2 says it in the URI, HTTP/1.1 in a header.
@@ -208,6 +353,10 @@ fn check_member(caller: &Caller, headers: &HeaderMap) -> Result<(), Refusal> {
             "the certificate is that of member {id}, and the call says that it comes from member {said:?}"
         ),
     ))
+}
+
+fn unauthenticated(why: &str) -> Refusal {
+    Refusal::new(RefusalCode::Unauthenticated, why)
 }
 
 fn foreign(why: String) -> Refusal {
@@ -335,9 +484,9 @@ mod tests {
         let token = Token::load_or_make(&dir.path().join("token")).unwrap();
         let request = Request::builder().uri("/x").body(()).unwrap();
         let guard = Guard::new(token.clone(), Vec::new(), false);
-        assert_eq!(guard.check(&Peer::Socket, &request), Ok(Caller::Owner));
+        assert_eq!(guard.check(&Peer::Socket, &request), Ok(Asker::new(Caller::Owner)));
         let guard = Guard::new(token, Vec::new(), true);
-        assert_eq!(guard.check(&Peer::Socket, &request), Ok(Caller::Operator));
+        assert_eq!(guard.check(&Peer::Socket, &request), Ok(Asker::new(Caller::Operator)));
     }
 
     #[test]
@@ -345,7 +494,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let token = Token::load_or_make(&dir.path().join("token")).unwrap();
         let guard = Guard::new(token.clone(), Vec::new(), true);
-        let valid = |name: &str| Shown::Valid { identity: name.parse().unwrap(), not_after: 7 };
+        let valid = |name: &str| Shown::Valid { identity: name.parse().unwrap(), not_after: 7, made: 7 };
         let check = |shown: &Shown, is_loopback: bool, path: &str, headers: &[(&str, &str)]| {
             let mut request = Request::builder().uri(format!("http://10.0.0.1:5050{path}"));
             for (name, value) in headers {
@@ -353,7 +502,7 @@ mod tests {
             }
             let peer = Peer::Tls { shown: shown.clone(), is_loopback };
             match guard.check(&peer, &request.body(()).unwrap()) {
-                Ok(caller) => caller.to_string(),
+                Ok(asker) => asker.caller.to_string(),
                 Err(refusal) => format!("{}: {refusal}", refusal.code),
             }
         };
@@ -362,7 +511,7 @@ mod tests {
         const VOTE: &str = "/muster.members.v1.Members/Vote";
         let bearer = format!("Bearer {}", token.reveal());
         let (agent, member) = (valid("agent/a1"), valid("member/2"));
-        let ended = |not_after| Shown::Expired { identity: Identity::Agent("a1".into()), not_after };
+        let ended = |not_after| Shown::Expired { identity: Identity::Agent("a1".into()), not_after, made: 7 };
         let expired = ended(now() - 60);
         let said = [
             check(&agent, false, ATTACH, &[]),

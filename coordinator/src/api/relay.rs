@@ -25,7 +25,7 @@ use identity::Connector;
 use model::{Refusal, RefusalCode};
 use rustls::ClientConfig;
 
-use super::{caller::Caller, error};
+use super::{error, guard::Asker};
 use crate::raft::{MemberId, RaftHandle};
 
 /// Says that a call was passed on, and by whom.
@@ -33,6 +33,9 @@ const RELAYED_KEY: &str = "muster-relayed-by";
 
 /// For whom a member passes a call on; believed of members alone.
 pub(super) const CALLER_KEY: &str = "muster-caller";
+
+/// How far the log was when the certificate of that one was made.
+pub(super) const MADE_KEY: &str = "muster-caller-made";
 
 /// What members say to each other.
 pub(super) const MEMBERS_SERVICE: &str = "/muster.members.v1.";
@@ -112,8 +115,12 @@ impl Relay {
     /// Decides who answers; waits a while where nobody leads.
     ///
     /// Refuses with NoLeader.
-    pub(super) async fn route<B>(&self, raft: &RaftHandle, request: &Request<B>) -> Result<Route, Refusal> {
-        let path = request.uri().path();
+    pub(super) async fn route(
+        &self,
+        raft: &RaftHandle,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Route, Refusal> {
         if OWN_PATHS.contains(&path) || OWN_SERVICES.iter().any(|service| path.starts_with(service)) {
             return Ok(Route::Here);
         }
@@ -130,7 +137,7 @@ impl Relay {
         if now.is_leader {
             return Ok(Route::Here);
         }
-        if request.headers().contains_key(RELAYED_KEY) {
+        if headers.contains_key(RELAYED_KEY) {
             return Err(no_leader("the lead has just gone to another member"));
         }
         match raft.leader_address() {
@@ -146,8 +153,8 @@ impl Relay {
         raft: &RaftHandle,
         leader: MemberId,
         address: &str,
-        caller: &Caller,
-        request: Request<Incoming>,
+        asker: &Asker,
+        request: Request<Body>,
     ) -> Result<Response<Body>, Refusal> {
         let (mut head, body) = request.into_parts();
         let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -162,12 +169,13 @@ impl Relay {
             // The token was shown here, and is nobody else's business.
             None => head.headers.remove(header::AUTHORIZATION),
         };
-        let caller = HeaderValue::try_from(caller.to_string());
+        let caller = HeaderValue::try_from(asker.caller.to_string());
         head.headers.insert(CALLER_KEY, caller.map_err(|_| no_leader("the caller's name makes no sense"))?);
+        head.headers.insert(MADE_KEY, HeaderValue::from(asker.made));
         let mut replaced = replaced(raft, leader);
         let (client, call) = self.link();
         let answer = tokio::select! {
-            answer = client.request(Request::from_parts(head, Body::new(body))) => answer,
+            answer = client.request(Request::from_parts(head, body)) => answer,
             () = &mut replaced => return Err(unknown()),
         };
         match answer {

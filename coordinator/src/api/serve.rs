@@ -168,11 +168,12 @@ impl Listeners {
                         let api = api.clone();
                         match tls.clone() {
                             Some(tls) => {
-                                let secured = secure(api.clone(), tls, stream, from.ip().is_loopback(), permit);
+                                let secured = secure(api.clone(), tls, stream, from, permit);
                                 api.context.tasks.spawn(secured);
                             }
                             None => {
-                                let arrived = Arrived { peer: Peer::Loopback, until: None };
+                                let from = Origin { peer: Peer::Loopback, address: from.to_string() };
+                                let arrived = Arrived { from, until: None };
                                 api.context.tasks.spawn(serve_connection(api.clone(), arrived, stream, permit));
                             }
                         }
@@ -182,9 +183,12 @@ impl Listeners {
                 accepted = self.unix.accept() => match accepted {
                     Ok((stream, _)) => {
                         let user = stream.peer_cred().map(|peer| peer.uid());
-                        if user.is_ok_and(|user| user == 0 || user == self.owner) {
+                        if let Ok(user) = user
+                            && (user == 0 || user == self.owner)
+                        {
                             let Some(permit) = permit(&api, &connections) else { continue };
-                            let arrived = Arrived { peer: Peer::Socket, until: None };
+                            let from = Origin { peer: Peer::Socket, address: format!("socket, user id {user}") };
+                            let arrived = Arrived { from, until: None };
                             api.context.tasks.spawn(serve_connection(api.clone(), arrived, stream, permit));
                         }
                     }
@@ -207,9 +211,17 @@ fn permit(api: &Api, connections: &Arc<Semaphore>) -> Option<OwnedSemaphorePermi
     permit
 }
 
+/// Where a connection is from.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub peer: Peer,
+    /// For the audit log: host:port, or who used the socket.
+    pub address: String,
+}
+
 /// How a connection came, and how long it may last.
 struct Arrived {
-    peer: Peer,
+    from: Origin,
     /// The end of the caller's certificate: who can't renew it is out then.
     until: Option<tokio::time::Instant>,
 }
@@ -218,7 +230,7 @@ struct Arrived {
 const TLS_HANDSHAKE: u8 = 22;
 
 /// The handshake, and then everything as ever. Plain text is heard, to be told that it isn't spoken here.
-async fn secure(api: Api, tls: Tls, stream: TcpStream, is_loopback: bool, permit: OwnedSemaphorePermit) {
+async fn secure(api: Api, tls: Tls, stream: TcpStream, from: SocketAddr, permit: OwnedSemaphorePermit) {
     let first = async {
         let mut first = [0];
         let read = stream.peek(&mut first).await?;
@@ -230,7 +242,8 @@ async fn secure(api: Api, tls: Tls, stream: TcpStream, is_loopback: bool, permit
         Ok(Ok(None) | Err(_)) | Err(_) => return,
     };
     if first != TLS_HANDSHAKE {
-        let arrived = Arrived { peer: Peer::Plain, until: None };
+        let from = Origin { peer: Peer::Plain, address: from.to_string() };
+        let arrived = Arrived { from, until: None };
         return serve_connection(api, arrived, stream, permit).await;
     }
     let (stream, shown) = match tokio::time::timeout(HEAD_TIME_MAX, tls.accept(stream)).await {
@@ -242,14 +255,15 @@ async fn secure(api: Api, tls: Tls, stream: TcpStream, is_loopback: bool, permit
         Err(_elapsed) => return,
     };
     let until = match &shown {
-        Shown::Valid { identity: _, not_after } => {
+        Shown::Valid { identity: _, not_after, made: _ } => {
             let left = u64::try_from(not_after.saturating_sub(now())).unwrap_or_default();
             // Further off than anything lasts, it is no end.
             tokio::time::Instant::now().checked_add(Duration::from_secs(left))
         }
         Shown::Nothing | Shown::Expired { .. } | Shown::Refused(_) => None,
     };
-    let arrived = Arrived { peer: Peer::Tls { shown, is_loopback }, until };
+    let peer = Peer::Tls { shown, is_loopback: from.ip().is_loopback() };
+    let arrived = Arrived { from: Origin { peer, address: from.to_string() }, until };
     serve_connection(api, arrived, stream, permit).await;
 }
 
@@ -262,8 +276,8 @@ async fn serve_connection<S>(api: Api, arrived: Arrived, stream: S, permit: Owne
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let Arrived { peer, until } = arrived;
-    let peer = Arc::new(peer);
+    let Arrived { from, until } = arrived;
+    let from = Arc::new(from);
     let metrics = api.context.metrics.clone();
     let stop = api.context.stop.clone();
     metrics.connections_open.inc();
@@ -271,8 +285,8 @@ where
     let asked = has_asked.clone();
     let service = service_fn(move |request| {
         asked.store(true, Ordering::Relaxed);
-        let (api, peer) = (api.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(api.answer(&peer, request).await) }
+        let (api, from) = (api.clone(), from.clone());
+        async move { Ok::<_, Infallible>(api.answer(&from, request).await) }
     });
     let builder = builder();
     let connection = builder.serve_connection(TokioIo::new(stream), service);

@@ -13,6 +13,7 @@ use model::{ClusterTime, Cursor, Duration, Refusal, RefusalCode, TaskId, TaskSpe
 use prost::Message as _;
 use proto::log::v1 as wire;
 
+use super::access;
 use codec::{
     Invalid, Within as _, each, grace, id, micros, millis, optional_id, required, resources, task_spec,
     task_state, task_status, text_of, to_resources, to_task_spec, to_task_state, to_task_status,
@@ -186,6 +187,7 @@ fn to_command(command: &Command) -> wire::log_entry::Command {
             name: name.clone(),
             key: key.to_vec().into(),
         }),
+        Command::Access(change) => Wire::Access(access::to_change(change)),
         Command::Prune { keep, before, counted_before } => Wire::Prune(wire::Prune {
             keep: *keep,
             before_us: before.map(|before| before.0),
@@ -313,6 +315,7 @@ fn command(command: wire::log_entry::Command) -> Result<Command, Invalid> {
                 key: digest_of("key", &key)?,
             }
         }
+        Wire::Access(change) => Command::Access(access::change(change)?),
         Wire::Prune(wire::Prune { keep, before_us, counted_before_us }) => Command::Prune {
             keep,
             before: before_us.map(Timestamp),

@@ -3,6 +3,7 @@
 //! What all packages share is `codec`'s, and so are the rules about single values; the files here are one
 //! package each.
 
+pub mod access;
 pub mod agent;
 pub mod channel;
 pub mod join;

@@ -14,6 +14,7 @@ use model::{ClusterTime, Cursor, FrameworkEvent, KillOrder, Timestamp};
 use prost::Message as _;
 use proto::log::v1 as wire;
 
+use super::access::{access, to_access};
 use super::log::{
     agent_facts, answer, cursor, digest_of, framework_info, join_kind, to_agent_facts, to_answer, to_cursor,
     to_framework_info, to_join_kind,
@@ -66,6 +67,7 @@ fn to_snapshot(parts: &Parts) -> wire::Snapshot {
         queue,
         answers,
         join_tokens,
+        access,
     } = parts;
     wire::Snapshot {
         version: *version,
@@ -81,6 +83,7 @@ fn to_snapshot(parts: &Parts) -> wire::Snapshot {
         answers: answers.iter().map(to_kept).collect(),
         join_tokens: join_tokens.iter().map(to_join_token).collect(),
         gone_agents: gone_agents.iter().map(to_gone_agent).collect(),
+        access: to_access(access),
     }
 }
 
@@ -99,6 +102,7 @@ fn parts(snapshot: wire::Snapshot) -> Result<Parts, Invalid> {
         counted_us,
         join_tokens,
         gone_agents,
+        access: record,
     } = snapshot;
     Ok(Parts {
         cluster: optional_id("cluster_id", &cluster_id)?,
@@ -114,6 +118,7 @@ fn parts(snapshot: wire::Snapshot) -> Result<Parts, Invalid> {
         queue: each("queue", queue, waiting)?,
         answers: each("answers", answers, kept)?,
         join_tokens: each("join_tokens", join_tokens, join_token)?,
+        access: record.map(access).transpose().within("access")?.unwrap_or_default(),
     })
 }
 

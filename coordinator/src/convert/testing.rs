@@ -135,7 +135,8 @@ pub fn command() -> impl Strategy<Value = Command> {
         (agent_id(), request()).prop_map(|(agent, request)| Command::ActivateAgent { agent, request }),
         (agent_id(), request()).prop_map(|(agent, request)| Command::MarkAgentGone { agent, request }),
     ];
-    prop_oneof![frameworks, tasks, tokens, care]
+    let access = super::access::testing::change().prop_map(Command::Access);
+    prop_oneof![frameworks, tasks, tokens, care, access]
 }
 
 fn name() -> impl Strategy<Value = String> {
@@ -299,9 +300,11 @@ pub fn parts() -> impl Strategy<Value = Parts> {
         vec(answer_part(), 0..2),
         vec(join_token(), 0..2),
         vec(gone, 0..2),
+        super::access::testing::access(),
     );
     (head, records).prop_map(|((cluster, version, applied, counted), records)| {
-        let (frameworks, ended, agents, tasks, roles, queue, answers, join_tokens, gone_agents) = records;
+        let (frameworks, ended, agents, tasks, roles, queue, answers, join_tokens, gone_agents, access) =
+            records;
         Parts {
             cluster,
             version,
@@ -316,6 +319,7 @@ pub fn parts() -> impl Strategy<Value = Parts> {
             queue,
             answers,
             join_tokens,
+            access,
         }
     })
 }

@@ -21,6 +21,10 @@ pub use init::{InitError, init};
 /// Before a renewal that failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// A member makes its own certificate before it knows how far the log is, and could say anything: so one whose name
+/// is revoked is refused whatever it says.
+const MEMBERS_MADE: u64 = 0;
+
 /// Why this member can't prove itself.
 #[derive(Debug, thiserror::Error)]
 pub enum SecurityError {
@@ -74,7 +78,8 @@ impl Security {
         let member = Identity::Member(config.member_id);
         let hosts = hosts(config);
         let life = config.certificate_life;
-        let credential = authority.issue(&member, life, &hosts).map_err(SecurityError::Issue)?;
+        let credential =
+            authority.issue(&member, life, &hosts, MEMBERS_MADE).map_err(SecurityError::Issue)?;
         let tls = Tls::new(authority.certificate().clone(), &credential).map_err(SecurityError::Tls)?;
         Ok(Some(Arc::new(Self { authority, tls, member, hosts, life })))
     }
@@ -92,9 +97,17 @@ impl Security {
         &self.authority
     }
 
-    /// Gives a name to the key of a request.
-    pub fn certify(&self, request: &[u8], identity: &Identity) -> Result<Vec<u8>, AuthorityError> {
-        self.authority.sign(request, identity, self.life, &[]).map(|certificate| certificate.to_vec())
+    /// Gives a name to the key of a request; `made` is how far the log is. For as long as all certificates live,
+    /// unless told otherwise.
+    pub fn certify(
+        &self,
+        request: &[u8],
+        identity: &Identity,
+        life: Option<Duration>,
+        made: u64,
+    ) -> Result<Vec<u8>, AuthorityError> {
+        let life = life.unwrap_or(self.life);
+        self.authority.sign(request, identity, life, &[], made).map(|certificate| certificate.to_vec())
     }
 
     /// Exchanges this member's certificate whenever two thirds of its life are over; at some moment of the next
@@ -118,7 +131,7 @@ impl Security {
     }
 
     fn renew(&self) -> Result<(), SecurityError> {
-        let issued = self.authority.issue(&self.member, self.life, &self.hosts);
+        let issued = self.authority.issue(&self.member, self.life, &self.hosts, MEMBERS_MADE);
         self.tls.exchange(&issued.map_err(SecurityError::Issue)?).map_err(SecurityError::Tls)
     }
 }

@@ -8,6 +8,7 @@ use model::{
 };
 
 use crate::{
+    access::{ACCESS_SINCE, AccessChange},
     join_token::JoinKind,
     kept,
     state::{AGENT_CARE_SINCE, CLUSTER_TIME_SINCE},
@@ -110,6 +111,8 @@ pub enum Command {
         /// SHA-256 of the public key that is to be certified.
         key: [u8; 32],
     },
+    /// Changes who may do what.
+    Access(AccessChange),
     /// Drops finished tasks, oldest first: those above `keep`, and those that ended before `before`, or before
     /// `counted_before`. Leaders of today leave `before` out, because it is by a wall clock.
     Prune { keep: u64, before: Option<Timestamp>, counted_before: Option<ClusterTime> },
@@ -148,6 +151,7 @@ impl Command {
             Self::DeactivateAgent { .. } | Self::ActivateAgent { .. } | Self::MarkAgentGone { .. } => {
                 AGENT_CARE_SINCE
             }
+            Self::Access(_) => ACCESS_SINCE,
             Self::RecordStatuses { statuses, .. } => kept::statuses_since(statuses),
             Self::Launch { tasks, .. } | Self::SubmitRun { tasks, .. } => kept::specs_since(tasks),
         }

@@ -4,6 +4,7 @@
 //! Never reads a clock, draws a random number, or fails: what can't be honoured is a refusal.
 //! Start at [`Command`] for what can be asked, at [`ClusterState`] for what is kept.
 
+mod access;
 mod answers;
 mod apply;
 mod command;
@@ -17,6 +18,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use access::{ACCESS_SINCE, Access, AccessChange, Revocation, User, UserToken};
 pub use answers::{Answers, Asked};
 pub use apply::apply;
 pub use command::{AgentFacts, Command, DeactivatedTasks, Entry, FrameworkInfo, KillBy, KnownTask};

@@ -56,6 +56,8 @@ pub enum Change {
     Agent(AgentId),
     Framework(FrameworkId),
     Role(RoleName),
+    /// Who may do what.
+    Access,
     /// The queue of the built-in framework `run`.
     Queue,
     /// A durable event was added.

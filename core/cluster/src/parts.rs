@@ -8,6 +8,7 @@ use model::{
 };
 
 use crate::{
+    access::Access,
     answers::{Answers, Asked},
     command::{AgentFacts, FrameworkInfo},
     join_token::JoinToken,
@@ -35,6 +36,7 @@ pub struct Parts {
     pub answers: Vec<AnswerPart>,
     /// By id.
     pub join_tokens: Vec<(String, JoinToken)>,
+    pub access: Access,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,6 +142,7 @@ impl ClusterState {
             join_tokens: (self.join_tokens.iter())
                 .map(|(token, record)| (token.clone(), record.clone()))
                 .collect(),
+            access: self.access.clone(),
         }
     }
 
@@ -159,6 +162,7 @@ impl ClusterState {
             queue,
             answers,
             join_tokens,
+            access,
         } = parts;
         if version > VERSION_SUPPORTED {
             return Err(PartsError::VersionTooNew { version });
@@ -182,6 +186,7 @@ impl ClusterState {
                 .collect(),
             answers: Answers::from_parts(answers),
             join_tokens: join_tokens.into_iter().collect(),
+            access,
             index: Default::default(),
         };
         state.rebuild_index();

@@ -9,6 +9,7 @@ use model::{
 };
 
 use crate::{
+    access::Access,
     answers::Answers,
     command::{AgentFacts, FrameworkInfo},
     index::{Index, Share},
@@ -22,7 +23,8 @@ use crate::{
 /// - 3: the members count the [cluster's time](ClusterTime), and deadlines are by it.
 /// - 4: join tokens.
 /// - 5: operators take agents out of use, and say that they are gone.
-pub const VERSION_SUPPORTED: u32 = 5;
+/// - 6: users, duties, and certificates that are revoked.
+pub const VERSION_SUPPORTED: u32 = 6;
 /// The cluster version from which on entries say what their proposer counted.
 pub const CLUSTER_TIME_SINCE: u32 = 3;
 /// The cluster version from which on operators may say what they know of agents.
@@ -54,6 +56,7 @@ pub struct ClusterState {
     pub(crate) queue: OrdMap<Cursor, Waiting>,
     /// By id.
     pub(crate) join_tokens: OrdMap<String, JoinToken>,
+    pub(crate) access: Access,
     /// For requests that no framework makes, or that begin or end one.
     pub(crate) answers: Answers,
     pub(crate) index: Index,
@@ -281,6 +284,11 @@ impl ClusterState {
     /// What lets somebody come into the cluster, by id; those that ended long ago are forgotten.
     pub fn join_tokens(&self) -> &OrdMap<String, JoinToken> {
         &self.join_tokens
+    }
+
+    /// Who may do what.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 
     /// The waiting task of this id.

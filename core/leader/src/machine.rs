@@ -334,6 +334,8 @@ impl Leader {
                 self.touched.frameworks.insert(framework);
             }
             Change::Role(_) => self.cycle.touch(),
+            // Who asks is judged before the leader hears of it.
+            Change::Access => {}
             Change::Queue => self.runner.touch(),
             Change::Event { framework, cursor: _ } => {
                 self.touched.frameworks.insert(framework);
@@ -438,7 +440,9 @@ impl Leader {
         let is_due = self.counted(now).since(state.counted()) >= TIME_UNTOLD_MAX;
         if is_due
             && !self.is_telling_time
-            && (state.prunable_count() > 0 || state.frameworks().values().any(|framework| is_away(framework)))
+            && (state.prunable_count() > 0
+                || !state.access().is_timeless()
+                || state.frameworks().values().any(|framework| is_away(framework)))
         {
             self.is_telling_time = true;
             self.propose(Purpose::CountTime, Command::CountTime, now);

@@ -38,6 +38,18 @@ pub const AGENTS_MAX: u64 = 1 << 17;
 pub const GONE_AGENTS_KEPT_MAX: usize = 1 << 17;
 /// Join tokens that are known: one for each machine of a large rack row, several times over.
 pub const JOIN_TOKENS_MAX: usize = 10_000;
+/// Users: people and frameworks with credentials of their own.
+pub const USERS_MAX: usize = 10_000;
+/// Tokens of one user: one in use, one that follows it, and some for other places.
+pub const TOKENS_PER_USER_MAX: usize = 8;
+/// Duties that somebody made.
+pub const DUTIES_MAX: usize = 1_000;
+/// Duties of one user.
+pub const DUTIES_PER_USER_MAX: usize = 16;
+/// Grants of one duty.
+pub const GRANTS_PER_DUTY_MAX: usize = 64;
+/// Names whose certificates were revoked: every agent of a large cluster could be.
+pub const REVOCATIONS_MAX: usize = AGENTS_MAX as usize;
 /// Roles whose weight was set.
 pub const ROLES_MAX: usize = 10_000;
 /// Thousandths of a role's weight.

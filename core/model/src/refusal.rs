@@ -104,6 +104,8 @@ codes! {
     JoinTokenRefused = "join-token-refused",
     /// Who asks is known, and may not do this.
     NotPermitted = "not-permitted",
+    /// No user has this name, and no token this id.
+    UserUnknown = "user-unknown",
     /// The request came from a web page or for a host that isn't served here.
     OriginRefused = "origin-refused",
     /// The request needs a newer cluster version.

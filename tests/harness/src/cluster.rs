@@ -331,6 +331,7 @@ impl Cluster {
             address: Some(servers.to_owned()),
             token_file: Some(self.token_file()),
             authority_file: Some(self.authority_file()),
+            certificate_file: None,
         };
         Connection::open(&locator).expect("the token is there")
     }
@@ -508,6 +509,7 @@ impl Cluster {
             address: Some(format!("{}://{}", self.scheme(), self.address)),
             token_file: Some(self.token_file()),
             authority_file: Some(self.authority_file()),
+            certificate_file: None,
         };
         let coordinator = &mut self.coordinator;
         wait_until("the coordinator leads", async || {

@@ -35,6 +35,7 @@ const THEMES: &[Theme] = &[
     Theme { name: "running", seconds: 210, everyday: &["running::run_streams"] },
     Theme { name: "survival", seconds: 250, everyday: &["survival::adopt_after_restart"] },
     Theme { name: "trust", seconds: 250, everyday: &[] },
+    Theme { name: "users", seconds: 60, everyday: &[] },
 ];
 
 /// How much of the tests a machine runs.

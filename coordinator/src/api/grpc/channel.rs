@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use model::{AgentId, Refusal, RefusalCode, TaskId, limits};
+use model::{AgentId, Refusal, RefusalCode, TaskId, Verb, limits};
 use proto::channel::v1::{self as wire, Frame, frame};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -21,7 +21,7 @@ use tonic::{Status, Streaming};
 
 use super::{Answers, invalid, refused, stream_over};
 use crate::{
-    api::{Context, error::status},
+    api::{Context, error::status, permit},
     convert::channel::{self as convert, OpenWish},
     leader::messages::ChannelId,
 };
@@ -139,12 +139,14 @@ impl Drop for Expected<'_> {
 /// The caller's side: answers when the agent has begun.
 pub(super) async fn open(
     context: &Context,
+    caller: &permit::Permit,
     mut incoming: Streaming<Frame>,
 ) -> Result<Answers<Frame>, Status> {
     let refuse = invalid("open the channel");
     let first = incoming.message().await?.ok_or_else(|| refuse(codec::Invalid::missing("open")))?;
     let wish = convert::open(first).map_err(&refuse)?;
     let OpenWish { task, purpose, shown, is_conversation, is_done_when_silent, open } = wish;
+    caller.task(&context.leader, Verb::Exec, &task).map_err(refused)?;
 
     let agent = context.leader.state().task(&task).and_then(|task| task.agent.clone());
     // Without an agent the leader has the better words.

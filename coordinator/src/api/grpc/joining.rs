@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::{invalid, refused};
 use crate::{
-    api::{Caller, Context},
+    api::{Caller, Context, Counted},
     convert::join as convert,
     leader::{Log as _, ProposeError},
     security::Security,
@@ -52,7 +52,10 @@ impl JoiningApi {
         let digest = token.digest();
         let used = Command::UseJoinToken { token: token.id.clone(), digest, kind, name: name.clone(), key };
         propose(&self.context, used).await?;
-        let certificate = security.certify(&request, &identity).map_err(|error| unmade(&error))?;
+        // The token's use is in the state by now, so the certificate is of after any revocation before it.
+        let made = self.context.leader.state().applied();
+        let certificate =
+            security.certify(&request, &identity, None, made).map_err(|error| unmade(&error))?;
         tracing::info!(%identity, token = token.id, "let in with a join token");
         let trust = match kind {
             JoinKind::Agent => None,
@@ -86,15 +89,26 @@ impl JoiningApi {
         ))
     }
 
-    fn renewed(&self, caller: Option<&Caller>, request: &[u8]) -> Result<wire::RenewResponse, Refusal> {
+    fn renewed(
+        &self,
+        caller: Option<&Caller>,
+        counted: Option<Counted>,
+        request: &[u8],
+    ) -> Result<wire::RenewResponse, Refusal> {
         let security = security(&self.context)?;
-        let Some(Caller::Known(identity @ Identity::Agent(_)) | Caller::Late(identity @ Identity::Agent(_))) =
-            caller
+        let Some(
+            Caller::Known(identity @ (Identity::Agent(_) | Identity::User(_)))
+            | Caller::Late(identity @ Identity::Agent(_)),
+        ) = caller
         else {
             let message = "there is no certificate to be renewed; join with a token instead";
             return Err(Refusal::new(RefusalCode::NotPermitted, message));
         };
-        let certificate = security.certify(request, identity).map_err(|error| unmade(&error))?;
+        // Not later than the caller was found to count, or what was revoked in between would come back by this.
+        let Some(Counted(made)) = counted else {
+            return Err(Refusal::new(RefusalCode::Internal, "it is not known how far the log was"));
+        };
+        let certificate = security.certify(request, identity, None, made).map_err(|error| unmade(&error))?;
         tracing::info!(%identity, "renewed a certificate");
         Ok(wire::RenewResponse { certificate: certificate.into() })
     }
@@ -114,8 +128,9 @@ impl Joining for JoiningApi {
         request: Request<wire::RenewRequest>,
     ) -> Result<Response<wire::RenewResponse>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
+        let counted = request.extensions().get::<Counted>().copied();
         let wire::RenewRequest { request } = request.into_inner();
-        self.renewed(caller.as_ref(), &request).map(Response::new).map_err(refused)
+        self.renewed(caller.as_ref(), counted, &request).map(Response::new).map_err(refused)
     }
 }
 
@@ -158,7 +173,7 @@ pub(super) async fn revoke_token(
 }
 
 /// Refuses with TlsNeeded where plain text is spoken: there is nothing to come into.
-fn security(context: &Context) -> Result<&Security, Refusal> {
+pub(super) fn security(context: &Context) -> Result<&Security, Refusal> {
     context.security.as_deref().ok_or_else(|| {
         Refusal::new(
             RefusalCode::TlsNeeded,
@@ -168,7 +183,7 @@ fn security(context: &Context) -> Result<&Security, Refusal> {
     })
 }
 
-async fn propose(context: &Context, command: Command) -> Result<Answer, Refusal> {
+pub(super) async fn propose(context: &Context, command: Command) -> Result<Answer, Refusal> {
     // The cluster's time is the highest that was counted; nothing here depends on it.
     let entry = Entry { at: now(), counted: ClusterTime::ZERO, command };
     match context.log.propose(entry).await {
@@ -193,12 +208,12 @@ async fn propose(context: &Context, command: Command) -> Result<Answer, Refusal>
     }
 }
 
-fn unmade(error: &identity::AuthorityError) -> Refusal {
+pub(super) fn unmade(error: &identity::AuthorityError) -> Refusal {
     tracing::error!(error = %error, "can't make a certificate");
     Refusal::new(RefusalCode::InvalidArgument, format!("the certificate can't be made: {error}"))
 }
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp::EPOCH + since
 }

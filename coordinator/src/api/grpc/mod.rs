@@ -1,5 +1,6 @@
 //! The gRPC services: each method is one call of a handle and a conversion.
 
+mod access;
 mod agent;
 mod backup;
 pub(super) mod channel;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cluster::ClusterState;
-use model::{AgentId, FrameworkId, Refusal, RefusalCode, Resources, TaskId, Timestamp};
+use model::{AgentId, FrameworkId, Refusal, RefusalCode, Resources, TaskId, Timestamp, Verb};
 use prost::Message as _;
 use proto::{
     channel::v1::Frame,
@@ -11,9 +11,9 @@ use proto::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Answers, backup, channel, invalid, joining, members, output, refused, usage, watch};
+use super::{Answers, access, backup, channel, invalid, joining, members, output, refused, usage, watch};
 use crate::{
-    api::{Context, error::status},
+    api::{Context, error::status, permit::Permit},
     convert::operator as convert,
     leader::messages::SoftView,
 };
@@ -47,7 +47,8 @@ impl Operator for OperatorApi {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::OpenChannelStream>, Status> {
-        channel::open(&self.context, request.into_inner()).await.map(Response::new)
+        let permit = Permit::of(&request);
+        channel::open(&self.context, &permit, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_members(
@@ -101,6 +102,86 @@ impl Operator for OperatorApi {
         joining::revoke_token(&self.context, request.into_inner()).await.map(Response::new)
     }
 
+    async fn list_users(
+        &self,
+        request: Request<wire::ListUsersRequest>,
+    ) -> Result<Response<wire::ListUsersResponse>, Status> {
+        let wire::ListUsersRequest {} = request.into_inner();
+        Ok(Response::new(access::list_users(&self.context)))
+    }
+
+    async fn set_user(
+        &self,
+        request: Request<wire::SetUserRequest>,
+    ) -> Result<Response<wire::SetUserResponse>, Status> {
+        access::set_user(&self.context, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_user(
+        &self,
+        request: Request<wire::RemoveUserRequest>,
+    ) -> Result<Response<wire::RemoveUserResponse>, Status> {
+        access::remove_user(&self.context, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn create_user_token(
+        &self,
+        request: Request<wire::CreateUserTokenRequest>,
+    ) -> Result<Response<wire::CreateUserTokenResponse>, Status> {
+        access::create_token(&self.context, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn revoke_user_token(
+        &self,
+        request: Request<wire::RevokeUserTokenRequest>,
+    ) -> Result<Response<wire::RevokeUserTokenResponse>, Status> {
+        access::revoke_token(&self.context, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn certify_user(
+        &self,
+        request: Request<wire::CertifyUserRequest>,
+    ) -> Result<Response<wire::CertifyUserResponse>, Status> {
+        access::certify(&self.context, &request.into_inner()).map(Response::new)
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<wire::GetPolicyRequest>,
+    ) -> Result<Response<wire::GetPolicyResponse>, Status> {
+        let wire::GetPolicyRequest {} = request.into_inner();
+        Ok(Response::new(access::policy(&self.context)))
+    }
+
+    async fn set_duty(
+        &self,
+        request: Request<wire::SetDutyRequest>,
+    ) -> Result<Response<wire::SetDutyResponse>, Status> {
+        access::set_duty(&self.context, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn test_policy(
+        &self,
+        request: Request<wire::TestPolicyRequest>,
+    ) -> Result<Response<wire::TestPolicyResponse>, Status> {
+        access::test_policy(&self.context, request.into_inner()).map(Response::new)
+    }
+
+    async fn revoke_certificates(
+        &self,
+        request: Request<wire::RevokeCertificatesRequest>,
+    ) -> Result<Response<wire::RevokeCertificatesResponse>, Status> {
+        access::revoke(&self.context, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_revoked_certificates(
+        &self,
+        request: Request<wire::ListRevokedCertificatesRequest>,
+    ) -> Result<Response<wire::ListRevokedCertificatesResponse>, Status> {
+        let wire::ListRevokedCertificatesRequest {} = request.into_inner();
+        Ok(Response::new(access::list_revoked(&self.context)))
+    }
+
     async fn get_status(
         &self,
         request: Request<wire::GetStatusRequest>,
@@ -124,6 +205,10 @@ impl Operator for OperatorApi {
     }
 
     async fn run(&self, request: Request<wire::RunRequest>) -> Result<Response<wire::RunResponse>, Status> {
+        let permit = Permit::of(&request);
+        if let Ok(run) = FrameworkId::new(cluster::RUN_FRAMEWORK) {
+            permit.framework(&self.context.leader, Verb::Run, &run).map_err(refused)?;
+        }
         let (request, tasks) = convert::run(request.into_inner()).map_err(invalid("run tasks"))?;
         let ids = self.context.leader.run(request, tasks).await.map_err(refused)?;
         Ok(Response::new(wire::RunResponse { task_ids: ids.iter().map(TaskId::to_string).collect() }))
@@ -133,18 +218,21 @@ impl Operator for OperatorApi {
         &self,
         request: Request<wire::ListTasksRequest>,
     ) -> Result<Response<wire::ListTasksResponse>, Status> {
+        let permit = Permit::of(&request);
         let filter = convert::list_tasks(request.into_inner()).map_err(invalid("list tasks"))?;
         let state = self.context.leader.state();
         let because =
             if state.queue().is_empty() { BTreeMap::new() } else { self.soft().await.waiting_because };
-        Ok(Response::new(page(&state, &filter, &because)))
+        Ok(Response::new(page(&state, &filter, &permit, &because)))
     }
 
     async fn get_task(
         &self,
         request: Request<wire::GetTaskRequest>,
     ) -> Result<Response<wire::TaskView>, Status> {
+        let permit = Permit::of(&request);
         let task = convert::get_task(request.into_inner()).map_err(invalid("show the task"))?;
+        permit.task(&self.context.leader, Verb::View, &task).map_err(refused)?;
         let state = self.context.leader.state();
         let because =
             if state.waiting(&task).is_some() { self.soft().await.waiting_because } else { BTreeMap::new() };
@@ -164,7 +252,11 @@ impl Operator for OperatorApi {
         &self,
         request: Request<wire::WatchTasksRequest>,
     ) -> Result<Response<Self::WatchTasksStream>, Status> {
+        let permit = Permit::of(&request);
         let tasks = convert::watch_tasks(request.into_inner()).map_err(invalid("watch tasks"))?;
+        for task in &tasks {
+            permit.task(&self.context.leader, Verb::View, task).map_err(refused)?;
+        }
         Ok(Response::new(watch::watch(self.context.clone(), tasks)?))
     }
 
@@ -172,8 +264,10 @@ impl Operator for OperatorApi {
         &self,
         request: Request<wire::KillTaskRequest>,
     ) -> Result<Response<wire::KillTaskResponse>, Status> {
+        let permit = Permit::of(&request);
         let (request, task, grace) =
             convert::kill_task(request.into_inner()).map_err(invalid("kill the task"))?;
+        permit.task(&self.context.leader, Verb::Kill, &task).map_err(refused)?;
         self.context.leader.kill_task(request, task, grace).await.map_err(refused)?;
         Ok(Response::new(wire::KillTaskResponse {}))
     }
@@ -189,7 +283,9 @@ impl Operator for OperatorApi {
         &self,
         request: Request<wire::ReadOutputRequest>,
     ) -> Result<Response<Self::ReadOutputStream>, Status> {
+        let permit = Permit::of(&request);
         let wish = convert::read_output(request.into_inner()).map_err(invalid("read the output"))?;
+        permit.task(&self.context.leader, Verb::View, &wish.task).map_err(refused)?;
         let state = self.context.leader.state();
         if state.task(&wish.task).is_none() && state.waiting(&wish.task).is_none() {
             return Err(unknown_task(&wish.task));
@@ -322,8 +418,10 @@ impl Operator for OperatorApi {
         &self,
         request: Request<wire::TeardownFrameworkRequest>,
     ) -> Result<Response<wire::TeardownFrameworkResponse>, Status> {
+        let permit = Permit::of(&request);
         let (request, framework) =
             convert::teardown_framework(request.into_inner()).map_err(invalid("tear down the framework"))?;
+        permit.framework(&self.context.leader, Verb::Manage, &framework).map_err(refused)?;
         self.context.leader.teardown_framework(request, framework).await.map_err(refused)?;
         Ok(Response::new(wire::TeardownFrameworkResponse {}))
     }
@@ -377,14 +475,23 @@ pub(super) fn unknown_task(task: &TaskId) -> Status {
 }
 
 /// One page in order of id, of launched and of waiting tasks alike.
-fn page(state: &ClusterState, filter: &convert::TaskFilter, because: &Reasons) -> wire::ListTasksResponse {
+fn page(
+    state: &ClusterState,
+    filter: &convert::TaskFilter,
+    permit: &Permit,
+    because: &Reasons,
+) -> wire::ListTasksResponse {
     let convert::TaskFilter { page_size, after, framework, agent, only_live } = filter;
     let is_after = |task: &TaskId| after.as_ref().is_none_or(|after| task > after);
     let is_run = framework.as_ref().is_none_or(|framework| framework.as_str() == cluster::RUN_FRAMEWORK);
     let mut waiting: Vec<&TaskId> = Vec::new();
     if is_run && agent.is_none() {
         waiting.extend(
-            state.queue().values().map(|waiting| &waiting.spec.task_id).filter(|task| is_after(task)),
+            state
+                .queue()
+                .values()
+                .map(|waiting| &waiting.spec.task_id)
+                .filter(|task| is_after(task) && permit.shows(state, task)),
         );
         waiting.sort_unstable();
     }
@@ -395,8 +502,9 @@ fn page(state: &ClusterState, filter: &convert::TaskFilter, because: &Reasons) -
     let mut launched = state
         .tasks()
         .range(start)
-        .filter(|(_, task)| {
-            framework.as_ref().is_none_or(|framework| task.framework == *framework)
+        .filter(|(id, task)| {
+            permit.shows(state, id)
+                && framework.as_ref().is_none_or(|framework| task.framework == *framework)
                 && agent.as_ref().is_none_or(|agent| task.agent.as_ref() == Some(agent))
                 && !(*only_live && task.is_over())
         })

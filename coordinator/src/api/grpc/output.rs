@@ -127,6 +127,7 @@ impl Reader {
             | RefusalCode::CertificateRefused
             | RefusalCode::JoinTokenRefused
             | RefusalCode::NotPermitted
+            | RefusalCode::UserUnknown
             | RefusalCode::OriginRefused
             | RefusalCode::ClusterVersionTooOld
             | RefusalCode::OutputGone

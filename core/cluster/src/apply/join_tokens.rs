@@ -5,7 +5,7 @@ use model::{AgentId, Duration, Refusal, RefusalCode, Timestamp, limits};
 use super::Step;
 use crate::{
     join_token::{JoinKind, JoinToken, JoinTokenEnd, JoinTokenUse},
-    outcome::Answer,
+    outcome::{Answer, Change},
 };
 
 /// How long a token that expired is still shown: whoever is refused with it may ask why on the next day.
@@ -130,6 +130,12 @@ impl Step<'_> {
         if record.end.is_none() {
             let used = JoinTokenUse { name: name.to_owned(), key: *key, at };
             record.end = Some(JoinTokenEnd::Used(used));
+            // Agents get a certificate that says how far the log is now. Members make their own, before they know.
+            if kind == JoinKind::Member
+                && self.state.access.revoked.remove(&format!("member/{name}")).is_some()
+            {
+                self.changes.push(Change::Access);
+            }
         }
         Ok(Answer::Done)
     }

@@ -3,6 +3,7 @@
 //! One module for each noun. Each first judges the whole command, then changes records, so that a
 //! refusal changes nothing. Everything here depends on its arguments alone, and nothing fails.
 
+mod access;
 mod agents;
 mod care;
 mod frameworks;
@@ -98,6 +99,7 @@ impl Step<'_> {
             Command::UseJoinToken { token, digest, kind, name, key } => {
                 self.use_join_token(token, join_tokens::Joiner { digest, kind: *kind, name, key })
             }
+            Command::Access(change) => self.change_access(change),
             Command::Prune { keep, before, counted_before } => self.prune(*keep, *before, *counted_before),
             // Its time was taken before any command.
             Command::CountTime => Ok(Answer::Done),

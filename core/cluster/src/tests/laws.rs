@@ -8,8 +8,9 @@ use std::{
 };
 
 use model::{
-    AgentId, ClusterId, ClusterTime, Cursor, Duration, FrameworkEvent, FrameworkId, Health, PortRange,
-    PortRanges, Reason, RequestId, Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus, Timestamp,
+    AgentId, ClusterId, ClusterTime, Cursor, Duration, DutyName, FrameworkEvent, FrameworkId, Health,
+    PortRange, PortRanges, Reason, RequestId, Resources, RoleName, TaskId, TaskSpec, TaskState, TaskStatus,
+    Timestamp, UserName, limits,
 };
 use proptest::prelude::*;
 
@@ -38,6 +39,7 @@ enum Op {
     Token { token: u8, only_for: Option<u8>, life: u8 },
     Revoke { token: u8 },
     Join { token: u8, agent: u8, key: u8 },
+    Access { what: u8, user: u8, token: u8, life: u8 },
 }
 
 #[derive(Debug, Clone)]
@@ -114,6 +116,17 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3u8).prop_map(|token| Op::Revoke { token }),
         2 => (0..3u8, 0..5u8, 0..2u8).prop_map(|(token, agent, key)| Op::Join { token, agent, key }),
     ]
+}
+
+/// Beside the others, so that they reach the corners that they always reached.
+fn access_ops() -> impl Strategy<Value = Vec<Op>> {
+    let access = (0..7u8, 0..3u8, 0..12u8, 0..60u8).prop_map(|(what, user, token, life)| Op::Access {
+        what,
+        user,
+        token,
+        life,
+    });
+    prop::collection::vec(prop_oneof![3 => access, 1 => op()], 1..120)
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -313,6 +326,28 @@ fn command(state: &ClusterState, op: &Op) -> Command {
             kind: JoinKind::Agent,
             name: agent_id(*agent).to_string(),
             key: [*key; 32],
+        },
+        Op::Access { what, user, token, life } => Command::Access(access_change(*what, *user, *token, *life)),
+    }
+}
+
+fn access_change(what: u8, user: u8, token: u8, life: u8) -> AccessChange {
+    let user_name = UserName::new(&format!("u{user}")).unwrap();
+    let duty = DutyName::new(&format!("d{}", token % 3)).unwrap();
+    let id = format!("k{token}");
+    match what {
+        0 => AccessChange::SetUser { user: user_name, duties: vec![DutyName::new("viewer").unwrap()] },
+        1 => AccessChange::SetUser { user: user_name, duties: vec![duty] },
+        2 => AccessChange::RemoveUser { user: user_name },
+        3 => AccessChange::RevokeToken { token: id },
+        4 if life % 3 == 0 => AccessChange::SetDuty { duty, grants: Vec::new() },
+        4 => AccessChange::SetDuty { duty, grants: vec!["kill:role=web".parse().unwrap()] },
+        5 => AccessChange::RevokeCertificates { name: format!("agent/a{user}") },
+        _ => AccessChange::AddToken {
+            user: user_name,
+            token: id,
+            digest: [token; 32],
+            life: Duration::from_secs(u64::from(life)),
         },
     }
 }
@@ -519,6 +554,37 @@ proptest! {
                 assert_eq!(*first, (name.clone(), *key), "{token} was used twice");
             }
             _ => {}
+        });
+    }
+
+    /// Tokens are of users who are there, and duties of users exist; a token that was revoked or whose user was
+    /// removed is gone, and a name whose certificates were revoked has none that counts.
+    #[test]
+    fn who_was_taken_the_right_has_it_no_more(ops in access_ops()) {
+        play(&ops, |scene| {
+            let access = scene.after.access();
+            for (id, token) in &access.tokens {
+                assert!(access.users.contains_key(&token.user), "{id} is of nobody");
+            }
+            for (name, user) in &access.users {
+                assert!(user.duties.iter().all(|duty| access.duty(duty).is_some()), "{name} has no such duty");
+                assert!(access.tokens_of(name).count() <= limits::TOKENS_PER_USER_MAX);
+            }
+            let index = scene.after.applied();
+            match (&scene.entry.command, &scene.outcome.answer) {
+                (Command::Access(AccessChange::RevokeToken { token }), Ok(_)) => {
+                    assert!(!access.tokens.contains_key(token));
+                }
+                (Command::Access(AccessChange::RemoveUser { user }), Ok(_)) => {
+                    assert_eq!(access.tokens_of(user).count(), 0);
+                    assert!(access.grants(user).is_empty());
+                    assert!(access.is_revoked(&format!("user/{user}"), index - 1));
+                }
+                (Command::Access(AccessChange::RevokeCertificates { name }), Ok(_)) => {
+                    assert!(access.is_revoked(name, index - 1) && !access.is_revoked(name, index));
+                }
+                _ => {}
+            }
         });
     }
 

@@ -33,6 +33,7 @@ mod profile;
 mod running;
 mod survival;
 mod trust;
+mod users;
 
 /// Starts a cluster, or leaves the test when this machine can't have one.
 macro_rules! cluster {

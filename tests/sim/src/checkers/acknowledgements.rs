@@ -174,6 +174,7 @@ fn request_in(command: &Command) -> Option<&RequestId> {
         | Command::CreateJoinToken { .. }
         | Command::RevokeJoinToken { .. }
         | Command::UseJoinToken { .. }
+        | Command::Access(_)
         | Command::Prune { .. }
         | Command::CountTime => None,
     }
