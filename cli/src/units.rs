@@ -42,11 +42,19 @@ pub fn mebibytes(text: &str) -> Result<u64, String> {
     u64::try_from(bytes >> 20).map_err(|_| format!("`{text}` is too much"))
 }
 
-/// `10s`, `1m30s`, `500ms`.
+/// `10s`, `1m30s`, `500ms`; days, of 24 hours, come first: `30d`, `1d12h`.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: SignedDuration =
-        text.parse().map_err(|_| format!("`{text}` is not a duration like 10s, 1m30s or 500ms"))?;
-    Duration::try_from(parsed).map_err(|_| format!("`{text}` lies in the past"))
+    let refuse = || format!("`{text}` is not a duration like 30d, 1m30s or 500ms");
+    let (days, rest) = match text.split_once('d') {
+        Some((days, rest)) => (days.parse::<u32>().map_err(|_| refuse())?, rest),
+        None => (0, text),
+    };
+    let parsed = match rest {
+        "" if rest.len() < text.len() => SignedDuration::ZERO,
+        rest => rest.parse().map_err(|_| refuse())?,
+    };
+    let parsed = Duration::try_from(parsed).map_err(|_| format!("`{text}` lies in the past"))?;
+    Ok(Duration::from_secs(u64::from(days) * 24 * 3600) + parsed)
 }
 
 /// `K=V`.
@@ -102,7 +110,7 @@ mod tests {
         for hangup in ["HUP", "SIGHUP", "hup", "1"] {
             assert_eq!(signal(hangup), Ok(1));
         }
-        for bad in ["", "0", "65", "SIGTEA", "-1"] {
+        for bad in ["d", "1d-2h", "-1d", "1d2d", "", "0", "65", "SIGTEA", "-1"] {
             assert!(signal(bad).is_err(), "{bad:?} was taken");
         }
     }
@@ -112,7 +120,9 @@ mod tests {
         assert_eq!(thousandths("0.5"), Ok(500));
         assert_eq!(thousandths("2"), Ok(2000));
         assert_eq!(thousandths("0.001"), Ok(1));
-        for bad in ["", ".5", "1.", "-1", "1e3", "0.0001", "x", "99999999999999999999"] {
+        for bad in
+            ["d", "1d-2h", "-1d", "1d2d", "", ".5", "1.", "-1", "1e3", "0.0001", "x", "99999999999999999999"]
+        {
             assert!(thousandths(bad).is_err(), "{bad:?} was taken");
         }
     }
@@ -127,7 +137,9 @@ mod tests {
             mebibytes("64MB"),
             Err("`64MB` is not a whole number of MiB: write 62MiB for a little more".to_owned())
         );
-        for bad in ["", "MiB", "64M", "-1MiB", "1.5KiB", "99999999999999999999GiB"] {
+        for bad in
+            ["d", "1d-2h", "-1d", "1d2d", "", "MiB", "64M", "-1MiB", "1.5KiB", "99999999999999999999GiB"]
+        {
             assert!(mebibytes(bad).is_err(), "{bad:?} was taken");
         }
     }
@@ -137,7 +149,9 @@ mod tests {
         assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
-        for bad in ["10", "-5s", "soon"] {
+        assert_eq!(duration("30d"), Ok(Duration::from_secs(30 * 24 * 3600)));
+        assert_eq!(duration("1d12h"), Ok(Duration::from_secs(36 * 3600)));
+        for bad in ["d", "1d-2h", "-1d", "1d2d", "10", "-5s", "soon"] {
             assert!(duration(bad).is_err(), "{bad:?} was taken");
         }
     }

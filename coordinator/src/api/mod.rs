@@ -239,9 +239,7 @@ impl Api {
         let raft = &self.context.raft;
         let routed = match reads::wanted(&request) {
             Ok(Consistency::Local) => Ok((relay::Route::Here, Consistency::Local)),
-            Ok(wanted) => {
-                self.relay.route(raft, path, request.headers()).await.map(|route| (route, wanted))
-            }
+            Ok(wanted) => self.relay.route(raft, path, request.headers()).await.map(|route| (route, wanted)),
             Err(refusal) => Err(refusal),
         };
         let passed = match routed {
