@@ -12,8 +12,12 @@ use crate::{checkpoint, convert, execute, health, host, session::messages};
 
 pub use crate::fetch::decoders::archive;
 
-/// By name.
-pub const DECODERS: &[(&str, fn(&[u8]))] = &[
+/// A decoder of what is whole in memory, with its name.
+pub type Decoder = (&'static str, fn(&[u8]));
+/// A decoder of a file, with its name.
+pub type FileDecoder = (&'static str, fn(File));
+
+pub const DECODERS: &[Decoder] = &[
     ("leader-says", leader_says),
     ("checkpoint-row", checkpoint_row),
     ("fetch-messages", crate::fetch::decoders::messages),
@@ -29,8 +33,7 @@ pub const DECODERS: &[(&str, fn(&[u8]))] = &[
     ("agent-settings", crate::config::decoders::settings),
 ];
 
-/// Those that read a file, by name.
-pub const FILE_DECODERS: &[(&str, fn(File))] = &[("program", crate::profile::decoders::program)];
+pub const FILE_DECODERS: &[FileDecoder] = &[("program", crate::profile::decoders::program)];
 
 /// What the leader sends: checked as if anybody had sent it.
 fn leader_says(bytes: &[u8]) {

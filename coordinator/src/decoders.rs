@@ -14,8 +14,12 @@ use proto::{
 
 use crate::{api::Caller, convert};
 
-/// By name.
-pub const DECODERS: &[(&str, fn(&[u8]))] = &[
+/// A decoder of what is whole in memory, with its name.
+pub type Decoder = (&'static str, fn(&[u8]));
+/// A decoder of a file, with its name.
+pub type FileDecoder = (&'static str, fn(File));
+
+pub const DECODERS: &[Decoder] = &[
     ("members-messages", members_messages),
     ("log-frame", crate::raft::decoders::log_frame),
     ("sealed-record", crate::raft::decoders::sealed_record),
@@ -32,8 +36,7 @@ pub const DECODERS: &[(&str, fn(&[u8]))] = &[
     ("coordinator-settings", settings),
 ];
 
-/// Those that read a file, by name.
-pub const FILE_DECODERS: &[(&str, fn(File))] = &[("snapshot-file", crate::raft::decoders::snapshot_file)];
+pub const FILE_DECODERS: &[FileDecoder] = &[("snapshot-file", crate::raft::decoders::snapshot_file)];
 
 /// A message of this kind, if it is one.
 fn message<M: Message + Default>(bytes: &[u8]) -> Option<M> {

@@ -51,7 +51,7 @@ pub fn targets() -> Vec<Target> {
     targets
 }
 
-const SHARED: &[(&str, fn(&[u8]))] =
+const SHARED: &[agent::decoders::Decoder] =
     &[("join-token", join_token), ("certificate", certificate), ("identity", identity_name)];
 
 /// A token that can be read is written as it was read.

@@ -340,7 +340,7 @@ fn access_change(what: u8, user: u8, token: u8, life: u8) -> AccessChange {
         1 => AccessChange::SetUser { user: user_name, duties: vec![duty] },
         2 => AccessChange::RemoveUser { user: user_name },
         3 => AccessChange::RevokeToken { token: id },
-        4 if life % 3 == 0 => AccessChange::SetDuty { duty, grants: Vec::new() },
+        4 if life.is_multiple_of(3) => AccessChange::SetDuty { duty, grants: Vec::new() },
         4 => AccessChange::SetDuty { duty, grants: vec!["kill:role=web".parse().unwrap()] },
         5 => AccessChange::RevokeCertificates { name: format!("agent/a{user}") },
         _ => AccessChange::AddToken {
