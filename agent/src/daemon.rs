@@ -219,6 +219,14 @@ impl RunError {
         }
     }
 
+    /// Whether the same would come of every other start, until an operator changes something.
+    pub fn is_for_good(&self) -> bool {
+        matches!(
+            self.code(),
+            FailureCode::ClusterForeign | FailureCode::AgentGone | FailureCode::AgentRefused
+        )
+    }
+
     pub fn next(&self) -> String {
         match self.code() {
             FailureCode::ClusterForeign => {

@@ -154,10 +154,13 @@ async fn run(config: &Config) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tell("the agent has stopped", &error, &error.next(), error.code().as_str());
-            ExitCode::FAILURE
+            if error.is_for_good() { ExitCode::from(REFUSED_FOR_GOOD) } else { ExitCode::FAILURE }
         }
     }
 }
+
+/// What systemd does not start again, by agreement with the unit.
+const REFUSED_FOR_GOOD: u8 = 3;
 
 const CONFIG: &str = "config";
 const PRINT_CONFIG: &str = "print-config";

@@ -66,17 +66,16 @@ impl Daemon {
     /// Sends a signal and waits for the end.
     pub async fn end(&mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);
+        self.until_ended().await
+    }
+
+    pub async fn until_ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + patience();
         loop {
             if let Some(status) = self.child.try_wait().expect("our own child can be waited for") {
                 return status;
             }
-            assert!(
-                Instant::now() < deadline,
-                "{} does not end on {signal}:\n{}",
-                self.name,
-                self.log_tail()
-            );
+            assert!(Instant::now() < deadline, "{} does not end:\n{}", self.name, self.log_tail());
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     }

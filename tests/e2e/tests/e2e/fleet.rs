@@ -80,7 +80,8 @@ async fn an_agent_that_is_gone_ends_its_tasks_and_never_comes_back_under_its_id(
 
     // It comes back all the same: its task ends, and so does it.
     cluster.restart_agent(1);
-    wait_until("the agent has stopped", async || !cluster.agents[1].is_alive()).await;
+    // What systemd does not start again.
+    assert_eq!(cluster.agents[1].until_ended().await.code(), Some(3));
     let log = cluster.agents[1].log();
     assert!(log.contains("agent-gone") && log.contains("move its data directory away"), "{log}");
     let groups = std::process::Command::new("pgrep").args(["-f", heir]).output().unwrap();
