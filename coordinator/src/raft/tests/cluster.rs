@@ -352,3 +352,31 @@ async fn a_leader_that_hears_from_nobody_leads_no_more_and_never_again_in_that_t
     cluster.propose("1", None).await;
     assert_eq!(cluster.agreed().await, numbered(0..2));
 }
+
+/// The vote of a leader that fell silent is needed, and its log is longer than that of the only other one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_leader_with_the_longest_log_is_succeeded_by_whom_it_tells_the_rest() {
+    let cluster = Cluster::begin().await;
+    cluster.propose("0", None).await;
+    let old = cluster.leader(None).await;
+    let handle = cluster.members[&old].handle.clone();
+    let mut leadership = handle.leadership();
+    let term = leadership.borrow().term;
+    (1..=3).for_each(|id| cluster.switchboard.cut(id));
+    // Nobody else has them; whether they were done is not known.
+    let unheard = ["1", "2", "3"].map(|text| {
+        let handle = handle.clone();
+        tokio::spawn(async move { handle.propose(text.as_bytes().to_vec()).await })
+    });
+    let lost = leadership.wait_for(|now| !now.is_leader);
+    tokio::time::timeout(PATIENCE, lost).await.expect("it stops to lead").unwrap();
+    // One stays away for good.
+    let away = old % 3 + 1;
+    (1..=3).filter(|id| *id != away).for_each(|id| cluster.switchboard.mend(id));
+    let new = cluster.leader(Some(away)).await;
+    assert!(cluster.members[&new].handle.leadership().borrow().term > term);
+    cluster.propose("4", Some(away)).await;
+    for answer in unheard {
+        let _known_or_not = answer.await.unwrap();
+    }
+}
