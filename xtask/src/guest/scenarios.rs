@@ -12,6 +12,7 @@ struct Theme {
 }
 
 const THEMES: &[Theme] = &[
+    Theme { name: "abuse", seconds: 120, everyday: &[] },
     Theme { name: "access", seconds: 100, everyday: &["access::a_task"] },
     Theme { name: "asking", seconds: 60, everyday: &["asking::"] },
     Theme { name: "attacks", seconds: 110, everyday: &["attacks::"] },

@@ -10,6 +10,7 @@
     reason = "the failure of a test is a panic"
 )]
 
+mod abuse;
 mod access;
 mod asking;
 mod attacks;
