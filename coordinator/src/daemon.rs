@@ -75,6 +75,7 @@ pub enum FailureCode {
     TlsNeeded,
     TlsUnusable,
     JoinFailed,
+    MemberIdTaken,
     BackupFailed,
     RestoreFailed,
     StartFailed,
@@ -95,6 +96,7 @@ impl FailureCode {
         Self::TlsNeeded,
         Self::TlsUnusable,
         Self::JoinFailed,
+        Self::MemberIdTaken,
         Self::BackupFailed,
         Self::RestoreFailed,
         Self::StartFailed,
@@ -115,6 +117,7 @@ impl FailureCode {
             Self::TlsNeeded => "tls-needed",
             Self::TlsUnusable => "tls-unusable",
             Self::JoinFailed => "join-failed",
+            Self::MemberIdTaken => "member-id-taken",
             Self::BackupFailed => "backup-failed",
             Self::RestoreFailed => "restore-failed",
             Self::StartFailed => "start-failed",
@@ -150,6 +153,7 @@ impl StartError {
             Self::Audit(_) => FailureCode::DataDirUnusable,
             Self::Security(_) => FailureCode::TlsUnusable,
             Self::TlsNeeded { .. } => FailureCode::TlsNeeded,
+            Self::Join(JoinError::Taken { .. }) => FailureCode::MemberIdTaken,
             Self::Enter(_) | Self::Join(_) => FailureCode::JoinFailed,
             Self::Open(OpenError::Timing { .. } | OpenError::Thread { .. } | OpenError::Start { .. })
             | Self::Initialize(_)
@@ -173,6 +177,11 @@ impl StartError {
                                        `--join` and `--join-token-file`; or listen on 127.0.0.1:5050"
                 .to_owned(),
             Self::Enter(error) => error.next(),
+            Self::Join(JoinError::Taken { .. }) => {
+                "choose another `--member-id`; if that member has lost its data, remove it first and come in \
+                 under a new id"
+                    .to_owned()
+            }
             Self::Join(_) => {
                 "check that a coordinator runs at the address of `--join`, and that both have the \
                  same token file"

@@ -122,6 +122,7 @@ pub struct Leader {
     /// The newest cluster version that all members read; 0 until that was told.
     version_supported: u32,
     is_raising_version: bool,
+    is_beginning_cluster: bool,
     pub(crate) run_framework: Option<FrameworkId>,
     pub(crate) proposals: Proposals,
     pub(crate) sessions: Sessions,
@@ -158,6 +159,7 @@ impl Leader {
             is_telling_time: false,
             version_supported: 0,
             is_raising_version: false,
+            is_beginning_cluster: false,
             run_framework: FrameworkId::new(RUN_FRAMEWORK).ok(),
             proposals: Proposals::default(),
             sessions: Sessions::new(term),
@@ -179,7 +181,6 @@ impl Leader {
         leader.touch_everything(state, now);
         let away = state.agents().iter().filter(|(_, agent)| !agent.is_reachable).map(|(id, _)| id);
         leader.liveness.begin(away, now);
-        leader.begin_cluster(state, now);
         leader
     }
 
@@ -213,6 +214,8 @@ impl Leader {
         self.histories_overdue(now);
         if self.housekeeping_at <= now {
             self.housekeeping_at = now + HOUSEKEEPING_INTERVAL;
+            self.begin_cluster(state, now);
+            self.raise_version(state, now);
             self.keep_house(state, now);
         }
         self.settle_agents(state, now);
@@ -283,7 +286,8 @@ impl Leader {
     }
 
     fn begin_cluster(&mut self, state: &ClusterState, now: Timestamp) {
-        if state.cluster().is_none() {
+        if state.cluster().is_none() && !self.is_beginning_cluster {
+            self.is_beginning_cluster = true;
             let cluster = self.config.cluster_new.clone();
             self.propose(Purpose::Initialize, Command::Initialize { cluster }, now);
         }
@@ -357,10 +361,11 @@ impl Leader {
         };
         match purpose {
             Purpose::Initialize => {
+                self.is_beginning_cluster = false;
                 self.touch_everything(state, now);
                 self.raise_version(state, now);
             }
-            // One that failed is tried again when the daemon tells once more what is supported.
+            // One that failed is tried again by the next housekeeping.
             Purpose::RaiseVersion => self.is_raising_version = false,
             Purpose::Prune => {}
             Purpose::CountTime => self.is_telling_time = false,

@@ -3,7 +3,7 @@
 use cluster::{Answer, ClusterState, Command, Entry, VERSION_SUPPORTED, apply};
 use model::{ClusterId, ClusterTime, Timestamp};
 
-use crate::{Config, Effect, Input, Leader, ProposeError, Ticket};
+use crate::{Config, Effect, Input, Leader, ProposeError, Ticket, config::HOUSEKEEPING_INTERVAL};
 
 struct Raising {
     leader: Leader,
@@ -12,7 +12,7 @@ struct Raising {
 
 impl Raising {
     /// A leader of a cluster that was just begun.
-    fn new() -> Self {
+    fn of_new_cluster() -> Self {
         let mut state = ClusterState::new();
         let cluster = ClusterId::new("c1").unwrap();
         let command = Command::Initialize { cluster: cluster.clone() };
@@ -40,7 +40,7 @@ impl Raising {
 
 #[test]
 fn nobody_raises_what_a_member_does_not_read() {
-    let mut raising = Raising::new();
+    let mut raising = Raising::of_new_cluster();
     assert_eq!(raising.after(None), []);
     assert_eq!(raising.after(Some(Input::Supported { version: 1 })), []);
     let supported = || Some(Input::Supported { version: VERSION_SUPPORTED });
@@ -58,4 +58,29 @@ fn nobody_raises_what_a_member_does_not_read() {
     let done = Input::Answered { ticket, result: Ok(Ok(Answer::Done)) };
     assert_eq!(raising.after(Some(done)), []);
     assert_eq!(raising.after(supported()), []);
+}
+
+#[test]
+fn a_cluster_that_could_not_be_begun_is_begun_a_moment_later() {
+    let state = ClusterState::new();
+    let mut now = Timestamp::EPOCH;
+    let mut leader = Leader::new(Config::new(ClusterId::new("c1").unwrap()), 1, &state, now);
+    let begun = |leader: &mut Leader, now: Timestamp| {
+        let effects = leader.settle(&state, now);
+        let begun = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Propose { ticket, entry } => match entry.command {
+                Command::Initialize { .. } => Some(ticket),
+                _ => None,
+            },
+            _ => None,
+        });
+        begun.collect::<Vec<_>>()
+    };
+    for _ in 0..3 {
+        let [ticket] = begun(&mut leader, now)[..] else { panic!("the cluster is not begun") };
+        leader.handle(Input::Answered { ticket, result: Err(ProposeError::Busy) }, &state, now);
+        now = now + HOUSEKEEPING_INTERVAL;
+    }
+    let [_under_way] = begun(&mut leader, now)[..] else { panic!("the cluster is not begun") };
+    assert_eq!(begun(&mut leader, now + HOUSEKEEPING_INTERVAL), []);
 }
