@@ -77,15 +77,16 @@ impl Versions {
             let seats = raft.seats();
             let known = self.ask(raft.member_id(), &seats).await;
             self.known.send_replace(known.clone());
-            let lowest = known.values().copied().min().filter(|_| known.len() == seats.len());
+            let all_read = read_by_all(&seats, &known);
             let version = leader.state().version();
-            let pause = match lowest {
-                Some(lowest) if version < lowest => {
-                    leader.tell_supported(lowest);
-                    PAUSE_TOLD
-                }
-                _ if version < self.own => PAUSE,
-                _ => PAUSE_AT_REST,
+            // In each round, also that it is less than before: whoever went back must not meet what was true then.
+            leader.tell_supported(all_read);
+            let pause = if version < all_read {
+                PAUSE_TOLD
+            } else if version < self.own {
+                PAUSE
+            } else {
+                PAUSE_AT_REST
             };
             let now_held_back_by: Vec<MemberId> = seats
                 .iter()
@@ -119,5 +120,26 @@ impl Versions {
             }
         });
         future::join_all(questions).await.into_iter().flatten().collect()
+    }
+}
+
+/// The newest version that everybody reads who has a seat; 0 while one of them gives no answer.
+fn read_by_all(seats: &[Seat], known: &BTreeMap<MemberId, u32>) -> u32 {
+    seats.iter().map(|seat| known.get(&seat.id).copied().unwrap_or(0)).min().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_silent_or_learns_counts_too() {
+        let seat = |id, votes| Seat { id, address: String::new(), votes, leads: id == 1, matched: None };
+        let seats = [seat(1, true), seat(2, true), seat(3, false)];
+        assert_eq!(read_by_all(&seats, &BTreeMap::from([(1, 6), (2, 6), (3, 5)])), 5);
+        assert_eq!(read_by_all(&seats, &BTreeMap::from([(1, 6), (2, 6)])), 0);
+        // Who has no seat any more holds nobody back.
+        assert_eq!(read_by_all(&seats[..2], &BTreeMap::from([(1, 6), (2, 6), (3, 5)])), 6);
+        assert_eq!(read_by_all(&[], &BTreeMap::new()), 0);
     }
 }

@@ -268,8 +268,8 @@ impl LeaderHandle {
         self.ask("look into the leader's memory", Request::Soft { reply }, answer, ANSWER_TIME_MAX).await
     }
 
-    /// Tells which cluster version every member reads. To be repeated until it has risen: what finds no room, or
-    /// no leader, is dropped.
+    /// Tells which cluster version every member reads, 0 if that isn't known. To be repeated until it has risen: what
+    /// finds no room, or no leader, is dropped.
     pub fn tell_supported(&self, version: u32) {
         let _ = self.requests.try_send(Request::Supported { version });
     }

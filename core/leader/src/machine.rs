@@ -31,7 +31,7 @@ use crate::{
 pub enum Input {
     /// Somebody asks; exactly one answer or opened stream follows.
     Call { call: CallId, what: Call },
-    /// Every member reads cluster versions up to this one. Until it was told, the leader raises nothing.
+    /// Every member reads cluster versions up to this one; 0: nobody knows. Until it was told, the leader raises nothing.
     Supported { version: u32 },
     /// An agent said something.
     Said { session: SessionId, message: FromAgent },

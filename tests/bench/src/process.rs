@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -38,7 +38,7 @@ pub(crate) async fn syncs<T>(
     command.args(["-f", "-qq", "--trace=fsync,fdatasync", "--output"]).arg(&path);
     command.args(["--attach", &process.to_string()]).stdin(Stdio::null()).stderr(Stdio::null());
     let Ok(mut strace) = command.spawn() else { return Ok((work.await?, None)) };
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until_traced(process).await;
     let done = work.await;
     let tracer = Pid::from_raw(i32::try_from(strace.id())?);
     // strace lets go of the process before it ends.
@@ -48,6 +48,19 @@ pub(crate) async fn syncs<T>(
     let begun = |line: &&str| line.contains("sync(") && !line.contains("resumed");
     ensure!(fs::metadata(format!("/proc/{process}")).is_ok(), "the traced process ended");
     Ok((done?, Some(text.lines().filter(begun).count())))
+}
+
+/// Returns when a process is traced, or when that took so long that its tracer must have failed.
+async fn until_traced(process: Pid) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let is_traced = || {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+        tracer.is_some_and(|tracer| tracer.trim() != "0")
+    };
+    while !is_traced() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// The value below which so many hundredths of all lie; sorts them.
