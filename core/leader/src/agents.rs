@@ -483,8 +483,7 @@ impl Leader {
         for agent in &confirmed {
             self.liveness.confirm(agent);
         }
-        // Nobody waits for the next look.
-        self.mark_silent_agents(state, now);
+        self.housekeeping_at = now;
         Ok(confirmed)
     }
 

@@ -44,6 +44,14 @@ impl Liveness {
         self.confirmed.remove(agent);
     }
 
+    /// The leader looked at nothing for so long: what agents said meanwhile may wait at its door, so that time is no
+    /// silence of theirs.
+    pub fn slept(&mut self, span: Duration, now: Timestamp) {
+        for heard in self.heard.values_mut() {
+            *heard = (*heard + span).min(now);
+        }
+    }
+
     /// Agents to be marked unreachable now: the longest silent first, no more than `max` within the window but for
     /// those that an operator confirmed, and not all at once.
     pub fn overdue(&mut self, now: Timestamp, timeout: Duration, max: usize) -> Vec<AgentId> {

@@ -186,6 +186,7 @@ impl Leader {
 
     /// Takes in what happened.
     pub fn handle(&mut self, input: Input, state: &ClusterState, now: Timestamp) {
+        self.wake(now);
         match input {
             Input::Call { call, what } => self.call(Asker::Daemon(call), what, state, now),
             Input::Supported { version } => {
@@ -209,6 +210,7 @@ impl Leader {
 
     /// Does what follows from everything that was handled, and says what is to be done.
     pub fn settle(&mut self, state: &ClusterState, now: Timestamp) -> Vec<Effect> {
+        self.wake(now);
         self.expire_offers(now);
         self.reads_overdue(now);
         self.histories_overdue(now);
@@ -226,6 +228,15 @@ impl Leader {
         self.cycle(state, now);
         self.run_decides(state, now);
         std::mem::take(&mut self.effects)
+    }
+
+    /// A leader is late when its process or its host stood still.
+    fn wake(&mut self, now: Timestamp) {
+        let late = now.since(self.housekeeping_at);
+        if late >= HOUSEKEEPING_INTERVAL {
+            self.liveness.slept(late, now);
+            self.housekeeping_at = now;
+        }
     }
 
     /// When to settle next if nothing else happens.

@@ -2,9 +2,10 @@
 
 use cluster::{Answer, Command, apply};
 use expect_test::expect;
-use model::RefusalCode;
+use model::{AgentId, Duration, RefusalCode};
 
 use super::{check, world::World};
+use crate::{Call, FromAgent};
 
 #[test]
 fn of_many_that_fall_silent_together_few_are_marked_until_an_operator_confirms() {
@@ -54,6 +55,41 @@ fn those_that_were_held_back_have_their_turn_later() {
     world.play("wait 640s a12");
     let unreachable = world.state.agents().values().filter(|agent| !agent.is_reachable).count();
     assert_eq!(unreachable, 10);
+}
+
+#[test]
+fn while_the_leader_stood_still_nobody_was_silent() {
+    let mut world = World::new();
+    for number in 1..=2 {
+        world.play(&format!("agent a{number:02} cpus=4 mem=1024"));
+    }
+    world.play("wait 10s a02");
+    world.now = world.now + Duration::from_secs(300);
+    assert_eq!(world.play("confirm"), ["user = marked []"]);
+    assert_eq!(world.leader.silent_agents(world.now).len(), 0);
+    // What was silence before counts on.
+    world.play("wait 19s a02");
+    assert!(world.state.agents().values().all(|agent| agent.is_reachable));
+    world.play("wait 2s a02");
+    assert!(world.state.agents().iter().all(|(id, agent)| agent.is_reachable == (id.as_str() == "a02")));
+}
+
+#[test]
+fn who_speaks_as_an_operator_calls_it_silent_is_not_marked() {
+    let mut world = World::new();
+    world.play("agent a01 cpus=4 mem=1024");
+    for number in 2..=12 {
+        world.play(&format!("agent a{number:02} cpus=4 mem=1024"));
+    }
+    world.play("wait 31s");
+    let held_back: Vec<AgentId> = world.leader.silent_agents(world.now).into_keys().collect();
+    let spoke = &held_back[0];
+    world.call("user", Call::ConfirmUnreachable { agents: Vec::new() });
+    world.hear(spoke.as_str(), FromAgent::Heartbeat);
+    world.settle();
+    let reachable: Vec<_> = world.state.agents().iter().filter(|(_, agent)| agent.is_reachable).collect();
+    assert_eq!(reachable.len(), 1);
+    assert_eq!(reachable[0].0, spoke);
 }
 
 #[test]

@@ -358,7 +358,7 @@ impl World {
         }
     }
 
-    fn hear(&mut self, agent: &str, message: FromAgent) {
+    pub fn hear(&mut self, agent: &str, message: FromAgent) {
         let session = self.sessions[agent];
         self.input(Input::Said { session, message });
     }
@@ -403,7 +403,7 @@ impl World {
         model::RequestId::new(&format!("request{}", self.calls)).unwrap()
     }
 
-    fn call(&mut self, who: &str, what: Call) {
+    pub fn call(&mut self, who: &str, what: Call) {
         self.calls += 1;
         let call = CallId(self.calls);
         self.callers.insert(call, who.to_owned());
