@@ -26,6 +26,8 @@ pub enum Kind {
     Reboot,
     /// An agent doesn't reach some of the members.
     AgentCut,
+    /// No agent, or only a few, reach any member, for longer than they may be silent.
+    SwitchDies,
     AgentPause,
     FrameworkCrash,
     FrameworkCut,
@@ -36,7 +38,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::MemberCrash,
         Self::MemberPause,
         Self::MembersSplit,
@@ -45,6 +47,7 @@ impl Kind {
         Self::AgentCrash,
         Self::Reboot,
         Self::AgentCut,
+        Self::SwitchDies,
         Self::AgentPause,
         Self::FrameworkCrash,
         Self::FrameworkCut,
@@ -107,6 +110,16 @@ fn inflict(kind: Kind, world: &mut World) {
         Kind::AgentCut => {
             let agent = Place::Agent(chance.place(agents));
             cut_off(agent, long, world);
+        }
+        Kind::SwitchDies => {
+            let often = *chance.one_of(&[700, 1000]).unwrap_or(&1000);
+            let behind: Vec<_> = (0..agents).filter(|_| chance.happens(often)).map(Place::Agent).collect();
+            let ways = |agent| (0..members).map(Place::Member).flat_map(move |m| [(agent, m), (m, agent)]);
+            cut(
+                behind.into_iter().flat_map(ways).collect(),
+                long * 2 + world.stage.parameters.agent_timeout,
+                world,
+            );
         }
         Kind::FrameworkCut => {
             let framework = Place::Framework(chance.place(frameworks));

@@ -58,6 +58,9 @@ pub struct Parameters {
 /// Thousandths of worlds in which shares are compared: that takes as much as all faults of three or four worlds.
 const FAIRNESS_JUDGED: u64 = 125;
 
+/// Thousandths of worlds with more agents than may be called unreachable at once.
+const CROWDED: u64 = 120;
+
 impl Parameters {
     pub fn draw(chance: &mut Chance) -> Self {
         let seconds = Duration::from_secs;
@@ -69,9 +72,10 @@ impl Parameters {
             *weight = if chance.happens(400) { 0 } else { chance.between(1, 4) };
         }
         let is_hasty = chance.happens(300);
+        let is_crowded = chance.happens(CROWDED);
         Self {
             members: *chance.one_of(&[1, 3, 3, 3, 5]).unwrap_or(&3),
-            agents: chance.place(5) + 1,
+            agents: if is_crowded { chance.place(9) + 6 } else { chance.place(5) + 1 },
             frameworks: chance.place(4) + 1,
             trouble: chance.span(seconds(300), seconds(2400)),
             fault_interval: chance.uneven_span(seconds(2), seconds(60)),
@@ -101,7 +105,8 @@ impl Parameters {
             } else {
                 seconds(604_800)
             },
-            is_fairness_judged: chance.happens(FAIRNESS_JUDGED),
+            // So few frameworks can't want more than so many agents have.
+            is_fairness_judged: !is_crowded && chance.happens(FAIRNESS_JUDGED),
         }
     }
 

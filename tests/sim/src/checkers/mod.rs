@@ -3,6 +3,7 @@
 mod acknowledgements;
 mod agents_told;
 mod care;
+mod dead_switch;
 mod ends_true;
 pub mod fairness;
 mod final_states;
@@ -36,6 +37,7 @@ pub fn all(parameters: &Parameters) -> Vec<Box<dyn Checker>> {
         Box::new(offers::OffersOnce::new(parameters)),
         Box::new(suppression::SuppressedIsLeftAlone::new(parameters)),
         Box::new(silence::OnlySilentAreUnreachable::new(parameters)),
+        Box::new(dead_switch::DeadSwitchTakesFew::default()),
         Box::new(agents_told::AgentsAreToldOf::default()),
         Box::new(ends_true::EndsAreTrue::default()),
         Box::new(graces::GracesAreGiven::default()),

@@ -1,0 +1,80 @@
+//! A leader calls only few agents unreachable within ten minutes, unless an operator confirms that they don't answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster::Command;
+use leader::Call;
+use model::{AgentId, Duration};
+
+use crate::{
+    record::{Checker, Fact},
+    time::Moment,
+};
+
+/// A tenth of the agents, but five at least; these worlds have fewer than fifty.
+const FEW: usize = 5;
+/// Ten minutes by the fastest clock that there is.
+const WINDOW: Duration = Duration::from_secs(540);
+
+/// Remembers whom each leader called unreachable by itself, and when last.
+#[derive(Default)]
+pub struct DeadSwitchTakesFew {
+    marked: BTreeMap<usize, BTreeMap<AgentId, Moment>>,
+    /// Words of an operator that may still be on their way, by their number; an empty list means all.
+    words: BTreeMap<u64, Vec<AgentId>>,
+    /// Agents that have not spoken since a word about them was answered.
+    confirmed: BTreeSet<AgentId>,
+    agents: BTreeSet<AgentId>,
+}
+
+impl DeadSwitchTakesFew {
+    fn is_confirmed(&self, agent: &AgentId) -> bool {
+        let names_it = |named: &Vec<AgentId>| named.is_empty() || named.contains(agent);
+        self.confirmed.contains(agent) || self.words.values().any(names_it)
+    }
+}
+
+impl Checker for DeadSwitchTakesFew {
+    fn name(&self) -> &'static str {
+        "dead_switch_takes_few"
+    }
+
+    fn note(&mut self, now: Moment, fact: &Fact<'_>) -> Result<(), String> {
+        match fact {
+            Fact::Leads { member } => {
+                self.marked.remove(member);
+            }
+            Fact::Spoke { agent, .. } => {
+                self.confirmed.remove(*agent);
+                self.agents.insert((*agent).clone());
+            }
+            Fact::Wished { number, call: Call::ConfirmUnreachable { agents } } => {
+                self.words.insert(*number, agents.clone());
+            }
+            Fact::Answered { number, call: Call::ConfirmUnreachable { .. }, .. } => {
+                let named = self.words.remove(number).unwrap_or_default();
+                let all = named.is_empty().then(|| self.agents.clone()).unwrap_or_default();
+                self.confirmed.extend(named.into_iter().chain(all));
+            }
+            Fact::Proposed { member, entry } => {
+                let Command::MarkAgentUnreachable { agent, .. } = &entry.command else { return Ok(()) };
+                if self.is_confirmed(agent) {
+                    return Ok(());
+                }
+                let marked = self.marked.entry(*member).or_default();
+                marked.retain(|_, at| now.since(*at) < WINDOW);
+                marked.insert(agent.clone(), now);
+                if marked.len() > FEW {
+                    return Err(format!("member {member} calls {} agents unreachable at once", marked.len()));
+                }
+            }
+            // The log refused: the agent was faster.
+            Fact::Applied { member, entry, outcome, .. } if outcome.answer.is_err() => {
+                let Command::MarkAgentUnreachable { agent, .. } = &entry.command else { return Ok(()) };
+                self.marked.get_mut(member).and_then(|marked| marked.remove(agent));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
