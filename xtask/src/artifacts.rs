@@ -66,6 +66,15 @@ pub fn build_programs(is_release: bool) -> Result<Artifacts> {
     build(&selection)
 }
 
+/// Builds a member, and who writes to it while its power is cut.
+pub fn build_for_power_cuts(is_release: bool) -> Result<Artifacts> {
+    let mut selection = vec!["--bins", "--package", "coordinator", "--package", "harness"];
+    if is_release {
+        selection.push("--release");
+    }
+    build(&selection)
+}
+
 fn build(selection: &[&str]) -> Result<Artifacts> {
     let mut command = cargo();
     command.args(["build", "--locked", "--message-format=json-render-diagnostics"]).args(selection);

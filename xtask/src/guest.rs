@@ -10,9 +10,9 @@
 //! not compressed, because unpacking would cost more than copying. The disk is empty, for what tests write.
 
 mod archive;
-mod boot;
-mod initramfs;
-mod kernel;
+pub mod boot;
+pub mod initramfs;
+pub mod kernel;
 mod packages;
 mod scenarios;
 
@@ -224,7 +224,7 @@ fn run_machine(
             name: &name,
             kernel: tree,
             image: &image,
-            disks: &[&disk()?],
+            disks: &[boot::Disk::Image(&disk()?)],
             append: "",
             log: &log,
         },
@@ -269,7 +269,7 @@ fn run_command(kernel: &str, line: &str, with: &[PathBuf]) -> Result<()> {
         name: "command",
         kernel: &tree,
         image: &image,
-        disks: &[&disk()?],
+        disks: &[boot::Disk::Image(&disk()?)],
         append: "",
         log: &log,
     };

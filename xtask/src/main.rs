@@ -14,6 +14,7 @@ mod ebpf;
 mod fuzz;
 mod guest;
 mod libtest;
+mod power;
 mod python;
 mod setup;
 mod sim;
@@ -62,6 +63,8 @@ enum Verb {
     Bench(bench::Args),
     /// Runs the simulator: many seeds, one of them, or planted bugs.
     Sim(sim::Args),
+    /// Cuts the power of a virtual machine that writes, again and again, and looks whether anything is missing.
+    Power(power::Args),
     /// Feeds every decoder with bytes that nobody would send, and keeps what is of interest.
     Fuzz(fuzz::Args),
     /// Licences, bans and sources of the dependencies, by cargo-deny.
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Verb::Dist(args) => dist::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Sim(args) => sim::run(&args),
+        Verb::Power(args) => power::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Deny => deny::run(),
     };

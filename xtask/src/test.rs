@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::artifacts::{self, Artifacts, TestProgram};
 use crate::command::{self, as_root, cargo, is_root, target_dir};
 use crate::libtest::{self, Echo, Tally};
-use crate::{check, ebpf, fuzz, guest, python, setup, sim, tidy};
+use crate::{check, ebpf, fuzz, guest, power, python, setup, sim, tidy};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -106,6 +106,7 @@ fn run_steps(args: &Args, report: &mut Report) -> Result<()> {
         true => (guest::KERNELS, guest::Extent::All),
         false => (&[guest::DEFAULT_KERNEL] as &[&str], guest::Extent::Everyday),
     };
+    report.tests("power cuts", || power::run_briefly(&artifacts));
     for kernel in kernels {
         let title = format!("guest with kernel {kernel}");
         report.tests(&title, || guest::run_tests(kernel, &artifacts, extent));

@@ -31,12 +31,21 @@ pub struct Machine<'a> {
     pub name: &'a str,
     pub kernel: &'a KernelTree,
     pub image: &'a Path,
-    /// Raw images, in the order in which the machine finds them; what it writes there is forgotten.
-    pub disks: &'a [&'a Path],
+    /// In the order in which the machine finds them.
+    pub disks: &'a [Disk<'a>],
     /// Appended to the kernel's command line.
     pub append: &'a str,
     /// Where everything that it says is kept.
     pub log: &'a Path,
+}
+
+/// What a machine has as a disk.
+#[derive(Debug)]
+pub enum Disk<'a> {
+    /// A raw image; what the machine writes there is forgotten.
+    Image(&'a Path),
+    /// Whoever listens at this socket, in the NBD protocol, and decides what is kept.
+    Served(&'a Path),
 }
 
 /// Boots, runs the plan, and counts.
@@ -74,7 +83,8 @@ pub fn run(machine: &Machine, plan: &[Command], deadline: Duration) -> Result<Ta
     Ok(tally)
 }
 
-fn start(machine: &Machine) -> Result<Child> {
+/// Boots.
+pub fn start(machine: &Machine) -> Result<Child> {
     // The machine ends with the thread that started it, so that none is left behind when we are killed.
     let mut command = program("setpriv");
     command
@@ -94,14 +104,20 @@ fn start(machine: &Machine) -> Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     for disk in machine.disks {
-        let mut drive = std::ffi::OsString::from("if=virtio,format=raw,snapshot=on,cache=unsafe,file=");
-        drive.push(disk);
+        let (options, place) = match disk {
+            Disk::Image(path) => ("if=virtio,format=raw,snapshot=on,cache=unsafe,file=", path),
+            // A cache that is told to be one: the machine flushes it, and each flush is passed on.
+            Disk::Served(socket) => ("if=virtio,format=raw,cache=writeback,file=nbd:unix:", socket),
+        };
+        let mut drive = std::ffi::OsString::from(options);
+        drive.push(place);
         command.arg("-drive").arg(drive);
     }
     command.spawn().with_context(|| format!("can't start `{}`", spelled(&command)))
 }
 
-fn lines_of(machine: &mut Child) -> Result<mpsc::Receiver<String>> {
+/// What it says on its serial port, line by line; a last line may lack its end.
+pub fn lines_of(machine: &mut Child) -> Result<mpsc::Receiver<String>> {
     let stdout = machine.stdout.take().context("the virtual machine has no serial port")?;
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {

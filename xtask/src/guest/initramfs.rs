@@ -75,6 +75,33 @@ pub fn write(
         let into = path.to_str().context("a file whose path isn't text")?;
         archive.file(into, 0o755, &path)?;
     }
+    add_ours(&mut archive, files, libraries)?;
+    archive.finish()
+}
+
+/// Writes a user space of busybox, an init that knows what it wants, and programs by the path that they get.
+pub fn write_stage(
+    image: &Path,
+    kernel: &KernelTree,
+    init: &str,
+    files: &BTreeMap<String, &Path>,
+) -> Result<()> {
+    let file = File::create(image).with_context(|| format!("can't write {}", image.display()))?;
+    let mut archive = Archive::new(BufWriter::new(file));
+    let busybox = find("busybox").context("busybox is not here")?;
+    archive.file("/bin/busybox", 0o755, &busybox)?;
+    archive.bytes("/init", 0o755, init.as_bytes())?;
+    add_modules(&mut archive, &kernel.disk_modules)?;
+    add_ours(&mut archive, files, BTreeSet::new())?;
+    archive.finish()
+}
+
+/// Our programs, and their libraries beside those that others need.
+fn add_ours<W: Write>(
+    archive: &mut Archive<W>,
+    files: &BTreeMap<String, &Path>,
+    mut libraries: BTreeSet<PathBuf>,
+) -> Result<()> {
     for (into, path) in files {
         libraries.extend(shared_libraries(path)?);
         archive.file(into, 0o755, &stripped(path)?)?;
@@ -83,18 +110,7 @@ pub fn write(
         let path = library.to_str().context("a library whose path isn't text")?;
         archive.file(path, 0o755, library)?;
     }
-    archive.finish()
-}
-
-/// Writes a user space that does nothing but reach a Debian on a disk.
-pub fn write_stage(image: &Path, kernel: &KernelTree, init: &str) -> Result<()> {
-    let file = File::create(image).with_context(|| format!("can't write {}", image.display()))?;
-    let mut archive = Archive::new(BufWriter::new(file));
-    let busybox = find("busybox").context("busybox is not here")?;
-    archive.file("/bin/busybox", 0o755, &busybox)?;
-    archive.bytes("/init", 0o755, init.as_bytes())?;
-    add_modules(&mut archive, &kernel.disk_modules)?;
-    archive.finish()
+    Ok(())
 }
 
 /// With a list of their names in the order in which they are loaded.

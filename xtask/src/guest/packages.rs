@@ -9,6 +9,7 @@
 //! prove nothing about delegation, which is all about what the real one removes and rewrites.
 //! The second disk is a bare tar archive: any kernel reads it, and nobody needs root to make it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,14 +44,14 @@ pub fn run(kernel: &KernelTree, artifacts: &Artifacts) -> Result<Tally> {
     let disk = debian(&folder)?;
     let payload = payload(&folder, artifacts)?;
     let image = folder.join("packages.cpio");
-    initramfs::write_stage(&image, kernel, INIT)?;
+    initramfs::write_stage(&image, kernel, INIT, &BTreeMap::new())?;
     let plan: Vec<boot::Command> = steps().map(|name| boot::Command { name, line: String::new() }).collect();
     let log = log_folder()?.join("packages.log");
     let machine = boot::Machine {
         name: "packages",
         kernel,
         image: &image,
-        disks: &[&disk, &payload],
+        disks: &[boot::Disk::Image(&disk), boot::Disk::Image(&payload)],
         // Nobody is at the machine's keyboard.
         append: "systemd.mask=getty.target systemd.mask=apt-daily.timer systemd.mask=apt-daily-upgrade.timer",
         log: &log,
