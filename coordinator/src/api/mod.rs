@@ -131,7 +131,7 @@ impl Api {
         let (standings, reader) = tokio::sync::watch::channel(0);
         let followed = standing::follow(context.leader.clone(), standings, context.stop.clone());
         context.tasks.spawn(followed);
-        let relay = relay::Relay::new(tls, credential);
+        let relay = relay::Relay::new(tls, credential, context.stop.clone());
         Ok(Self { context, guard, page, grpc, relay, audit, standings: reader })
     }
 

@@ -24,6 +24,7 @@ use hyper_util::{
 use identity::Connector;
 use model::{Refusal, RefusalCode};
 use rustls::ClientConfig;
+use tokio_util::sync::CancellationToken;
 
 use super::{error, guard::Asker};
 use crate::raft::{MemberId, RaftHandle};
@@ -49,6 +50,9 @@ const OWN_SERVICES: [&str; 3] = [MEMBERS_SERVICE, "/grpc.health.v1.", "/grpc.ref
 /// How long a call waits until somebody leads: some elections. Callers try again after that.
 const LEADER_PATIENCE: Duration = Duration::from_secs(5);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+/// A leader that can't be reached is replaced within this, or it is another who should be asked. Whoever was told at
+/// once would ask again at once, and then ever more rarely, and come late to the next leader.
+const REPLACED_PATIENCE: Duration = Duration::from_secs(2);
 /// A leader from which nothing is heard for so long is asked whether it lives …
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// … and must answer within this, or every stream through here ends.
@@ -65,6 +69,7 @@ pub(super) struct Relay {
     links: Arc<Mutex<Vec<Link>>>,
     /// Shown for callers that need no credential here, where plain text is spoken.
     credential: Option<HeaderValue>,
+    stop: CancellationToken,
 }
 
 /// One connection, to whoever leads.
@@ -83,9 +88,13 @@ pub(super) enum Route {
 }
 
 impl Relay {
-    pub(super) fn new(tls: Option<Arc<ClientConfig>>, credential: Option<HeaderValue>) -> Self {
+    pub(super) fn new(
+        tls: Option<Arc<ClientConfig>>,
+        credential: Option<HeaderValue>,
+        stop: CancellationToken,
+    ) -> Self {
         let connector = Connector::new(tls, CONNECT_PATIENCE);
-        Self { connector, links: Arc::default(), credential }
+        Self { connector, links: Arc::default(), credential, stop }
     }
 
     /// A connection that takes one more call, which shall hold what comes with it.
@@ -180,12 +189,18 @@ impl Relay {
         };
         match answer {
             Ok(answer) => {
-                Ok(answer
-                    .map(|body| Body::new(Answer { body, replaced, state: Passed::Nothing, _call: call })))
+                let stopped = self.stop.clone().cancelled_owned().fuse().boxed();
+                let state = Passed::Nothing;
+                Ok(answer.map(|body| Body::new(Answer { body, replaced, stopped, state, _call: call })))
             }
             Err(error) => {
                 tracing::debug!(leader, address, ?error, "can't pass a call on");
-                Err(if error.is_connect() { no_leader("the leader can't be reached") } else { unknown() })
+                if !error.is_connect() {
+                    return Err(unknown());
+                }
+                // Either way the caller has to ask again.
+                let _ = tokio::time::timeout(REPLACED_PATIENCE, replaced).await;
+                Err(no_leader("the leader can't be reached"))
             }
         }
     }
@@ -206,6 +221,9 @@ fn replaced(raft: &RaftHandle, leader: MemberId) -> BoxFuture<'static, ()> {
 struct Answer {
     body: Incoming,
     replaced: BoxFuture<'static, ()>,
+    /// This member stops. What has begun to be answered is a stream, for all that is known here, and ends then; of other
+    /// calls the answer is waited for.
+    stopped: BoxFuture<'static, ()>,
     state: Passed,
     /// Counts against its connection until it is dropped.
     _call: Arc<()>,
@@ -237,12 +255,20 @@ impl HttpBody for Answer {
             // An answer that is complete ends with a status, as trailers or in its head.
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => tracing::debug!(%error, "the leader broke an answer off"),
-            Poll::Pending => std::task::ready!(self.replaced.as_mut().poll(context)),
+            Poll::Pending => {
+                let is_replaced = self.replaced.as_mut().poll(context).is_ready();
+                let has_begun = self.state == Passed::Something;
+                if !is_replaced && !(has_begun && self.stopped.as_mut().poll(context).is_ready()) {
+                    return Poll::Pending;
+                }
+            }
         }
         // A stream is opened again; of one answer that never began, nobody knows whether the call was carried out.
         let why = match self.state {
             Passed::Nothing => unknown(),
-            Passed::Something | Passed::Everything => no_leader("the leader was lost while it answered"),
+            Passed::Something | Passed::Everything => {
+                no_leader("the way to the leader was lost while it answered")
+            }
         };
         self.state = Passed::Everything;
         let mut trailers = HeaderMap::new();
@@ -279,7 +305,7 @@ mod tests {
 
     #[test]
     fn calls_beyond_what_one_connection_takes_get_another_which_goes_with_them() {
-        let relay = Relay::new(None, None);
+        let relay = Relay::new(None, None, CancellationToken::new());
         let connections = || relay.links.lock().unwrap().len();
         let many: Vec<_> = (0..CALLS_PER_CONNECTION_MAX).map(|_| relay.link()).collect();
         assert_eq!(connections(), 1);

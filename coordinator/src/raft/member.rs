@@ -13,7 +13,7 @@ use openraft::{
     type_config::alias::VoteOf,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -24,13 +24,14 @@ use super::{
     config::RaftConfig,
     directory::Directory,
     error::{InitializeError, OpenError, ProposeError, ReadError, StopError},
-    limits::{COMMAND_BYTES_MAX, PROPOSAL_BYTES_OVERHEAD, PROPOSALS_BYTES_MAX},
+    limits::{COMMAND_BYTES_MAX, PROPOSAL_BYTES_OVERHEAD, PROPOSALS_BYTES_MAX, STREAMS_ENDED_MAX},
     log::{self, Disk, FileDisk, LogBytes},
     machine::Machine,
     network::{self, Network},
     observe::{Counter, Figures, Instruments, Role},
     snapshot::{SnapshotFile, Snapshots},
     state::{Applier, RestoreError},
+    succession::{Knock, Succession, knock},
     types::{LogId, MemberId, Proposal, Types},
 };
 
@@ -69,6 +70,7 @@ pub struct Raft {
     given_up: Option<u64>,
     stop: CancellationToken,
     ended: watch::Sender<bool>,
+    succession: Succession,
     /// Hears when the log's writer ended.
     writer: oneshot::Receiver<()>,
     // Last, so that the lock goes after all that it protects.
@@ -88,6 +90,8 @@ pub struct RaftHandle {
     leadership: watch::Receiver<Leadership>,
     stop: CancellationToken,
     ended: watch::Receiver<bool>,
+    /// Hears of members whose streams end here.
+    stream_ended: mpsc::Sender<MemberId>,
     waiting: Arc<Semaphore>,
     busy: Arc<Counter>,
     log_bytes: LogBytes,
@@ -106,7 +110,7 @@ impl Raft {
         let dial = network::dial(config.tls.clone());
         let network =
             |cluster_id: &Arc<str>| Network { cluster_id: cluster_id.clone(), member_id, credential, dial };
-        Self::open_on(config, machine, Arc::new(FileDisk), network).await
+        Self::open_on(config, machine, Arc::new(FileDisk), network, knock()).await
     }
 
     /// The same, with another disk and over another network.
@@ -115,6 +119,7 @@ impl Raft {
         machine: impl Machine,
         disk: Arc<dyn Disk>,
         network: impl FnOnce(&Arc<str>) -> N,
+        knock: Knock,
     ) -> Result<(RaftHandle, Self), OpenError>
     where
         N: RaftNetworkFactory<Types>,
@@ -147,6 +152,7 @@ impl Raft {
         let stop = CancellationToken::new();
         let (leadership, leadership_seen) = watch::channel(Leadership::default());
         let (ended, ended_seen) = watch::channel(false);
+        let (stream_ended, streams_ended) = mpsc::channel(STREAMS_ENDED_MAX);
         // By then the others may have another leader: the lease, and an election.
         let quorum_patience = config.timing.election_max * 2;
         let handle = RaftHandle {
@@ -159,6 +165,7 @@ impl Raft {
             leadership: leadership_seen,
             stop: stop.clone(),
             ended: ended_seen,
+            stream_ended,
             waiting: Arc::new(Semaphore::new(PROPOSALS_BYTES_MAX)),
             busy: Arc::new(Counter::default()),
             log_bytes,
@@ -166,6 +173,7 @@ impl Raft {
             quorum_patience,
         };
         let member_id = config.member_id;
+        let succession = Succession::new(raft.clone(), member_id, knock, streams_ended);
         let actor = Self {
             raft,
             member_id,
@@ -175,6 +183,7 @@ impl Raft {
             given_up: None,
             stop,
             ended,
+            succession,
             writer,
             directory,
         };
@@ -191,6 +200,7 @@ impl Raft {
             self.raft.runtime_config().heartbeat(self.given_up != Some(term));
             tokio::select! {
                 _ = look.tick() => self.look_at_quorum(),
+                () = self.succession.go_on() => {}
                 () = stop.cancelled() => break None,
                 () = self.stop.cancelled() => break None,
                 changed = server.changed() => if changed.is_err() { break Some(self.failure()) },
@@ -220,7 +230,7 @@ impl Raft {
             let term = term(&server.vote);
             Leadership {
                 term,
-                leader: server.current_leader,
+                leader: server.current_leader.filter(|_| !self.succession.is_vacant(&server.vote)),
                 is_leader: server.state == ServerState::Leader
                     && server.current_leader == Some(self.member_id)
                     && *self.applied_term.borrow() == term
@@ -274,11 +284,17 @@ impl RaftHandle {
         }
     }
 
-    /// What this member answers to the others.
-    pub fn service(&self) -> network::Service {
-        let (raft, cluster_id, incoming) =
-            (self.raft.clone(), self.cluster_id.clone(), self.incoming.clone());
-        network::service(raft, cluster_id, self.member_id, self.version_supported, incoming)
+    /// What this member answers to the others; their streams end when it shall stop.
+    pub fn service(&self, stop: CancellationToken) -> network::Service {
+        network::service(
+            self.raft.clone(),
+            self.cluster_id.clone(),
+            self.member_id,
+            self.version_supported,
+            self.incoming.clone(),
+            self.stream_ended.clone(),
+            stop,
+        )
     }
 
     /// Whether the cluster has begun, as far as this member knows.

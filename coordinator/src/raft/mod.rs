@@ -40,6 +40,7 @@ mod observe;
 mod record;
 mod snapshot;
 mod state;
+mod succession;
 mod types;
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ async fn measure(args: &Args) -> Result<()> {
     let servers: Vec<String> =
         (1..=MEMBERS).map(|member| format!("http://{}", cluster.member_address(member))).collect();
     let ledger = SharedLedger::default();
-    let agents = simulated::start(&servers, &cluster.token_file(), 0, args.agents, &ledger)?;
+    let agents = simulated::start(&servers, &cluster.token_file(), 0, args.agents, simulated::ROOM, &ledger)?;
     let connections = (0..args.frameworks).map(|number| cluster.connection_by(number % MEMBERS + 1));
     // Tasks of 0.8 to 1.2 s: so many at a time as there are launches in a second.
     let wish = Wish { at_a_time: args.launches.div_ceil(args.frameworks.max(1)), life_ms: Some(800) };

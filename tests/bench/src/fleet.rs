@@ -65,7 +65,8 @@ async fn measure(args: &Args, agents: usize, tasks: usize) -> Result<()> {
     let mut leader = cluster.until_members().await;
     let mut herd = Herd::default();
     let began = Instant::now();
-    herd.grow(&cluster.servers(), &cluster.token_file(), agents, args.each)?;
+    // Room for so many and no more: frameworks fill one agent after the other.
+    herd.grow(&cluster.servers(), &cluster.token_file(), agents, args.each, tasks)?;
     until_figure(&cluster, leader, ATTACHED, agents).await?;
     println!("agents attached for the first time after {:.1} s", began.elapsed().as_secs_f64());
 

@@ -1,9 +1,10 @@
 //! Frameworks that keep so many short tasks running each, and write down all that they hear.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use model::limits::TASKS_PER_ACCEPT_MAX;
 use muster_client::scheduler::{Demand, FrameworkInfo, Offer};
 use muster_client::types::{Reason, Resources, TaskSpec, TaskStatus};
 use muster_client::{ClientError, Connection, Event, Framework, FrameworkOptions, is_final};
@@ -13,8 +14,11 @@ use tokio::task::JoinSet;
 use crate::simulated::{LIFE_KEY, Ledger};
 
 /// What each task takes.
-const CPUS_MILLI: u64 = 10;
-const MEM_MIB: u64 = 8;
+pub(crate) const CPUS_MILLI: u64 = 20;
+pub(crate) const MEM_MIB: u64 = 8;
+
+/// Offers that one call may decline.
+const OFFERS_PER_CALL_MAX: usize = 1024;
 
 /// What frameworks shall do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,8 +176,16 @@ impl One {
                 Event::Offers(offers) => {
                     // Nobody listens any more at the end.
                     let _ = self.offers.send(Offered { subscribed, at: Instant::now() });
+                    let mut unused = Vec::new();
                     for offer in offers {
-                        self.use_offer(&mut framework, offer).await;
+                        match self.tasks_for(&offer) {
+                            0 => unused.push(offer.offer_id),
+                            count => self.use_offer(&mut framework, offer.offer_id, count).await,
+                        }
+                    }
+                    for some in unused.chunks(OFFERS_PER_CALL_MAX) {
+                        // Failing is harmless: what is not declined ends with its lease.
+                        let _ = framework.decline(some.to_vec(), Some(Duration::ZERO)).await;
                     }
                     self.want(&mut framework).await;
                 }
@@ -218,13 +230,17 @@ impl One {
         let _ = framework.set_demand(if count == 0 { Vec::new() } else { vec![demand] }).await;
     }
 
-    async fn use_offer(&mut self, framework: &mut Framework, offer: Offer) {
-        let held = offer.resources.unwrap_or_default();
+    fn tasks_for(&self, offer: &Offer) -> usize {
+        let held = offer.resources.clone().unwrap_or_default();
         let room = (held.cpus_milli / CPUS_MILLI).min(held.mem_mib / MEM_MIB);
-        let room = self.missing().min(usize::try_from(room).unwrap_or(usize::MAX));
-        let ids: Vec<String> = (0..room).map(|_| self.id()).collect();
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        self.missing().min(room).min(TASKS_PER_ACCEPT_MAX)
+    }
+
+    async fn use_offer(&mut self, framework: &mut Framework, offer: String, count: usize) {
+        let ids: Vec<String> = (0..count).map(|_| self.id()).collect();
         let tasks = ids.iter().map(|id| self.spec(id)).collect();
-        match framework.accept(vec![offer.offer_id], tasks, Some(std::time::Duration::ZERO)).await {
+        match framework.accept(vec![offer], tasks, Some(Duration::ZERO)).await {
             Ok(results) => {
                 for result in results {
                     match result.refusal {

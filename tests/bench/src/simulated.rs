@@ -23,15 +23,18 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
+use crate::frameworks::{CPUS_MILLI, MEM_MIB};
 use crate::usage::go_on;
 
 /// Events of one session that wait for its agent.
 const EVENTS_WAITING: usize = 64;
 /// The name of a variable of a task's environment: how many milliseconds it takes.
 pub(crate) const LIFE_KEY: &str = "LIFE_MS";
-/// Attributes are not what is measured: each agent is as large as this.
-pub(crate) const CPUS_MILLI: u64 = 16_000;
-pub(crate) const MEM_MIB: u64 = 64 << 10;
+/// Tasks that find room on an agent unless told otherwise.
+pub(crate) const ROOM: usize = 800;
+/// What an agent has beyond that: too little for a task, and enough to be offered.
+const REST_CPUS_MILLI: u64 = 15;
+const REST_MEM_MIB: u64 = 64;
 
 /// What the agents of one process saw.
 #[derive(Debug, Default)]
@@ -58,6 +61,9 @@ pub struct Args {
     /// How many
     #[arg(long)]
     count: usize,
+    /// Tasks that find room on each
+    #[arg(long, default_value_t = ROOM)]
+    room: usize,
 }
 
 /// Runs agents until standard input ends.
@@ -71,8 +77,8 @@ pub fn run(args: &Args) -> Result<()> {
     );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let agents =
-            start(&args.servers, &args.token_file, args.first, args.count, &SharedLedger::default())?;
+        let Args { servers, token_file, first, count, room } = args;
+        let agents = start(servers, token_file, *first, *count, *room, &SharedLedger::default())?;
         let ended = tokio::task::spawn_blocking(|| std::io::stdin().lines().for_each(drop));
         ended.await?;
         agents.stop.cancel();
@@ -99,6 +105,7 @@ pub(crate) fn start(
     token_file: &std::path::Path,
     first: usize,
     count: usize,
+    room: usize,
     ledger: &SharedLedger,
 ) -> Result<Agents> {
     let stop = CancellationToken::new();
@@ -109,7 +116,7 @@ pub(crate) fn start(
         let (events, heard) = mpsc::channel(EVENTS_WAITING);
         let session = Session {
             coordinators: Coordinators::plain(&servers, token_file.to_owned())?,
-            facts: facts(number),
+            facts: facts(number, room),
             events,
         };
         let agent = Agent {
@@ -132,20 +139,24 @@ pub(crate) fn start(
     Ok(Agents { stop })
 }
 
-fn facts(number: usize) -> Facts {
+fn facts(number: usize, room: usize) -> Facts {
     Facts {
         agent_id: format!("simulated-{number}"),
         hostname: format!("simulated-{number}"),
         boot_id: "the only one".to_owned(),
         address: "127.0.0.1:9".to_owned(),
-        total: codec::to_resources(&total()),
+        total: codec::to_resources(&total(room as u64)),
         attributes: Vec::new(),
         limitations: Vec::new(),
     }
 }
 
-fn total() -> model::Resources {
-    model::Resources { cpus_milli: CPUS_MILLI, mem_mib: MEM_MIB, ..model::Resources::default() }
+fn total(room: u64) -> model::Resources {
+    model::Resources {
+        cpus_milli: room * CPUS_MILLI + REST_CPUS_MILLI,
+        mem_mib: room * MEM_MIB + REST_MEM_MIB,
+        ..model::Resources::default()
+    }
 }
 
 struct Task {
@@ -396,12 +407,14 @@ impl Herd {
         token_file: &std::path::Path,
         to: usize,
         each: usize,
+        room: usize,
     ) -> Result<()> {
         while self.count < to {
             let count = each.min(to - self.count);
             let mut command = Command::new(std::env::current_exe()?);
             command.args(["simulated-agents", "--servers", servers, "--token-file"]).arg(token_file);
             command.args(["--first", &self.count.to_string(), "--count", &count.to_string()]);
+            command.args(["--room", &room.to_string()]);
             let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
             let mut child = child.context("can't start a process with agents")?;
             if let Some(said) = child.stdout.take() {

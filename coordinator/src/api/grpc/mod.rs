@@ -55,7 +55,7 @@ pub(super) fn routes(context: &Context) -> Result<axum::Router, tonic_reflection
         .add_service(operator)
         .add_service(agent)
         .add_service(joining)
-        .add_service(context.raft.service())
+        .add_service(context.raft.service(context.stop.clone()))
         .add_service(reflection)
         .add_service(health);
     Ok(routes.prepare().into_axum_router())

@@ -20,7 +20,8 @@ use proto::members::v1::{
     self as wire,
     members_server::{Members, MembersServer},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
@@ -30,6 +31,7 @@ use super::{
         member::Openraft,
         record::vote_to_wire,
         snapshot::SnapshotFile,
+        succession::Broken,
         types::{MemberId, Types, term_of},
     },
     CLUSTER_KEY, FROM_MEMBER_KEY, TO_KEY, convert,
@@ -46,6 +48,9 @@ pub struct Answers {
     version_supported: u32,
     /// Where a snapshot is gathered, one at a time.
     incoming: Mutex<Arc<Path>>,
+    /// Hears of members whose streams end here.
+    stream_ended: mpsc::Sender<MemberId>,
+    stop: CancellationToken,
 }
 
 /// The service, with its bounds.
@@ -55,6 +60,8 @@ pub fn service(
     member_id: MemberId,
     version_supported: u32,
     incoming: Arc<Path>,
+    stream_ended: mpsc::Sender<MemberId>,
+    stop: CancellationToken,
 ) -> Service {
     MembersServer::new(Answers {
         raft,
@@ -62,6 +69,8 @@ pub fn service(
         member_id,
         version_supported,
         incoming: Mutex::new(incoming),
+        stream_ended,
+        stop,
     })
     .max_decoding_message_size(MESSAGE_BYTES_MAX)
     .max_encoding_message_size(MESSAGE_BYTES_MAX)
@@ -79,13 +88,15 @@ impl Members for Answers {
     ) -> Result<Response<Appended>, Status> {
         let from = self.check(request.metadata())?;
         // The stream ends with the first message that can't be read; the other side begins another.
-        let requests = request.into_inner().scan((), move |(), message| {
+        let broken = Broken::new(from, self.stream_ended.clone());
+        let requests = request.into_inner().scan(broken, move |_broken, message| {
             let request = message.ok().map(convert::append_from_wire);
             if let Some(Err(error)) = &request {
                 tracing::warn!(from, %error, "another member sent entries that make no sense");
             }
             future::ready(request.and_then(Result::ok))
         });
+        let requests = requests.take_until(self.stop.clone().cancelled_owned());
         let answers = self.raft.stream_append(requests).map(|answer| match answer {
             Ok(result) => Ok(convert::appended_to_wire(result)),
             Err(fatal) => Err(stopped(&fatal)),

@@ -27,6 +27,7 @@ use super::{
         log::FileDisk,
         member::Openraft,
         snapshot::SnapshotFile,
+        succession::knock,
         types::{MemberId, Types, Vote},
     },
     Member, PATIENCE, ProposeError, Raft, RaftConfig, Recorder, config,
@@ -186,7 +187,7 @@ impl Cluster {
         let factory = Factory { from: id, switchboard: self.switchboard.clone() };
         let config = Self::config(self.folder.path(), id);
         let (handle, raft) =
-            Raft::open_on(config, recorder.clone(), Arc::new(FileDisk), |_| factory).await.unwrap();
+            Raft::open_on(config, recorder.clone(), Arc::new(FileDisk), |_| factory, knock()).await.unwrap();
         self.switchboard.connect(id, handle.raft.clone());
         let task = tokio::spawn(raft.run(CancellationToken::new()));
         self.members.insert(id, Member { handle, recorder, task });

@@ -33,6 +33,7 @@ use super::{
         log::FileDisk,
         membership::SeatError,
         network::{Dial, Network},
+        succession::knock,
         types::{MemberId, Vote},
     },
     Duration, Member, PATIENCE, ProposeError, Raft, RaftConfig, Recorder, config,
@@ -68,7 +69,7 @@ impl Served {
             ..config(&folder.path().join(id.to_string()))
         };
         let member = Member::open(config).await.unwrap();
-        let service = member.handle.service();
+        let service = member.handle.service(CancellationToken::new());
         let server = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         server.spawn(async move {
             let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
@@ -259,7 +260,7 @@ async fn dialling(folder: &TempDir, dial: Dial) -> Member {
     };
     let recorder = Recorder::default();
     let config = RaftConfig { cluster_id: Some("three".to_owned()), ..config(&folder.path().join("1")) };
-    let opened = Raft::open_on(config, recorder.clone(), Arc::new(FileDisk), network).await;
+    let opened = Raft::open_on(config, recorder.clone(), Arc::new(FileDisk), network, knock()).await;
     let (handle, raft) = opened.unwrap();
     let task = tokio::spawn(raft.run(CancellationToken::new()));
     let member = Member { handle, recorder, task };

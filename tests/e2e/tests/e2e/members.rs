@@ -48,6 +48,27 @@ async fn any_member_answers() {
     cluster.finish().await;
 }
 
+/// Whoever waits for this election timeout waits in vain.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_process_is_gone_is_replaced_before_an_election_timeout() {
+    let flags = ["--election-timeout", "60s"].map(String::from).to_vec();
+    let mut cluster = cluster!(ClusterOptions { agents: 0, coordinator_flags: flags, ..three() });
+    for _round in 0..2 {
+        let leader = cluster.until_members().await;
+        cluster.member(leader).kill();
+        let follower = cluster.connection_to_member(a_follower(leader));
+        wait_until("another member leads", async || {
+            let answer = follower.operator().list_members(ListMembersRequest {}).await;
+            let members = answer.map(|answer| answer.into_inner().members).unwrap_or_default();
+            members.iter().any(|member| member.is_leader && member.member_id != leader as u64)
+        })
+        .await;
+        cluster.restart_member(leader);
+    }
+    cluster.until_members().await;
+    cluster.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_is_killed_and_tasks_do_not_notice() {
     let mut cluster = cluster!(three());

@@ -2,7 +2,7 @@
 
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
-use futures::stream;
+use futures::{FutureExt as _, stream};
 use hyper_util::rt::TokioIo;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::{
@@ -19,14 +19,15 @@ use super::{
     super::{
         super::{
             network::{Dial, Network},
+            succession::Knock,
             types::MemberId,
         },
-        ProposeError, Raft, RaftConfig, RaftHandle,
+        ProposeError, Raft, RaftConfig, RaftHandle, Timing,
     },
     history::{CallId, Op},
     machine::{Published, Registers, encode, number},
     planted::Bug,
-    world::{Phase, World},
+    world::{Phase, Wall, World},
 };
 
 const PORT: u16 = 5050;
@@ -44,6 +45,7 @@ fn config(world: &World, id: MemberId) -> RaftConfig {
         // Small, so that snapshots and purges come often.
         snapshot_entries: world.snapshot_entries,
         kept_entries: world.snapshot_entries / 4,
+        timing: Timing::of(world.election_timeout),
         ..RaftConfig::new(world.folder.join(id.to_string()), id, format!("{}:{PORT}", name(id)))
     }
 }
@@ -65,7 +67,8 @@ pub async fn live(world: World, id: MemberId) -> turmoil::Result {
         credential: None,
         dial: dial(),
     };
-    let opened = Raft::open_on(config(&world, id), machine, Arc::new(disk.clone()), network).await;
+    let disks = Arc::new(disk.clone());
+    let opened = Raft::open_on(config(&world, id), machine, disks, network, knock(world.clone())).await;
     let (handle, raft) = match opened {
         Ok(opened) => opened,
         Err(_) if disk.is_cut() => return std::future::pending().await,
@@ -76,7 +79,11 @@ pub async fn live(world: World, id: MemberId) -> turmoil::Result {
         let accepted = listener.accept().await.map(|(stream, _)| Accepted(stream));
         Some((accepted, listener))
     });
-    tokio::spawn(Server::builder().add_service(handle.service()).serve_with_incoming(Box::pin(incoming)));
+    tokio::spawn(
+        Server::builder()
+            .add_service(handle.service(CancellationToken::new()))
+            .serve_with_incoming(Box::pin(incoming)),
+    );
     if id == 1 {
         tokio::spawn(form(world.clone(), handle.clone()));
     }
@@ -212,6 +219,21 @@ fn dial() -> Dial {
             let stream = dialled.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
             Ok::<_, io::Error>(TokioIo::new(stream))
         }))
+    })
+}
+
+/// Knocks over turmoil.
+fn knock(world: World) -> Knock {
+    Arc::new(move |address| {
+        let wall = world.wall;
+        async move {
+            match wall {
+                Wall::No => turmoil::net::TcpStream::connect(address).await.map(drop),
+                Wall::Refuses => Err(io::ErrorKind::ConnectionRefused.into()),
+                Wall::Accepts => Ok(()),
+            }
+        }
+        .boxed()
     })
 }
 

@@ -11,6 +11,7 @@ mod machine;
 mod member;
 mod planted;
 mod runtime;
+mod succession;
 mod world;
 
 use std::{

@@ -8,6 +8,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use tempfile::TempDir;
 
 use super::{
     super::{super::types::MemberId, RaftHandle},
@@ -30,6 +31,17 @@ pub enum Phase {
     Calm,
 }
 
+/// Who answers whoever looks whether a member is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wall {
+    /// The member's host.
+    No,
+    /// Something before it that refuses, whether the member lives or not.
+    Refuses,
+    /// Somebody else at its address.
+    Accepts,
+}
+
 /// What hosts and driver share; clones are the same world.
 #[derive(Clone)]
 pub struct World {
@@ -39,6 +51,8 @@ pub struct World {
     pub snapshot_entries: u64,
     /// The longest that a client rests between two calls.
     pub pause_us: u64,
+    pub election_timeout: Duration,
+    pub wall: Wall,
     shared: Arc<Shared>,
 }
 
@@ -91,6 +105,16 @@ impl World {
         found.unwrap_or(0)
     }
 
+    pub fn leader(&self) -> Option<MemberId> {
+        let handles = self.shared.handles.lock().unwrap();
+        handles.iter().find(|(_, handle)| handle.leadership().borrow().is_leader).map(|(id, _)| *id)
+    }
+
+    /// A member that ended knows nothing any more.
+    pub fn forget(&self, id: MemberId) {
+        self.shared.handles.lock().unwrap().remove(&id);
+    }
+
     /// Whether all members have applied the same, and every key was read once more.
     fn has_settled(&self) -> bool {
         if !self.last_reads().is_empty() || self.history().is_waiting() {
@@ -116,38 +140,10 @@ pub struct Report {
 
 /// Runs one seed.
 pub fn run(seed: u64, members: u64, bug: Option<Bug>) -> Report {
-    seed_this_thread(seed);
     let mut chance = SmallRng::seed_from_u64(seed);
     let folder = tempfile::tempdir().unwrap();
-    let disks = (1..=members).map(|id| (id, SimulatedDisk::new(chance.random(), bug))).collect();
-    let world = World {
-        members,
-        folder: folder.path().to_owned(),
-        bug,
-        snapshot_entries: chance.random_range(20..200),
-        pause_us: chance.random_range(5_000..60_000),
-        shared: Arc::new(Shared {
-            disks,
-            history: Mutex::default(),
-            phase: Mutex::new(Phase::Forming),
-            chance: Mutex::new(SmallRng::seed_from_u64(chance.random())),
-            handles: Mutex::default(),
-            published: Mutex::default(),
-            last_reads: Mutex::default(),
-        }),
-    };
-    let mut sim = turmoil::Builder::new()
-        .rng_seed(chance.random())
-        .tick_duration(Duration::from_millis(1))
-        .simulation_duration(Duration::from_secs(3600))
-        .min_message_latency(Duration::from_micros(500))
-        .max_message_latency(Duration::from_millis(chance.random_range(3..25)))
-        .tcp_capacity(1 << 12)
-        .build();
-    for id in 1..=members {
-        let world = world.clone();
-        sim.host(name(id), move || live(world.clone(), id));
-    }
+    let wall = if seed % 4 == 3 { Wall::Refuses } else { Wall::No };
+    let (world, mut sim) = build(&folder, &mut chance, seed, Kind { members, bug, wall, ..Kind::default() });
     let mut driver = Driver {
         world: world.clone(),
         lives: SmallRng::seed_from_u64(chance.random()),
@@ -172,6 +168,63 @@ pub fn run(seed: u64, members: u64, bug: Option<Bug>) -> Report {
             .and_then(|()| history.judge())
             .map_err(|violation| format!("{violation}\nwhat was done to the members:\n{story}")),
     }
+}
+
+/// What the seed doesn't decide.
+pub struct Kind {
+    pub members: u64,
+    pub bug: Option<Bug>,
+    pub election_timeout: Duration,
+    pub wall: Wall,
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        Self { members: 3, bug: None, election_timeout: Duration::from_millis(400), wall: Wall::No }
+    }
+}
+
+/// Members that have yet to form a cluster.
+pub fn build(
+    folder: &TempDir,
+    chance: &mut SmallRng,
+    seed: u64,
+    kind: Kind,
+) -> (World, turmoil::Sim<'static>) {
+    let Kind { members, bug, election_timeout, wall } = kind;
+    seed_this_thread(seed);
+    let disks = (1..=members).map(|id| (id, SimulatedDisk::new(chance.random(), bug))).collect();
+    let world = World {
+        members,
+        folder: folder.path().to_owned(),
+        bug,
+        snapshot_entries: chance.random_range(20..200),
+        pause_us: chance.random_range(5_000..60_000),
+        election_timeout,
+        wall,
+        shared: Arc::new(Shared {
+            disks,
+            history: Mutex::default(),
+            phase: Mutex::new(Phase::Forming),
+            chance: Mutex::new(SmallRng::seed_from_u64(chance.random())),
+            handles: Mutex::default(),
+            published: Mutex::default(),
+            last_reads: Mutex::default(),
+        }),
+    };
+    let mut sim = turmoil::Builder::new()
+        .rng_seed(chance.random())
+        .tick_duration(Duration::from_millis(1))
+        .simulation_duration(Duration::from_secs(3600))
+        .min_message_latency(Duration::from_micros(500))
+        .max_message_latency(Duration::from_millis(chance.random_range(3..25)))
+        .tcp_capacity(1 << 12)
+        .build();
+    for id in 1..=members {
+        let world = world.clone();
+        sim.host(name(id), move || live(world.clone(), id));
+    }
+    (world, sim)
 }
 
 /// Whoever breaks things and mends them.
@@ -202,7 +255,7 @@ impl Driver {
         let mut next_fault = sim.elapsed();
         while sim.elapsed() < calm_at {
             if sim.elapsed() >= next_fault {
-                let (leader, before) = (self.leader(), self.faults.clone());
+                let (leader, before) = (self.world.leader(), self.faults.clone());
                 self.fault(sim);
                 let new = self.faults.iter().find(|(fault, count)| before.get(*fault) != Some(*count));
                 let new = new.map(|(fault, _)| fault);
@@ -262,16 +315,11 @@ impl Driver {
         self.down.insert(id, sim.elapsed() + away);
     }
 
-    fn leader(&self) -> Option<MemberId> {
-        let handles = self.world.shared.handles.lock().unwrap();
-        handles.iter().find(|(_, handle)| handle.leadership().borrow().is_leader).map(|(id, _)| *id)
-    }
-
     /// The leader half of the time, else anybody.
     fn victim(&mut self) -> MemberId {
         let anybody = self.chance.random_range(1..=self.world.members);
         let wants_leader = self.chance.random_bool(0.5);
-        match self.leader() {
+        match self.world.leader() {
             Some(leader) if wants_leader => leader,
             Some(_) | None => anybody,
         }
