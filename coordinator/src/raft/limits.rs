@@ -40,8 +40,8 @@ pub const MESSAGE_BYTES_MAX: usize = 2 * COMMAND_BYTES_MAX;
 /// One piece of a snapshot on its way to another member.
 pub const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
 
-/// Ended streams that are still to be looked after: each of a few members has two.
-pub const STREAMS_ENDED_MAX: usize = 32;
+/// Broken streams that are still to be looked after: each of a few members has two.
+pub const STREAMS_BROKEN_MAX: usize = 32;
 
 const _: () = assert!(READ_BYTES_MAX + COMMAND_BYTES_MAX < MESSAGE_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX + PROPOSAL_BYTES_OVERHEAD <= PROPOSALS_BYTES_MAX);

@@ -24,7 +24,7 @@ use super::{
     config::RaftConfig,
     directory::Directory,
     error::{InitializeError, OpenError, ProposeError, ReadError, StopError},
-    limits::{COMMAND_BYTES_MAX, PROPOSAL_BYTES_OVERHEAD, PROPOSALS_BYTES_MAX, STREAMS_ENDED_MAX},
+    limits::{COMMAND_BYTES_MAX, PROPOSAL_BYTES_OVERHEAD, PROPOSALS_BYTES_MAX, STREAMS_BROKEN_MAX},
     log::{self, Disk, FileDisk, LogBytes},
     machine::Machine,
     network::{self, Network},
@@ -90,8 +90,8 @@ pub struct RaftHandle {
     leadership: watch::Receiver<Leadership>,
     stop: CancellationToken,
     ended: watch::Receiver<bool>,
-    /// Hears of members whose streams end here.
-    stream_ended: mpsc::Sender<MemberId>,
+    /// Hears of members whose streams break off.
+    broken: mpsc::Sender<MemberId>,
     waiting: Arc<Semaphore>,
     busy: Arc<Counter>,
     log_bytes: LogBytes,
@@ -152,7 +152,7 @@ impl Raft {
         let stop = CancellationToken::new();
         let (leadership, leadership_seen) = watch::channel(Leadership::default());
         let (ended, ended_seen) = watch::channel(false);
-        let (stream_ended, streams_ended) = mpsc::channel(STREAMS_ENDED_MAX);
+        let (broken, broken_seen) = mpsc::channel(STREAMS_BROKEN_MAX);
         // By then the others may have another leader: the lease, and an election.
         let quorum_patience = config.timing.election_max * 2;
         let handle = RaftHandle {
@@ -165,7 +165,7 @@ impl Raft {
             leadership: leadership_seen,
             stop: stop.clone(),
             ended: ended_seen,
-            stream_ended,
+            broken,
             waiting: Arc::new(Semaphore::new(PROPOSALS_BYTES_MAX)),
             busy: Arc::new(Counter::default()),
             log_bytes,
@@ -173,7 +173,7 @@ impl Raft {
             quorum_patience,
         };
         let member_id = config.member_id;
-        let succession = Succession::new(raft.clone(), member_id, knock, streams_ended);
+        let succession = Succession::new(raft.clone(), member_id, knock, broken_seen);
         let actor = Self {
             raft,
             member_id,
@@ -292,7 +292,7 @@ impl RaftHandle {
             self.member_id,
             self.version_supported,
             self.incoming.clone(),
-            self.stream_ended.clone(),
+            self.broken.clone(),
             stop,
         )
     }

@@ -11,9 +11,16 @@
 //! others stand a moment later. What keeps a member from voting while its leader is fresh is openraft's lease, which is
 //! ended as a leader that hands over ends it: by a transfer, here to nobody new, so that it does nothing else.
 
-use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use futures::{FutureExt as _, future, future::BoxFuture};
+use futures::{FutureExt as _, Stream, future, future::BoxFuture};
 use openraft::{async_runtime::watch::WatchReceiver, raft::TransferLeaderRequest};
 use tokio::{
     net::TcpStream,
@@ -28,12 +35,13 @@ use super::{
 };
 
 /// A process that is ended closes what it listens on within moments of its connections.
-const LOOKS: usize = 5;
+const LOOKS: usize = 20;
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// What does not answer within this is cut off, not gone.
 const LOOK_PATIENCE: Duration = Duration::from_millis(100);
-/// From one member that may stand to the next: some round trips and syncs.
-const TURN: Duration = Duration::from_millis(40);
+/// From one member that may stand to the next: new connections, two rounds of votes and their syncs. The first one's
+/// turn is at once, so this is waited for only where it fails.
+const TURN: Duration = Duration::from_millis(100);
 /// The others may notice later; after that the election timeout is near.
 const ATTEMPTS: u32 = 4;
 
@@ -45,22 +53,37 @@ pub fn knock() -> Knock {
     Arc::new(|address| async move { TcpStream::connect(address).await.map(drop) }.boxed())
 }
 
-/// Tells when a stream of another member ends, however that came about.
-pub struct Broken {
+/// What another member sends, and the news when that breaks off: every heartbeat is a stream of its own that ends in
+/// order, and only one that doesn't says anything of its sender.
+pub struct Watched<S> {
+    messages: S,
     from: MemberId,
-    ended: mpsc::Sender<MemberId>,
+    has_ended: bool,
+    broken: mpsc::Sender<MemberId>,
 }
 
-impl Broken {
-    pub fn new(from: MemberId, ended: mpsc::Sender<MemberId>) -> Self {
-        Self { from, ended }
+impl<S> Watched<S> {
+    pub fn new(messages: S, from: MemberId, broken: mpsc::Sender<MemberId>) -> Self {
+        Self { messages, from, has_ended: false, broken }
     }
 }
 
-impl Drop for Broken {
+impl<S: Stream + Unpin> Stream for Watched<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let next = Pin::new(&mut self.messages).poll_next(context);
+        self.has_ended |= matches!(next, Poll::Ready(None));
+        next
+    }
+}
+
+impl<S> Drop for Watched<S> {
     fn drop(&mut self) {
-        // Where there is no room, streams end all the time, and an election timeout tells what is lost here.
-        let _ = self.ended.try_send(self.from);
+        if !self.has_ended {
+            // Where there is no room, streams break all the time, and an election timeout tells what is lost here.
+            let _ = self.broken.try_send(self.from);
+        }
     }
 }
 
@@ -69,8 +92,8 @@ pub struct Succession {
     raft: Openraft,
     own: MemberId,
     knock: Knock,
-    /// Members whose streams ended.
-    ended: mpsc::Receiver<MemberId>,
+    /// Members whose streams broke off.
+    broken: mpsc::Receiver<MemberId>,
     step: Step,
 }
 
@@ -92,8 +115,8 @@ struct Vacancy {
 }
 
 impl Succession {
-    pub fn new(raft: Openraft, own: MemberId, knock: Knock, ended: mpsc::Receiver<MemberId>) -> Self {
-        Self { raft, own, knock, ended, step: Step::Idle }
+    pub fn new(raft: Openraft, own: MemberId, knock: Knock, broken: mpsc::Receiver<MemberId>) -> Self {
+        Self { raft, own, knock, broken, step: Step::Idle }
     }
 
     /// Whether the leader with this vote is known to be gone.
@@ -107,7 +130,7 @@ impl Succession {
     /// Does the next step when its time has come. Safe to drop: what is under way stays.
     pub async fn go_on(&mut self) {
         self.step = match &mut self.step {
-            Step::Idle => match self.ended.recv().await {
+            Step::Idle => match self.broken.recv().await {
                 Some(lost) => match vacancy(&self.raft, self.own, lost) {
                     Some(vacancy) => Step::Looking(look(self.knock.clone(), vacancy).boxed()),
                     None => Step::Idle,
@@ -170,8 +193,9 @@ async fn stand(raft: Openraft, vacancy: Vacancy) {
             return;
         }
         sleep(if attempt == 0 { TURN * turn } else { TURN * turns }).await;
-        // A member that has voted, or heard a new leader, waits for that.
-        if raft.metrics().borrow_watched().vote != vote || raft.trigger().elect(true).await.is_err() {
+        // A member that has voted, or heard a new leader, waits for that. Metrics would tell it later.
+        let is_vacant = raft.with_raft_state(move |state| *state.vote_ref() == vote).await;
+        if !matches!(is_vacant, Ok(true)) || raft.trigger().elect(true).await.is_err() {
             return;
         }
     }

@@ -31,7 +31,7 @@ use super::{
         member::Openraft,
         record::vote_to_wire,
         snapshot::SnapshotFile,
-        succession::Broken,
+        succession::Watched,
         types::{MemberId, Types, term_of},
     },
     CLUSTER_KEY, FROM_MEMBER_KEY, TO_KEY, convert,
@@ -48,8 +48,8 @@ pub struct Answers {
     version_supported: u32,
     /// Where a snapshot is gathered, one at a time.
     incoming: Mutex<Arc<Path>>,
-    /// Hears of members whose streams end here.
-    stream_ended: mpsc::Sender<MemberId>,
+    /// Hears of members whose streams break off.
+    broken: mpsc::Sender<MemberId>,
     stop: CancellationToken,
 }
 
@@ -60,7 +60,7 @@ pub fn service(
     member_id: MemberId,
     version_supported: u32,
     incoming: Arc<Path>,
-    stream_ended: mpsc::Sender<MemberId>,
+    broken: mpsc::Sender<MemberId>,
     stop: CancellationToken,
 ) -> Service {
     MembersServer::new(Answers {
@@ -69,7 +69,7 @@ pub fn service(
         member_id,
         version_supported,
         incoming: Mutex::new(incoming),
-        stream_ended,
+        broken,
         stop,
     })
     .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -88,8 +88,8 @@ impl Members for Answers {
     ) -> Result<Response<Appended>, Status> {
         let from = self.check(request.metadata())?;
         // The stream ends with the first message that can't be read; the other side begins another.
-        let broken = Broken::new(from, self.stream_ended.clone());
-        let requests = request.into_inner().scan(broken, move |_broken, message| {
+        let messages = Watched::new(request.into_inner(), from, self.broken.clone());
+        let requests = messages.scan((), move |(), message| {
             let request = message.ok().map(convert::append_from_wire);
             if let Some(Err(error)) = &request {
                 tracing::warn!(from, %error, "another member sent entries that make no sense");

@@ -18,11 +18,12 @@ use tonic::transport::{
 use super::{
     super::{
         super::{
+            config::Timing,
             network::{Dial, Network},
             succession::Knock,
             types::MemberId,
         },
-        ProposeError, Raft, RaftConfig, RaftHandle, Timing,
+        ProposeError, Raft, RaftConfig, RaftHandle,
     },
     history::{CallId, Op},
     machine::{Published, Registers, encode, number},
@@ -225,7 +226,10 @@ fn dial() -> Dial {
 /// Knocks over turmoil.
 fn knock(world: World) -> Knock {
     Arc::new(move |address| {
-        let wall = world.wall;
+        let wall = match world.gone().iter().any(|id| address == format!("{}:{PORT}", name(*id))) {
+            true => Wall::Refuses,
+            false => world.wall(),
+        };
         async move {
             match wall {
                 Wall::No => turmoil::net::TcpStream::connect(address).await.map(drop),

@@ -52,11 +52,12 @@ pub struct World {
     /// The longest that a client rests between two calls.
     pub pause_us: u64,
     pub election_timeout: Duration,
-    pub wall: Wall,
     shared: Arc<Shared>,
 }
 
 struct Shared {
+    wall: Mutex<Wall>,
+    gone: Mutex<BTreeSet<MemberId>>,
     disks: BTreeMap<MemberId, SimulatedDisk>,
     history: Mutex<History>,
     phase: Mutex<Phase>,
@@ -82,6 +83,19 @@ impl World {
 
     pub fn enter(&self, phase: Phase) {
         *self.shared.phase.lock().unwrap() = phase;
+    }
+
+    pub fn wall(&self) -> Wall {
+        *self.shared.wall.lock().unwrap()
+    }
+
+    /// Members whose process ended, on hosts that live: those refuse, and turmoil's don't.
+    pub fn gone(&self) -> MutexGuard<'_, BTreeSet<MemberId>> {
+        self.shared.gone.lock().unwrap()
+    }
+
+    pub fn raise(&self, wall: Wall) {
+        *self.shared.wall.lock().unwrap() = wall;
     }
 
     pub fn draw(&self) -> u64 {
@@ -201,8 +215,9 @@ pub fn build(
         snapshot_entries: chance.random_range(20..200),
         pause_us: chance.random_range(5_000..60_000),
         election_timeout,
-        wall,
         shared: Arc::new(Shared {
+            wall: Mutex::new(wall),
+            gone: Mutex::default(),
             disks,
             history: Mutex::default(),
             phase: Mutex::new(Phase::Forming),
@@ -291,6 +306,7 @@ impl Driver {
             }
             if self.down.get(&id).is_some_and(|at| *at <= sim.elapsed()) {
                 self.down.remove(&id);
+                self.world.gone().remove(&id);
                 self.story.push(format!("{:?} member {id} starts", sim.elapsed()));
                 sim.bounce(name(id));
             }
@@ -310,6 +326,8 @@ impl Driver {
         sim.crash(name(id));
         if loses_power {
             self.world.disk(id).lose_power();
+        } else {
+            self.world.gone().insert(id);
         }
         let away = Duration::from_millis(self.lives.random_range(5..1500));
         self.down.insert(id, sim.elapsed() + away);
