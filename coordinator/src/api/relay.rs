@@ -257,8 +257,9 @@ impl HttpBody for Answer {
             Poll::Ready(Some(Err(error))) => tracing::debug!(%error, "the leader broke an answer off"),
             Poll::Pending => {
                 let is_replaced = self.replaced.as_mut().poll(context).is_ready();
-                let has_begun = self.state == Passed::Something;
-                if !is_replaced && !(has_begun && self.stopped.as_mut().poll(context).is_ready()) {
+                let is_stream = self.state == Passed::Something;
+                let is_over = is_replaced || is_stream && self.stopped.as_mut().poll(context).is_ready();
+                if !is_over {
                     return Poll::Pending;
                 }
             }
