@@ -39,8 +39,22 @@ pub enum SnapshotError {
     Parts(#[source] PartsError),
 }
 
+/// Tasks that are messages at the same time. A million of them would be a GiB in one piece, and while the kernel takes
+/// that back, threads that apply commands wait for memory of their own: 150 ms were measured.
+const TASKS_AT_ONCE: usize = 1_000;
+
 pub fn encode_snapshot(state: &ClusterState) -> Vec<u8> {
-    to_snapshot(&state.parts()).encode_to_vec()
+    encode(&state.parts(), TASKS_AT_ONCE)
+}
+
+fn encode(parts: &Parts, tasks_at_once: usize) -> Vec<u8> {
+    let mut bytes = to_snapshot(parts).encode_to_vec();
+    for tasks in parts.tasks.chunks(tasks_at_once) {
+        // One message behind another is one message: what is repeated goes on.
+        let tasks = tasks.iter().map(|task| to_task(task)).collect();
+        bytes.extend(wire::Snapshot { tasks, ..wire::Snapshot::default() }.encode_to_vec());
+    }
+    bytes
 }
 
 pub fn decode_snapshot(bytes: &[u8]) -> Result<ClusterState, SnapshotError> {
@@ -52,6 +66,7 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<ClusterState, SnapshotError> {
     ClusterState::from_parts(parts).map_err(SnapshotError::Parts)
 }
 
+/// Everything but the tasks.
 fn to_snapshot(parts: &Parts) -> wire::Snapshot {
     let Parts {
         cluster,
@@ -62,7 +77,7 @@ fn to_snapshot(parts: &Parts) -> wire::Snapshot {
         ended,
         agents,
         gone_agents,
-        tasks,
+        tasks: _,
         roles,
         queue,
         answers,
@@ -77,7 +92,7 @@ fn to_snapshot(parts: &Parts) -> wire::Snapshot {
         frameworks: frameworks.iter().map(to_framework).collect(),
         ended: ended.iter().map(to_ended).collect(),
         agents: agents.iter().map(to_agent).collect(),
-        tasks: tasks.iter().map(|task| to_task(task)).collect(),
+        tasks: Vec::new(),
         roles: roles.iter().map(to_role).collect(),
         queue: queue.iter().map(to_waiting).collect(),
         answers: answers.iter().map(to_kept).collect(),
@@ -447,7 +462,7 @@ mod tests {
 
         #[test]
         fn parts_that_were_written_can_be_read(given in testing::parts()) {
-            let bytes = to_snapshot(&given).encode_to_vec();
+            let bytes = encode(&given, 2);
             prop_assert_eq!(parts(wire::Snapshot::decode(&*bytes).unwrap()).unwrap(), given);
         }
 

@@ -294,7 +294,7 @@ pub fn parts() -> impl Strategy<Value = Parts> {
         vec(framework_part(), 0..2),
         vec(ended, 0..2),
         vec(agent_part(), 0..2),
-        vec(task().prop_map(Arc::new), 0..2),
+        vec(task().prop_map(Arc::new), 0..4),
         vec(role_part, 0..2),
         vec(waiting, 0..2),
         vec(answer_part(), 0..2),
