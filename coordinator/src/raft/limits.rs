@@ -1,5 +1,7 @@
 //! How much may wait or be held, each with the sum that justifies it.
 
+use std::time::Duration;
+
 /// One command. The API takes messages of 4 MiB; a batch of status updates stays below this.
 pub const COMMAND_BYTES_MAX: usize = 8 << 20;
 
@@ -16,6 +18,10 @@ pub const WRITER_QUEUE_MAX: usize = 1 << 10;
 
 /// What one fdatasync may carry: 8 MiB are a few milliseconds on a slow disk.
 pub const GROUP_BYTES_MAX: usize = 8 << 20;
+
+/// A disk that takes longer for one write is broken or overloaded: thousands of times what a slow one needs, and
+/// less than people wait for an answer.
+pub const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Entries kept in memory after they reached the disk, for apply and for followers that keep up:
 /// a second at 8 Ki commits/s. Entries that aren't on disk yet always stay.

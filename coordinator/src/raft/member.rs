@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use futures::TryStreamExt;
 use openraft::{
-    Instant, RaftNetworkFactory, ServerState,
+    Instant, RaftMetrics, RaftNetworkFactory, ServerState,
     async_runtime::watch::WatchReceiver,
     errors::{ClientWriteError, Fatal, LinearizableReadError, RaftError},
     impls::BasicNode,
@@ -24,8 +24,10 @@ use super::{
     config::RaftConfig,
     directory::Directory,
     error::{InitializeError, OpenError, ProposeError, ReadError, StopError},
-    limits::{COMMAND_BYTES_MAX, PROPOSAL_BYTES_OVERHEAD, PROPOSALS_BYTES_MAX, STREAMS_BROKEN_MAX},
-    log::{self, Disk, FileDisk, LogBytes},
+    limits::{
+        COMMAND_BYTES_MAX, DISK_PATIENCE, PROPOSAL_BYTES_OVERHEAD, PROPOSALS_BYTES_MAX, STREAMS_BROKEN_MAX,
+    },
+    log::{self, Disk, DiskWatch, FileDisk, LogBytes},
     machine::Machine,
     network::{self, Network},
     observe::{Counter, Figures, Instruments, Role},
@@ -66,8 +68,11 @@ pub struct Raft {
     leadership: watch::Sender<Leadership>,
     /// How long a leader leads on without hearing from a majority.
     quorum_patience: Duration,
-    /// The term in which this member led and lost the majority: it never leads in that again.
+    /// The term in which this member led, and lost the majority or its disk: it never leads in that again.
     given_up: Option<u64>,
+    disk: DiskWatch,
+    /// Whether the operator was told that the disk stands still.
+    is_disk_stuck: bool,
     stop: CancellationToken,
     ended: watch::Sender<bool>,
     succession: Succession,
@@ -140,7 +145,7 @@ impl Raft {
         let log::Opened { cluster_id, store, writer, purged: _ } = opened;
         let cluster_id: Arc<str> = cluster_id.into();
         let incoming = directory.incoming().into();
-        let log_bytes = store.bytes();
+        let (log_bytes, disk_watch) = (store.bytes(), store.disk_watch());
         let writer = disk.run(writer).map_err(|source| OpenError::Thread { source })?;
 
         let raft = Openraft::new(config.member_id, openraft_config, network(&cluster_id), store, applier)
@@ -181,6 +186,8 @@ impl Raft {
             leadership,
             quorum_patience,
             given_up: None,
+            disk: disk_watch,
+            is_disk_stuck: false,
             stop,
             ended,
             succession,
@@ -199,7 +206,10 @@ impl Raft {
             let term = self.publish_leadership();
             self.raft.runtime_config().heartbeat(self.given_up != Some(term));
             tokio::select! {
-                _ = look.tick() => self.look_at_quorum(),
+                _ = look.tick() => {
+                    self.look_at_quorum();
+                    self.look_at_disk();
+                }
                 () = self.succession.go_on() => {}
                 () = stop.cancelled() => break None,
                 () = self.stop.cancelled() => break None,
@@ -257,6 +267,30 @@ impl Raft {
         let leads = state == ServerState::Leader;
         if leads && !has_quorum(&self.raft, self.quorum_patience) && self.given_up != Some(term) {
             warn!(term, "no majority of the members answers, so this one leads no more");
+            self.given_up = Some(term);
+        }
+    }
+
+    /// Says when the disk stands still, and ends the lead meanwhile if there is anybody else: a leader that can't
+    /// write neither votes nor keeps up, and what waits for its disk is only kept in memory.
+    fn look_at_disk(&mut self) {
+        let waiting = self.disk.waiting().filter(|waiting| *waiting > DISK_PATIENCE);
+        match (waiting, self.is_disk_stuck) {
+            (Some(waiting), false) => warn!(
+                elapsed_ms = u64::try_from(waiting.as_millis()).unwrap_or(u64::MAX),
+                "the disk does not take what the log writes; look whether it is broken or overloaded"
+            ),
+            (None, true) => info!("the disk takes what the log writes again"),
+            (Some(_), true) | (None, false) => {}
+        }
+        self.is_disk_stuck = waiting.is_some();
+        let (term, leads_others) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.current_term, metrics.state == ServerState::Leader && !is_alone(&metrics))
+        };
+        if self.is_disk_stuck && leads_others && self.given_up != Some(term) {
+            warn!(term, "the log can't be written, so this member leads no more");
             self.given_up = Some(term);
         }
     }
@@ -497,9 +531,12 @@ async fn stand_if_alone(raft: &Openraft, member_id: MemberId) -> Result<(), Fata
 fn has_quorum(raft: &Openraft, patience: Duration) -> bool {
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
-    let is_alone = metrics.membership_config.membership().voter_ids().count() < 2;
     let acknowledged = metrics.last_quorum_acked;
-    is_alone || acknowledged.is_none_or(|at| Instant::elapsed(&at.into_inner()) < patience)
+    is_alone(&metrics) || acknowledged.is_none_or(|at| Instant::elapsed(&at.into_inner()) < patience)
+}
+
+fn is_alone(metrics: &RaftMetrics<Types>) -> bool {
+    metrics.membership_config.membership().voter_ids().count() < 2
 }
 
 fn refused(refusal: ClientWriteError<Types>) -> ProposeError {

@@ -496,6 +496,11 @@ impl Cluster {
         self.disk.as_ref().expect("the options give the agent a disk")
     }
 
+    /// One member's own file system, where it was given one.
+    pub fn member_disk(&self) -> &SmallDisk {
+        self.member_disk.as_ref().expect("the options give a member a disk")
+    }
+
     pub fn residue(&self) -> Residue {
         Residue { cgroup_parent: self.cgroup_parent.clone(), directory: self.directory.path().to_owned() }
     }

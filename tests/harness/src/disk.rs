@@ -44,12 +44,30 @@ impl SmallDisk {
         None
     }
 
+    /// Lets whoever writes wait, as a disk does that has stopped answering; `None` where this file system can't.
+    pub fn freeze(&self) -> Option<Frozen> {
+        let frozen = Command::new("fsfreeze").arg("--freeze").arg(&self.place).status();
+        frozen.is_ok_and(|status| status.success()).then(|| Frozen(self.place.clone()))
+    }
+
     /// Lets nobody write, or everybody again.
     pub fn set_read_only(&self, is_read_only: bool) {
         let mut flags = MsFlags::MS_REMOUNT;
         flags.set(MsFlags::MS_RDONLY, is_read_only);
         // Not of this mount alone but of the file system, as the kernel does when a disk fails.
         mount(None::<&str>, &self.place, None::<&str>, flags, None::<&str>).expect("it can be remounted");
+    }
+}
+
+/// A disk that takes no write until this is dropped: whoever writes stands still, and can't even be killed.
+pub struct Frozen(PathBuf);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let thawed = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).status();
+        if !thawed.is_ok_and(|status| status.success()) {
+            println!("{} stays frozen", self.0.display());
+        }
     }
 }
 

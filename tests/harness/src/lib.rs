@@ -17,7 +17,7 @@ mod wait;
 
 pub use cluster::{Cluster, ClusterOptions, little_cpu, program, run_spec};
 pub use daemon::Daemon;
-pub use disk::SmallDisk;
+pub use disk::{Frozen, SmallDisk};
 pub use load::{Heard, Load};
 pub use network::{Network, Node};
 pub use residue::Residue;

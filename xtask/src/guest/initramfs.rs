@@ -23,8 +23,20 @@ const GROUP: &str = "root:x:0:\nnogroup:x:65534:\ntester:x:1000:\n";
 
 /// Programs of this machine that tests start as tasks or look around with. Where busybox has one of the
 /// same name, this one counts: a task shall behave there as it does on a host.
-const PROGRAMS: &[&str] =
-    &["bash", "chrt", "dash", "gzip", "ip", "losetup", "mkfs.ext4", "prlimit", "setsid", "tar", "taskset"];
+const PROGRAMS: &[&str] = &[
+    "bash",
+    "chrt",
+    "dash",
+    "fsfreeze",
+    "gzip",
+    "ip",
+    "losetup",
+    "mkfs.ext4",
+    "prlimit",
+    "setsid",
+    "tar",
+    "taskset",
+];
 
 /// The package whose programs all come along, for the same reason.
 const PACKAGE: &str = "coreutils";

@@ -30,7 +30,7 @@ const THEMES: &[Theme] = &[
     Theme { name: "members", seconds: 250, everyday: &[] },
     Theme { name: "metering", seconds: 110, everyday: &["metering::"] },
     Theme { name: "metrics", seconds: 20, everyday: &[] },
-    Theme { name: "outages", seconds: 600, everyday: &[] },
+    Theme { name: "outages", seconds: 680, everyday: &[] },
     Theme { name: "ports", seconds: 30, everyday: &["ports::"] },
     Theme { name: "profile", seconds: 40, everyday: &["profile::"] },
     Theme { name: "running", seconds: 210, everyday: &["running::run_streams"] },

@@ -18,6 +18,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use openraft::{
@@ -201,11 +202,17 @@ fn read_stored(store: &dyn Store, start: u64, end: u64, bytes_max: usize) -> io:
 struct Shared {
     tail: Mutex<Tail>,
     log_bytes: AtomicU64,
+    /// Since when the writer waits for the disk; absent when it doesn't.
+    writing: Mutex<Option<Instant>>,
 }
 
 impl Shared {
     fn tail(&self) -> MutexGuard<'_, Tail> {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -323,6 +330,17 @@ impl Tail {
     }
 }
 
+/// Says how long the writer has been waiting for the disk.
+#[derive(Clone)]
+pub struct DiskWatch(Arc<Shared>);
+
+impl DiskWatch {
+    /// Absent when the disk owes no answer.
+    pub fn waiting(&self) -> Option<Duration> {
+        self.0.writing().map(|since| since.elapsed())
+    }
+}
+
 /// Reads the log's size for metrics.
 #[derive(Clone)]
 pub struct LogBytes(Arc<Shared>);
@@ -336,6 +354,10 @@ impl LogBytes {
 impl LogStore {
     pub fn bytes(&self) -> LogBytes {
         LogBytes(self.shared.clone())
+    }
+
+    pub fn disk_watch(&self) -> DiskWatch {
+        DiskWatch(self.shared.clone())
     }
 }
 

@@ -74,6 +74,7 @@ pub fn open(
 
     let shared = Arc::new(Shared {
         log_bytes: AtomicU64::new(marks.bytes),
+        writing: Mutex::new(None),
         tail: Mutex::new(Tail {
             purged,
             last,

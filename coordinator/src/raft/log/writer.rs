@@ -301,7 +301,9 @@ impl Writer {
         if let Some(failure) = &self.failure {
             return Err(io::Error::other(failure.clone()));
         }
+        *self.shared.writing() = Some(Instant::now());
         let result = step(self);
+        *self.shared.writing() = None;
         if let Err(failure) = &result {
             error!(error = %failure, "the log can't be written; this member stops");
             self.failure = Some(failure.to_string());

@@ -272,18 +272,23 @@ fn members_and_agents_are_restarted_one_by_one_under_load() {
     });
 }
 
+/// Hands the lead over to the first member, unless it has it.
+async fn until_first_leads(cluster: &mut Cluster) {
+    wait_until("the first member leads", async || {
+        let leader = cluster.until_members().await;
+        if leader != 1 {
+            cluster.muster_output(&["member", "transfer", "1"]).await;
+        }
+        leader == 1
+    })
+    .await;
+}
+
 #[test]
 fn a_member_whose_disk_is_full_steps_down_and_comes_back() {
     let options = ClusterOptions { member_disk_mib: Some((1, 256)), ..three() };
     on_a_network(options, async |cluster, _network| {
-        wait_until("the first member leads", async || {
-            let leader = cluster.until_members().await;
-            if leader != 1 {
-                cluster.muster_output(&["member", "transfer", "1"]).await;
-            }
-            leader == 1
-        })
-        .await;
+        until_first_leads(cluster).await;
         let load = Load::start(cluster.connection(), 120);
         until_begun(&load, 20).await;
         let filler = cluster.member_dir(1).join("filler");
@@ -308,6 +313,60 @@ fn a_member_whose_disk_is_full_steps_down_and_comes_back() {
         std::fs::remove_file(&filler).unwrap();
         cluster.restart_member(1);
         cluster.until_members().await;
+        load.finish().await.judge();
+    });
+}
+
+#[test]
+fn a_follower_whose_disk_is_full_harms_nobody_and_comes_back() {
+    let options = ClusterOptions { member_disk_mib: Some((2, 256)), ..three() };
+    on_a_network(options, async |cluster, _network| {
+        until_first_leads(cluster).await;
+        let term = term(cluster).await;
+        let load = Load::start(cluster.connection_by(1), 120);
+        until_begun(&load, 20).await;
+        let filler = cluster.member_dir(2).join("filler");
+        fill(&filler);
+        let full = Instant::now();
+        wait_until("it says so and ends", async || !cluster.member(2).is_alive()).await;
+        let log = cluster.member(2).log();
+        let why = log.lines().find(|line| line.starts_with("why:")).unwrap_or_default();
+        assert!(why.contains("No space left on device"), "{log}");
+        assert!(log.contains("next:"), "{log}");
+        println!("full disk of a follower: it ended after {:.1?}: {why}", full.elapsed());
+        let begun = load.begun();
+        wait_until("the load goes on", async || load.begun() > begun || load.is_over()).await;
+        std::fs::remove_file(&filler).unwrap();
+        cluster.restart_member(2);
+        let back = Instant::now();
+        assert_eq!(cluster.until_members().await, 1, "the lead has changed hands");
+        println!("full disk of a follower: with room again it had caught up after {:.1?}", back.elapsed());
+        load.finish().await.judge();
+        assert_eq!(self::term(cluster).await, term, "there was an election");
+    });
+}
+
+#[test]
+fn a_leader_whose_disk_stands_still_is_replaced_and_says_so() {
+    let options = ClusterOptions { member_disk_mib: Some((1, 256)), ..three() };
+    on_a_network(options, async |cluster, _network| {
+        until_first_leads(cluster).await;
+        let load = Load::start(cluster.connection_by(2), 200);
+        until_begun(&load, 20).await;
+        let Some(frozen) = cluster.member_disk().freeze() else {
+            load.finish().await.judge();
+            return println!("skipped: no file system can be frozen here");
+        };
+        let stood = Instant::now();
+        tell_gap(cluster, "disk stands still", 1, stood).await;
+        let begun = load.begun();
+        wait_until("the load goes on", async || load.begun() > begun || load.is_over()).await;
+        wait_until("it says so", async || cluster.member(1).log().contains("the disk does not take")).await;
+        drop(frozen);
+        let went_on = Instant::now();
+        cluster.until_members().await;
+        println!("disk stands still: all agreed {:.1?} after it went on", went_on.elapsed());
+        wait_until("it says that too", async || cluster.member(1).log().contains("writes again")).await;
         load.finish().await.judge();
     });
 }
