@@ -7,6 +7,7 @@ use std::{fs::File, path::Path};
 
 use prost::Message;
 use proto::{agent::v1 as wire, agent::v1::to_agent, checkpoint::v1 as stored};
+use supervisor::Known;
 
 use crate::{checkpoint, convert, execute, health, host, session::messages};
 
@@ -39,8 +40,10 @@ pub const FILE_DECODERS: &[FileDecoder] = &[("program", crate::profile::decoders
 fn leader_says(bytes: &[u8]) {
     use to_agent::Message as Said;
     let Some(said) = wire::ToAgent::decode(bytes).ok().and_then(|message| message.message) else { return };
+    let known = Known::new(Vec::new());
     match said {
-        Said::Welcome(said) => drop(messages::welcomed(said)),
+        Said::ReadKnown(said) => drop(messages::read_known(said, &known)),
+        Said::Welcome(said) => drop(messages::welcomed(said, &known)),
         Said::Launch(said) => drop(messages::launch(said)),
         Said::Kill(said) => drop(messages::kill(said)),
         Said::Acknowledge(said) => drop(messages::acknowledge(said)),

@@ -335,6 +335,18 @@ impl Figures {
             "subscriptions_replaced",
             "Subscriptions that ended because a newer one came",
             counts.subscriptions_replaced,
+        )?;
+        counter(
+            page,
+            "known_tasks_told",
+            "Tasks of which agents told when they attached, because this leader knew them otherwise or the agent is older",
+            counts.known_tasks_told,
+        )?;
+        counter(
+            page,
+            "known_tasks_spared",
+            "Tasks of which attaching agents told nothing, because their digests showed that this leader knows them",
+            counts.known_tasks_spared,
         )
     }
 

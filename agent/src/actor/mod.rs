@@ -546,7 +546,7 @@ impl Actor {
 
     fn said(&mut self, message: FromLeader) -> Result<(), ActorError> {
         match message {
-            FromLeader::Welcomed { cluster_id, epoch, assignments } => {
+            FromLeader::Welcomed { cluster_id, epoch, assignments, unchanged } => {
                 self.join_cluster(&cluster_id)?;
                 self.usage_interval = USAGE_INTERVAL;
                 if let Some(link) = &mut self.link {
@@ -554,7 +554,7 @@ impl Actor {
                 }
                 tracing::debug!(epoch, "welcome");
                 self.metrics.sessions_welcomed.inc();
-                self.decide(Event::Welcomed { assignments })
+                self.decide(Event::Welcomed { assignments, unchanged })
             }
             FromLeader::Launch(assignments) => self.decide(Event::Assigned { assignments }),
             FromLeader::Kill { task_id, grace } => {

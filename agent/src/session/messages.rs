@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use model::{ClusterId, Duration, Subject, TaskId, TaskStatus, Timestamp, Usage, UsageReport};
 use proto::agent::v1::{self as wire, from_agent};
-use supervisor::{Assignment, KnownTask};
+use supervisor::{Assignment, Known, KnownTask};
 
 use crate::{convert, execute::chain};
 
@@ -37,6 +37,8 @@ pub enum FromLeader {
         cluster_id: String,
         epoch: u64,
         assignments: Vec<Assignment>,
+        /// Tasks of which the leader knows what this session's hello said.
+        unchanged: Vec<KnownTask>,
     },
     Launch(Vec<Assignment>),
     Kill {
@@ -133,18 +135,34 @@ pub(crate) fn to_wire(message: ToLeader) -> from_agent::Message {
     }
 }
 
-pub(crate) fn known_task(known: KnownTask) -> wire::KnownTask {
-    let KnownTask { task_id, sequence, state } = known;
+/// `awaits_word` is in the digests alone.
+pub(crate) fn known_task(known: &KnownTask) -> wire::KnownTask {
+    let KnownTask { task_id, sequence, state, awaits_word: _ } = known;
     wire::KnownTask {
         task_id: task_id.as_str().to_owned(),
-        sequence,
-        state: codec::to_task_state(state).into(),
+        sequence: *sequence,
+        state: codec::to_task_state(*state).into(),
     }
 }
 
-pub(crate) fn welcomed(welcome: wire::Welcome) -> Vec<FromLeader> {
-    let wire::Welcome { cluster_id, epoch, term: _, assignments: listed, heartbeat_interval_ms: _ } = welcome;
-    vec![FromLeader::Welcomed { cluster_id, epoch, assignments: assignments(listed) }]
+/// What the leader asked for, of what the hello said.
+pub(crate) fn read_known(read: wire::ReadKnown, known: &Known) -> from_agent::Message {
+    let wire::ReadKnown { buckets } = read;
+    let tasks = known.of_buckets(&buckets).iter().map(known_task).collect();
+    from_agent::Message::Known(wire::KnownTasks { tasks })
+}
+
+pub(crate) fn welcomed(welcome: wire::Welcome, known: &Known) -> Vec<FromLeader> {
+    let wire::Welcome {
+        cluster_id,
+        epoch,
+        term: _,
+        assignments: listed,
+        heartbeat_interval_ms: _,
+        unchanged: buckets,
+    } = welcome;
+    let unchanged = known.of_buckets(&buckets);
+    vec![FromLeader::Welcomed { cluster_id, epoch, assignments: assignments(listed), unchanged }]
 }
 
 pub(crate) fn launch(launch: wire::Launch) -> Vec<FromLeader> {

@@ -16,18 +16,20 @@ use std::{
     time::Duration,
 };
 
+use model::ClusterId;
 use proto::agent::v1::{
     self as wire, agent_session_client::AgentSessionClient, from_agent, to_agent::Message as Said,
 };
 use rand::RngExt as _;
+use supervisor::Known;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, interval, sleep, timeout},
+    time::{Instant, interval, sleep, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Status, Streaming,
+    Code, Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
     transport::Channel,
 };
@@ -202,11 +204,20 @@ impl Session {
         let credential = self.coordinators.credential()?;
         let channel = self.coordinators.connect(generation - 1).await?;
         let (link, mut for_leader) = mpsc::channel(LINK_MAX);
-        let (out, outgoing) = mpsc::channel(16);
-        self.send(&out, from_agent::Message::Hello(self.hello(generation, link).await?)).await?;
-        let mut incoming = attach(channel, credential, outgoing).await?;
+        let (cluster_id, known) = self.greeting(generation, link).await?;
+        let (out, mut incoming) = self.open(channel, credential, cluster_id, &known).await?;
 
-        let first = timeout(WELCOME_PATIENCE, next(&mut incoming)).await.map_err(|_| StreamError::Late)??;
+        let deadline = Instant::now() + WELCOME_PATIENCE;
+        let first = loop {
+            let first = timeout_at(deadline, next(&mut incoming)).await.map_err(|_| StreamError::Late)??;
+            match first {
+                Said::ReadKnown(read) => {
+                    tracing::debug!(buckets = ?read.buckets, "the coordinator asks for tasks");
+                    self.send(&out, messages::read_known(read, &known)).await?;
+                }
+                first => break first,
+            }
+        };
         let heartbeat = match first {
             Said::Refused(refusal) => return Ok(refusal),
             Said::Welcome(welcome) => {
@@ -215,11 +226,13 @@ impl Session {
                 tracing::info!(
                     epoch = welcome.epoch,
                     term = welcome.term,
-                    tasks = welcome.assignments.len(),
+                    tasks = known.tasks().len(),
+                    told = welcome.assignments.len(),
                     "the coordinator knows this agent"
                 );
                 *was_welcomed = true;
-                self.tell(generation, messages::welcomed(welcome)).await?;
+                self.tell(generation, messages::welcomed(welcome, &known)).await?;
+                drop(known);
                 heartbeat
             }
             Said::Launch(_)
@@ -229,6 +242,7 @@ impl Session {
             | Said::ReadHistory(_)
             | Said::UsagePace(_)
             | Said::OpenChannel(_)
+            | Said::ReadKnown(_)
             | Said::Heartbeat(_) => return Err(StreamError::Order),
         };
         // Twice as often as it must be, so that one may be late.
@@ -241,7 +255,7 @@ impl Session {
                     silent_since = Instant::now();
                     match said? {
                         Said::Refused(refusal) => return Ok(refusal),
-                        Said::Welcome(_) => return Err(StreamError::Order),
+                        Said::Welcome(_) | Said::ReadKnown(_) => return Err(StreamError::Order),
                         Said::Heartbeat(wire::Heartbeat {}) => {}
                         Said::Launch(launch) => self.tell(generation, messages::launch(launch)).await?,
                         Said::Kill(kill) => self.tell(generation, messages::kill(kill)).await?,
@@ -274,14 +288,51 @@ impl Session {
         }
     }
 
-    async fn hello(&self, generation: u64, link: mpsc::Sender<ToLeader>) -> Result<wire::Hello, StreamError> {
+    /// What the actor knows at this moment.
+    async fn greeting(
+        &self,
+        generation: u64,
+        link: mpsc::Sender<ToLeader>,
+    ) -> Result<(Option<ClusterId>, Known), StreamError> {
         let (greeting, answer) = oneshot::channel();
         let opening = SessionEvent::Opening { generation, link, greeting };
         self.events.send(opening).await.map_err(|_| StreamError::Stopping)?;
         let Greeting { cluster_id, tasks } = answer.await.map_err(|_| StreamError::Stopping)?;
+        Ok((cluster_id, Known::new(tasks)))
+    }
+
+    /// Says hello by digests, or with all tasks to a coordinator that is older than digests.
+    async fn open(
+        &self,
+        channel: Channel,
+        credential: Option<MetadataValue<Ascii>>,
+        cluster_id: Option<ClusterId>,
+        known: &Known,
+    ) -> Result<(mpsc::Sender<wire::FromAgent>, Streaming<wire::ToAgent>), StreamError> {
+        for how in [Telling::ByDigest, Telling::InFull] {
+            let (out, outgoing) = mpsc::channel(16);
+            let hello = self.hello(cluster_id.as_ref(), known, how);
+            self.send(&out, from_agent::Message::Hello(hello)).await?;
+            match attach(channel.clone(), credential.clone(), outgoing, how).await {
+                Err(StreamError::Status(status))
+                    if how == Telling::ByDigest && status.code() == Code::Unimplemented =>
+                {
+                    tracing::debug!("the coordinator is older than digests: it hears of all tasks");
+                }
+                opened => return opened.map(|incoming| (out, incoming)),
+            }
+        }
+        Err(StreamError::Order)
+    }
+
+    fn hello(&self, cluster_id: Option<&ClusterId>, known: &Known, how: Telling) -> wire::Hello {
         let Facts { agent_id, hostname, boot_id, address, total, attributes, limitations } =
             self.facts.clone();
-        Ok(wire::Hello {
+        let (tasks, digests) = match how {
+            Telling::ByDigest => (Vec::new(), known.digests().to_bytes()),
+            Telling::InFull => (known.tasks().iter().map(messages::known_task).collect(), Vec::new()),
+        };
+        wire::Hello {
             agent_id,
             cluster_id: cluster_id.map(|id| id.as_str().to_owned()).unwrap_or_default(),
             hostname,
@@ -291,8 +342,9 @@ impl Session {
             total: Some(total),
             attributes,
             limitations,
-            tasks: tasks.into_iter().map(messages::known_task).collect(),
-        })
+            tasks,
+            digests: digests.into(),
+        }
     }
 
     async fn tell(&self, generation: u64, messages: Vec<FromLeader>) -> Result<(), StreamError> {
@@ -318,17 +370,31 @@ enum End {
     Again(StreamError),
 }
 
+/// How the tasks are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    ByDigest,
+    InFull,
+}
+
 async fn attach(
     channel: Channel,
     credential: Option<MetadataValue<Ascii>>,
     outgoing: mpsc::Receiver<wire::FromAgent>,
+    how: Telling,
 ) -> Result<Streaming<wire::ToAgent>, StreamError> {
     let mut request = Request::new(ReceiverStream::new(outgoing));
     if let Some(credential) = credential {
         request.metadata_mut().insert("authorization", credential);
     }
     let mut client = AgentSessionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let answer = timeout(WELCOME_PATIENCE, client.attach(request)).await.map_err(|_| StreamError::Late)?;
+    let answer = async {
+        match how {
+            Telling::ByDigest => client.attach_by_digest(request).await,
+            Telling::InFull => client.attach(request).await,
+        }
+    };
+    let answer = timeout(WELCOME_PATIENCE, answer).await.map_err(|_| StreamError::Late)?;
     Ok(answer.map_err(|status| StreamError::Status(Box::new(status)))?.into_inner())
 }
 

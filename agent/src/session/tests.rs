@@ -4,17 +4,21 @@
 
 use std::{
     fs,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use expect_test::expect;
-use model::{AgentId, Exit};
+use model::{AgentId, Digests, Exit, TaskId, TaskState};
+use prost::Message as _;
 use proto::{
     agent::v1::agent_session_server::{AgentSession, AgentSessionServer},
     channel::v1::Frame,
     types::v1 as types,
 };
-use supervisor::{Found, Supervisor};
+use supervisor::{Found, KnownTask, Supervisor};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Response;
@@ -45,15 +49,27 @@ struct Conversation {
 struct Leader {
     conversations: mpsc::Sender<Conversation>,
     tokens: Arc<Mutex<Vec<String>>>,
+    knows_digests: Arc<AtomicBool>,
 }
 
 #[tonic::async_trait]
 impl AgentSession for Leader {
     type AttachStream = ReceiverStream<Result<wire::ToAgent, Status>>;
+    type AttachByDigestStream = ReceiverStream<Result<wire::ToAgent, Status>>;
     type ChannelStream = ReceiverStream<Result<Frame, Status>>;
 
     async fn channel(&self, _: Request<Streaming<Frame>>) -> Result<Response<Self::ChannelStream>, Status> {
         Err(Status::unimplemented("no channels here"))
+    }
+
+    async fn attach_by_digest(
+        &self,
+        request: Request<Streaming<wire::FromAgent>>,
+    ) -> Result<Response<Self::AttachByDigestStream>, Status> {
+        if !self.knows_digests.load(Ordering::Relaxed) {
+            return Err(Status::unimplemented("an older coordinator"));
+        }
+        self.attach(request).await
     }
 
     async fn attach(
@@ -83,8 +99,30 @@ impl Conversation {
             term: 1,
             assignments,
             heartbeat_interval_ms: 1000,
+            unchanged: Vec::new(),
         };
         self.say(Said::Welcome(welcome)).await;
+    }
+
+    /// The leader knows these buckets as the hello had them.
+    async fn welcome_unchanged(&self, buckets: Vec<u32>) {
+        let welcome = wire::Welcome {
+            cluster_id: "c1".to_owned(),
+            epoch: 2,
+            term: 1,
+            assignments: Vec::new(),
+            heartbeat_interval_ms: 1000,
+            unchanged: buckets,
+        };
+        self.say(Said::Welcome(welcome)).await;
+    }
+
+    async fn known(&mut self) -> Vec<(String, u64)> {
+        loop {
+            if let from_agent::Message::Known(wire::KnownTasks { tasks }) = self.hear().await {
+                return tasks.into_iter().map(|task| (task.task_id, task.sequence)).collect();
+            }
+        }
     }
 
     async fn hear(&mut self) -> from_agent::Message {
@@ -140,6 +178,8 @@ struct World {
     address: String,
     conversations: mpsc::Receiver<Conversation>,
     tokens: Arc<Mutex<Vec<String>>>,
+    /// Whether the leader is as new as the agents.
+    knows_digests: Arc<AtomicBool>,
 }
 
 struct Agent {
@@ -160,13 +200,15 @@ impl World {
         let address = listener.local_addr().unwrap().to_string();
         let (sender, conversations) = mpsc::channel(8);
         let tokens = Arc::new(Mutex::new(Vec::new()));
-        let leader = Leader { conversations: sender, tokens: tokens.clone() };
+        let knows_digests = Arc::new(AtomicBool::new(false));
+        let leader =
+            Leader { conversations: sender, tokens: tokens.clone(), knows_digests: knows_digests.clone() };
         let server = tonic::transport::Server::builder().add_service(AgentSessionServer::new(leader));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("tasks")).unwrap();
         fs::write(folder.path().join("token"), "secret\n").unwrap();
-        Some(Self { sys: FakeSys::new(), folder, address, conversations, tokens })
+        Some(Self { sys: FakeSys::new(), folder, address, conversations, tokens, knows_digests })
     }
 
     /// The last agent's threads hold it for a moment longer than it.
@@ -359,6 +401,39 @@ async fn tasks_are_adopted_by_the_next_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_knows_digests_hears_of_tasks_when_it_asks() {
+    let Some(mut world) = World::new().await else { return };
+    world.knows_digests.store(true, Ordering::Relaxed);
+    let agent = world.start();
+    let mut leader = world.conversation().await;
+    assert_eq!((leader.hello.tasks.len(), leader.hello.digests.len()), (0, Digests::BYTES));
+    leader.welcome(vec![assignment("t", 0), assignment("u", 0)]).await;
+    leader.statuses(4).await;
+
+    // Nothing was acknowledged: this leader has only what it asks for, and the Welcome says the rest.
+    drop(leader);
+    let mut leader = world.conversation().await;
+    assert_eq!((leader.hello.tasks.len(), leader.hello.digests.len()), (0, Digests::BYTES));
+    leader.say(Said::ReadKnown(wire::ReadKnown { buckets: vec![0] })).await;
+    assert_eq!(leader.known().await, [("t".to_owned(), 2), ("u".to_owned(), 2)]);
+    let process = world.sys.running().into_iter().find(|(name, _)| name.as_str().contains("-t.")).unwrap().1;
+    leader.welcome_unchanged(vec![0]).await;
+    world.sys.end(process, Exit::Code(0));
+    expect!["t #3 finished released"].assert_eq(&leader.statuses(1).await);
+    assert_eq!(world.sys.running().len(), 1, "what is unchanged runs on");
+
+    // Back at an older one, everything is told.
+    world.knows_digests.store(false, Ordering::Relaxed);
+    drop(leader);
+    let mut leader = world.conversation().await;
+    assert_eq!((leader.hello.tasks.len(), leader.hello.digests.len()), (2, 0));
+    leader.welcome(vec![assignment("t", 2), assignment("u", 2)]).await;
+    expect!["t #3 finished released"].assert_eq(&leader.statuses(1).await);
+    drop(leader);
+    agent.stop(Stop::LeaveTasks).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_ends_its_tasks_waits_for_them_and_for_the_leader() {
     let Some(mut world) = World::new().await else { return };
     let agent = world.start();
@@ -455,4 +530,76 @@ fn what_is_invalid_is_left_out() {
     let messages = messages::launch(launch);
     let [FromLeader::Launch(assignments)] = messages.as_slice() else { panic!("{messages:?}") };
     assert_eq!(assignments.len(), 1);
+}
+
+/// What an agent sends until it is welcome, as gRPC messages, and what it is asked by a leader that knows of all tasks
+/// that they run: bytes both.
+async fn resync_bytes(tasks: usize, changed: usize) -> (usize, usize) {
+    let attribute =
+        |name: &str, value: &str| types::Attribute { name: name.to_owned(), value: value.to_owned() };
+    let facts = Facts {
+        agent_id: "6fa459ea-ee8a-3ca4-894e-db77e160355e".to_owned(),
+        hostname: "rack12-host07.example.net".to_owned(),
+        boot_id: "16fd2706-8baf-433b-82eb-8c7fada847da".to_owned(),
+        address: "192.0.2.107:5051".to_owned(),
+        total: types::Resources { cpus_milli: 128_000, mem_mib: 1 << 20, ..types::Resources::default() },
+        attributes: vec![attribute("rack", "12"), attribute("zone", "north-1")],
+        limitations: vec![
+            "no hierarchy offers the hugetlb controller: huge pages are not limited".to_owned(),
+        ],
+    };
+    let (events, _) = mpsc::channel(1);
+    let token = PathBuf::from("token");
+    let coordinators = Coordinators::plain(&["http://127.0.0.1:1".to_owned()], token).unwrap();
+    let session = Session { coordinators, facts, events };
+    let row = |number, sequence, state| KnownTask {
+        task_id: TaskId::new(&format!("7c9e6679-7425-40de-944b-e07fc1f9{number:04}")).unwrap(),
+        sequence,
+        state,
+        awaits_word: false,
+    };
+    let running = |number| row(number, 2, TaskState::Running);
+    let own = (0..tasks).map(|number| match number < changed {
+        true => row(number, 3, TaskState::Finished),
+        false => running(number),
+    });
+    let known = Known::new(own.collect());
+    let theirs = Known::new((0..tasks).map(running).collect());
+    let buckets = known.digests().differing(theirs.digests());
+    let cluster = ClusterId::new("9b2d3c1e-5f60-4a7b-8c9d-0e1f2a3b4c5d").unwrap();
+    let hello = session.hello(Some(&cluster), &known, Telling::ByDigest);
+    let hello = wire::FromAgent { message: Some(from_agent::Message::Hello(hello)) };
+    let read = wire::ReadKnown { buckets };
+    let (asked, told) = match read.buckets.is_empty() {
+        true => (0, 0),
+        false => {
+            let asked = wire::ToAgent { message: Some(Said::ReadKnown(read.clone())) };
+            let told = wire::FromAgent { message: Some(messages::read_known(read, &known)) };
+            (asked.encoded_len(), told.encoded_len())
+        }
+    };
+    (hello.encoded_len() + told, asked)
+}
+
+#[tokio::test]
+async fn a_hello_costs_what_differs_and_not_what_there_is() {
+    let mut shown = String::new();
+    for (tasks, changed) in [(0, 0), (10, 0), (10, 1), (1000, 0), (1000, 1), (1000, 10), (8000, 0), (8000, 1)]
+    {
+        let (sent, asked) = resync_bytes(tasks, changed).await;
+        shown += &format!("{tasks} tasks, {changed} changed: {sent} bytes sent, {asked} asked\n");
+        // What is promised.
+        assert!(changed > 0 || sent < 1024, "{tasks} unchanged tasks take {sent} bytes");
+    }
+    expect![[r#"
+        0 tasks, 0 changed: 298 bytes sent, 0 asked
+        10 tasks, 0 changed: 298 bytes sent, 0 asked
+        10 tasks, 1 changed: 741 bytes sent, 5 asked
+        1000 tasks, 0 changed: 795 bytes sent, 0 asked
+        1000 tasks, 1 changed: 2206 bytes sent, 5 asked
+        1000 tasks, 10 changed: 15142 bytes sent, 14 asked
+        8000 tasks, 0 changed: 795 bytes sent, 0 asked
+        8000 tasks, 1 changed: 11710 bytes sent, 5 asked
+    "#]]
+    .assert_eq(&shown);
 }

@@ -184,6 +184,7 @@ pub(super) mod tests {
             reads   /grpc.health.v1.Health/Check: view on what it names
             reads   /grpc.health.v1.Health/Watch: view on what it names
             reads   agent.v1.AgentSession/Attach: Agents
+            reads   agent.v1.AgentSession/AttachByDigest: Agents
             reads   agent.v1.AgentSession/Channel: Agents
             changes join.v1.Joining/Join: Join
             changes join.v1.Joining/Renew: Renew

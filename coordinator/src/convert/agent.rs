@@ -2,10 +2,10 @@
 
 use cluster::{AgentFacts, KnownTask};
 use leader::{
-    Assignment, ChannelId, FromAgent, Hello, HistoryRequest, OutputChunk, OutputRequest, OutputStream,
+    Assignment, ChannelId, FromAgent, Hello, HistoryRequest, Known, OutputChunk, OutputRequest, OutputStream,
     ToAgent,
 };
-use model::{KillOrder, Refusal, Subject, limits};
+use model::{Digests, KillOrder, Refusal, Subject, limits};
 use proto::{agent::v1 as wire, types::v1 as types};
 
 use codec::{
@@ -25,6 +25,9 @@ const KNOWN_TASKS_MAX: usize = 8 * limits::TASKS_PER_AGENT_MAX;
 const HISTORY_POINTS_MAX: usize = 1024;
 /// Data in one answer.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
+
+/// What digests must be.
+const DIGESTS_WRONG: &str = "are not 16 bytes for each of 1 to 32 buckets";
 
 /// What an agent sent: Hello once, as the first; then the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,10 @@ pub fn heard(message: wire::FromAgent) -> Result<Heard, Invalid> {
         Message::Frozen(wire::FrozenTasks { task_ids }) => {
             Heard::Message(FromAgent::Frozen(ids("frozen.task_ids", &task_ids, KNOWN_TASKS_MAX)?))
         }
+        Message::Known(wire::KnownTasks { tasks }) => {
+            at_most("known.tasks", tasks.len(), KNOWN_TASKS_MAX)?;
+            Heard::Message(FromAgent::Known(each("known.tasks", tasks, known_task)?))
+        }
         Message::Output(answer) => output_answer(answer).within("output").map(Heard::Message)?,
     })
 }
@@ -67,6 +74,7 @@ fn hello(hello: wire::Hello) -> Result<Hello, Invalid> {
         attributes: facts,
         limitations,
         tasks,
+        digests,
     } = hello;
     at_most("limitations", limitations.len(), LIMITATIONS_MAX)?;
     at_most("tasks", tasks.len(), KNOWN_TASKS_MAX)?;
@@ -89,7 +97,13 @@ fn hello(hello: wire::Hello) -> Result<Hello, Invalid> {
             attributes: attributes("attributes", facts)?,
             limitations,
         },
-        tasks: each("tasks", tasks, known_task)?,
+        tasks: if digests.is_empty() {
+            Known::All(each("tasks", tasks, known_task)?)
+        } else {
+            Known::Digests(
+                Digests::from_bytes(&digests).ok_or_else(|| Invalid::new("digests", DIGESTS_WRONG))?,
+            )
+        },
     })
 }
 
@@ -126,13 +140,15 @@ fn output_answer(answer: wire::OutputAnswer) -> Result<FromAgent, Invalid> {
 pub fn to_agent(message: ToAgent) -> wire::ToAgent {
     use wire::to_agent::Message;
     let message = match message {
-        ToAgent::Welcome { cluster, epoch, term, assignments, heartbeat_interval } => {
+        ToAgent::ReadKnown { buckets } => Message::ReadKnown(wire::ReadKnown { buckets }),
+        ToAgent::Welcome { cluster, epoch, term, assignments, unchanged, heartbeat_interval } => {
             Message::Welcome(wire::Welcome {
                 cluster_id: cluster.to_string(),
                 epoch,
                 term,
                 assignments: assignments.iter().map(to_assignment).collect(),
                 heartbeat_interval_ms: millis(heartbeat_interval),
+                unchanged,
             })
         }
         ToAgent::Launch(assignments) => {

@@ -573,5 +573,7 @@ fn sum(before: Counts, now: Counts) -> Counts {
         statuses_recorded: before.statuses_recorded + now.statuses_recorded,
         agents_marked_unreachable: before.agents_marked_unreachable + now.agents_marked_unreachable,
         subscriptions_replaced: before.subscriptions_replaced + now.subscriptions_replaced,
+        known_tasks_told: before.known_tasks_told + now.known_tasks_told,
+        known_tasks_spared: before.known_tasks_spared + now.known_tasks_spared,
     }
 }

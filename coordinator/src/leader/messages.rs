@@ -10,8 +10,8 @@ use model::{
 use tokio::sync::mpsc;
 
 pub use ::leader::{
-    Assignment, Call, Caller, ChannelId, Demand, FromAgent, Hello, HistoryRequest, OfferMessage, OutputChunk,
-    OutputRequest, OutputStream, Reply, SessionId, SubscribeParams, ToAgent, ToFramework,
+    Assignment, Call, Caller, ChannelId, Demand, FromAgent, Hello, HistoryRequest, Known, OfferMessage,
+    OutputChunk, OutputRequest, OutputStream, Reply, SessionId, SubscribeParams, ToAgent, ToFramework,
 };
 
 /// An opened event stream of a framework. It ends when the sender is gone; before that comes

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Applied, Config, Feed, LeaderHandle, LeaderLoop, Log, ProposeError, Standing, feed,
     messages::{
-        Attachment, Caller, FromAgent, Hello, OutputChunk, OutputRequest, OutputStream, SubscribeParams,
-        Subscription, ToAgent, ToFramework,
+        Attachment, Caller, FromAgent, Hello, Known, OutputChunk, OutputRequest, OutputStream,
+        SubscribeParams, Subscription, ToAgent, ToFramework,
     },
 };
 
@@ -135,7 +135,7 @@ impl World {
                 attributes: Default::default(),
                 limitations: Vec::new(),
             },
-            tasks: Vec::new(),
+            tasks: Known::All(Vec::new()),
         };
         let wait = async {
             loop {

@@ -6,16 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::{Answer, Availability, ClusterState, Command, Task, kept::kept};
-use model::{AgentId, Duration, KillOrder, Refusal, RefusalCode, TaskId, TaskStatus, Timestamp, limits};
+use model::{
+    AgentId, Digests, Duration, KillOrder, Refusal, RefusalCode, TaskId, TaskStatus, Timestamp, limits,
+};
 
 use crate::{
     config::{
         ASSIGNMENT_BYTES, LAUNCH_BYTES_MAX, RETRY_AFTER, STATUSES_WAITING_MAX, UNREACHABLE_IN_WINDOW_MIN,
     },
     machine::{Effect, Leader},
-    messages::{Assignment, FromAgent, Hello, SessionId, ToAgent},
+    messages::{Assignment, FromAgent, Hello, Known, SessionId, ToAgent},
     offers::Ending,
     proposals::{CallId, ProposeError, Purpose},
+    resync::{self, Asked},
     usage::Reports,
 };
 
@@ -39,6 +42,10 @@ pub(crate) struct Session {
     reports: Reports,
     /// Its tasks that stand still, as it has told.
     frozen: BTreeSet<TaskId>,
+    /// Of its hello, until the Welcome.
+    digests: Option<Digests>,
+    /// Present while it is to tell of some of its tasks.
+    asked: Option<Asked>,
 }
 
 /// Every open session.
@@ -107,6 +114,18 @@ impl Sessions {
         Some(session.frozen.contains(task))
     }
 
+    pub(crate) fn ask(&mut self, session: SessionId, asked: Asked) {
+        if let Some(session) = self.by_id.get_mut(&session) {
+            session.asked = Some(asked);
+        }
+    }
+
+    /// What an agent was asked for, and which; only once.
+    pub(crate) fn take_asked(&mut self, session: SessionId) -> Option<(AgentId, Asked)> {
+        let session = self.by_id.get_mut(&session)?;
+        Some((session.agent.clone(), session.asked.take()?))
+    }
+
     pub(crate) fn told_tasks(&self) -> Vec<TaskId> {
         self.by_id.values().flat_map(|session| session.told.keys().cloned()).collect()
     }
@@ -155,10 +174,21 @@ impl Leader {
                 retry_at: None,
                 reports: Reports::default(),
                 frozen: BTreeSet::new(),
+                digests: match &tasks {
+                    Known::All(_) => None,
+                    Known::Digests(digests) => Some(digests.clone()),
+                },
+                asked: None,
             },
         );
-        let command = Command::RegisterAgent { agent, facts, tasks };
-        self.propose(Purpose::RegisterAgent { session }, command, now);
+        match tasks {
+            Known::All(tasks) => {
+                self.counts.known_tasks_told += tasks.len() as u64;
+                let command = Command::RegisterAgent { agent, facts, tasks };
+                self.propose(Purpose::RegisterAgent { session }, command, now);
+            }
+            Known::Digests(digests) => self.compare_known(session, agent, facts, digests, state, now),
+        }
     }
 
     fn judge_hello(
@@ -232,7 +262,16 @@ impl Leader {
         let tasks = state.agent(&agent).map(|agent| agent.tasks.clone()).unwrap_or_default();
         let assigned: Vec<_> = tasks.iter().filter_map(|task| Some((task, state.task(task)?))).collect();
         entry.told = assigned.iter().map(|(id, task)| ((*id).clone(), task.kill)).collect();
-        let assignments = assigned.into_iter().map(|(_, task)| assignment(task)).collect();
+        let digests = entry.digests.take();
+        let unchanged = digests.as_ref().map(|digests| resync::unchanged(digests, state, &agent));
+        let unchanged = unchanged.unwrap_or_default();
+        // Digests say nothing of orders to end.
+        let is_known = |id: &TaskId, task: &Task| {
+            let bucket = digests.as_ref().map(|digests| digests.bucket_of(id));
+            task.kill.is_none() && bucket.is_some_and(|bucket| unchanged.contains(&bucket))
+        };
+        let assigned = assigned.into_iter().filter(|(id, task)| !is_known(id, task));
+        let assignments = assigned.map(|(_, task)| assignment(task)).collect();
         if !entry.inbox.is_empty() {
             self.sessions.full.insert(session);
         }
@@ -241,6 +280,7 @@ impl Leader {
             epoch,
             term: self.term,
             assignments,
+            unchanged,
             heartbeat_interval: self.config.agent_heartbeat,
         };
         self.effects.push(Effect::ToAgent { session, message });
@@ -277,6 +317,7 @@ impl Leader {
             FromAgent::History { request, result } => self.history_answered(session, request, result),
             FromAgent::Output { request, result } => self.read_answered(session, request, result),
             FromAgent::Frozen(tasks) => entry.frozen = tasks.into_iter().collect(),
+            FromAgent::Known(tasks) => self.known_told(session, tasks, now),
         }
     }
 

@@ -19,6 +19,7 @@ mod messages;
 mod offers;
 mod outputs;
 mod proposals;
+mod resync;
 mod runner;
 mod usage;
 mod view;
@@ -26,8 +27,8 @@ mod view;
 pub use config::Config;
 pub use machine::{Counts, Effect, Input, Leader};
 pub use messages::{
-    Assignment, Call, Caller, ChannelId, Demand, FromAgent, Hello, HistoryRequest, OfferMessage, OutputChunk,
-    OutputRequest, OutputStream, Reply, SessionId, SubscribeParams, ToAgent, ToFramework,
+    Assignment, Call, Caller, ChannelId, Demand, FromAgent, Hello, HistoryRequest, Known, OfferMessage,
+    OutputChunk, OutputRequest, OutputStream, Reply, SessionId, SubscribeParams, ToAgent, ToFramework,
 };
 pub use offers::Offer;
 pub use proposals::{CallId, ProposeError, Ticket};

@@ -107,6 +107,10 @@ pub struct Counts {
     pub statuses_recorded: u64,
     pub agents_marked_unreachable: u64,
     pub subscriptions_replaced: u64,
+    /// Tasks of which agents told at their attach.
+    pub known_tasks_told: u64,
+    /// Those of which they need not, because their digests had said enough.
+    pub known_tasks_spared: u64,
 }
 
 /// The leader of one term.

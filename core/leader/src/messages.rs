@@ -4,9 +4,9 @@
 
 use cluster::{AgentFacts, DeactivatedTasks, FrameworkInfo, KnownTask};
 use model::{
-    AgentId, Attribute, Attributes, ClusterId, Cursor, Duration, FrameworkEvent, FrameworkId, KillOrder,
-    OfferId, Refusal, RequestId, Resources, RoleName, Subject, SubscriptionId, TaskId, TaskSpec, TaskStatus,
-    Timestamp, Usage, UsageReport,
+    AgentId, Attribute, Attributes, ClusterId, Cursor, Digests, Duration, FrameworkEvent, FrameworkId,
+    KillOrder, OfferId, Refusal, RequestId, Resources, RoleName, Subject, SubscriptionId, TaskId, TaskSpec,
+    TaskStatus, Timestamp, Usage, UsageReport,
 };
 use std::{fmt, sync::Arc};
 
@@ -268,8 +268,15 @@ pub struct Hello {
     /// Which cluster the agent belongs to; absent at its very first attach.
     pub cluster: Option<ClusterId>,
     pub facts: AgentFacts,
-    /// Every task that the agent has a record of.
-    pub tasks: Vec<KnownTask>,
+    pub tasks: Known,
+}
+
+/// Every task that an agent has a record of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    All(Vec<KnownTask>),
+    /// Those that differ from what the leader knows are asked for.
+    Digests(Digests),
 }
 
 /// What an agent says after Hello.
@@ -290,18 +297,26 @@ pub enum FromAgent {
     },
     /// All of its tasks that stand still.
     Frozen(Vec<TaskId>),
+    /// Answers ReadKnown.
+    Known(Vec<KnownTask>),
 }
 
 /// What an agent hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToAgent {
-    /// Always the first, once the registration is committed.
+    /// Before Welcome, at most once, if Hello had digests: the tasks of these buckets are not as the leader knows them.
+    ReadKnown {
+        buckets: Vec<u32>,
+    },
+    /// Before anything else but ReadKnown, once the registration is committed.
     Welcome {
         cluster: ClusterId,
         epoch: u64,
         term: u64,
-        /// The agent's tasks that are not both final and released.
+        /// The agent's tasks that are not both final and released. Of those in `unchanged`: only what shall end.
         assignments: Vec<Assignment>,
+        /// Buckets of Hello's digests with exactly the tasks that the leader knows.
+        unchanged: Vec<u32>,
         heartbeat_interval: Duration,
     },
     Launch(Vec<Assignment>),

@@ -5,6 +5,7 @@
 
 mod amounts;
 mod attribute;
+mod digest;
 mod event;
 mod ids;
 pub mod limits;
@@ -19,6 +20,7 @@ mod usage;
 
 pub use amounts::Amounts;
 pub use attribute::{Attribute, Attributes};
+pub use digest::{Digests, KnownRow};
 pub use event::{Cursor, FrameworkEvent};
 pub use ids::{
     AgentId, ClusterId, DutyName, FrameworkId, IdError, MemberId, OfferId, RequestId, RoleName, ScalarName,

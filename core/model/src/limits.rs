@@ -105,6 +105,11 @@ pub const PROBES_IN_A_ROW_MAX: u64 = 1000;
 
 /// Tasks that one agent may have unreleased: process ids, cgroups and map rows are sized by it.
 pub const TASKS_PER_AGENT_MAX: usize = 8192;
+/// Tasks in one bucket of an agent's hello, while the buckets reach: one that differs is told with a row of some 40
+/// bytes for each.
+pub const TASKS_PER_BUCKET: usize = 16;
+/// Buckets of one hello: with 16 bytes each they leave half of a KiB for what else it says.
+pub const BUCKETS_MAX: usize = 32;
 /// Tasks in one Accept.
 pub const TASKS_PER_ACCEPT_MAX: usize = 1024;
 /// Tasks of one Run request.

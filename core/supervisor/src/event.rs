@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use model::{Duration, Exit, FrameworkId, KillOrder, Reason, TaskId, TaskSpec, Usage};
 
-use crate::{ProcessEnd, ProcessId};
+use crate::{KnownTask, ProcessEnd, ProcessId};
 
 /// What the leader wants of this agent: one task.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +20,9 @@ pub struct Assignment {
 /// Something that happened, from the leader or from this host.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A session began; these are all tasks that are not both final and released.
-    Welcomed { assignments: Vec<Assignment> },
+    /// A session began; these are all tasks that are not both final and released. Of `unchanged` the leader knows what
+    /// the hello said; they are among the assignments, too, when they shall end.
+    Welcomed { assignments: Vec<Assignment>, unchanged: Vec<KnownTask> },
     /// Tasks were launched on this agent.
     Assigned { assignments: Vec<Assignment> },
     /// A task shall end. Without a grace: that of its spec.

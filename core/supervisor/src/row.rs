@@ -176,14 +176,6 @@ impl Row {
     }
 }
 
-/// What the agent says of a task when it says hello.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownTask {
-    pub task_id: TaskId,
-    pub sequence: u64,
-    pub state: TaskState,
-}
-
 impl fmt::Display for Row {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.phase {

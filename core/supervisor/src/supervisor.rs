@@ -131,7 +131,9 @@ impl Supervisor {
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
-            Event::Welcomed { assignments } => self.welcomed(assignments, now, &mut actions),
+            Event::Welcomed { assignments, unchanged } => {
+                self.welcomed(assignments, &unchanged, now, &mut actions);
+            }
             Event::Assigned { assignments } => {
                 for assignment in assignments {
                     self.assigned(assignment, now, &mut actions);
@@ -223,19 +225,32 @@ impl Supervisor {
 
     /// For Hello: every task whose end the leader may not know yet.
     pub fn known(&self) -> Vec<KnownTask> {
-        self.rows()
-            .filter(|row| row.holds_resources() || !row.is_acknowledged())
-            .map(|row| KnownTask { task_id: row.task_id.clone(), sequence: row.sequence, state: row.state() })
-            .collect()
+        let is_told = |entry: &&Entry| entry.row.holds_resources() || !entry.row.is_acknowledged();
+        let known = |Entry { row, awaits_secrets, .. }: &Entry| KnownTask {
+            task_id: row.task_id.clone(),
+            sequence: row.sequence,
+            state: row.state(),
+            // A launch goes on when it is assigned again. An end is told again to a leader that has its number, and yet
+            // doesn't believe it.
+            awaits_word: *awaits_secrets || !row.holds_resources(),
+        };
+        self.entries.values().filter(is_told).map(known).collect()
     }
 
     fn live(&self) -> Vec<TaskId> {
         self.rows().filter(|row| row.is_live()).map(|row| row.task_id.clone()).collect()
     }
 
-    fn welcomed(&mut self, assignments: Vec<Assignment>, now: Now, actions: &mut Vec<Action>) {
+    fn welcomed(
+        &mut self,
+        assignments: Vec<Assignment>,
+        unchanged: &[KnownTask],
+        now: Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let assigned = assignments.iter().map(|assignment| assignment.spec.task_id.clone());
         let listed: BTreeSet<TaskId> =
-            assignments.iter().map(|assignment| assignment.spec.task_id.clone()).collect();
+            assigned.chain(unchanged.iter().map(|known| known.task_id.clone())).collect();
         for task_id in std::mem::take(&mut self.damaged) {
             match listed.contains(&task_id) {
                 true => drop(self.damaged.insert(task_id)),
@@ -245,7 +260,11 @@ impl Supervisor {
         }
         // What ended unheard is told before anything new begins.
         for assignment in &assignments {
-            self.catch_up(assignment, now, actions);
+            self.catch_up(&assignment.spec.task_id, assignment.recorded_sequence, now, actions);
+        }
+        for known in unchanged {
+            // What was told of it since the hello is above this.
+            self.catch_up(&known.task_id, known.sequence, now, actions);
         }
         for entry in self.entries.values() {
             actions.extend(entry.row.unacknowledged().map(|status| Action::Report(Box::new(status.clone()))));
@@ -261,12 +280,10 @@ impl Supervisor {
     }
 
     /// Compares what the log has of a task with its row, so that what is repeated is what it lacks.
-    fn catch_up(&mut self, assignment: &Assignment, now: Now, actions: &mut Vec<Action>) {
-        let task_id = &assignment.spec.task_id;
+    fn catch_up(&mut self, task_id: &TaskId, recorded: u64, now: Now, actions: &mut Vec<Action>) {
         let agent_id = self.agent_id.clone();
         let Some(entry) = self.entries.get_mut(task_id) else { return };
         let row = &mut entry.row;
-        let recorded = assignment.recorded_sequence;
         let is_over = matches!(row.phase, Phase::Ended { .. } | Phase::Removing);
         if is_over && row.is_acknowledged() && recorded == 0 {
             return; // An old id for a new task: `assigned` refuses it.

@@ -224,6 +224,7 @@ impl Agent {
                     task_id: task_id.clone(),
                     sequence: task.sequence,
                     state: task.state,
+                    awaits_word: false,
                 });
                 // A session that was given up asks no more.
                 let _ = greeting.send(Greeting { cluster_id: None, tasks: tasks.collect() });
@@ -243,7 +244,9 @@ impl Agent {
 
     fn hear_leader(&mut self, message: FromLeader) {
         match message {
-            FromLeader::Welcomed { cluster_id: _, epoch: _, assignments } => self.welcomed(assignments),
+            FromLeader::Welcomed { cluster_id: _, epoch: _, assignments, unchanged } => {
+                self.welcomed(assignments, &unchanged);
+            }
             FromLeader::Launch(assignments) => {
                 assignments.into_iter().for_each(|assignment| self.assigned(assignment));
             }
@@ -269,12 +272,19 @@ impl Agent {
         }
     }
 
-    fn welcomed(&mut self, assignments: Vec<Assignment>) {
+    fn welcomed(&mut self, assignments: Vec<Assignment>, unchanged: &[KnownTask]) {
         // A task that isn't listed is over for the leader.
+        let assigned = assignments.iter().map(|assignment| assignment.spec.task_id.clone());
         let listed: std::collections::BTreeSet<TaskId> =
-            assignments.iter().map(|assignment| assignment.spec.task_id.clone()).collect();
+            assigned.chain(unchanged.iter().map(|known| known.task_id.clone())).collect();
         self.tasks.retain(|task_id, _| listed.contains(task_id));
         let mut again = Vec::new();
+        for known in unchanged {
+            self.acknowledged(&known.task_id, known.sequence);
+            if let Some(task) = self.tasks.get(&known.task_id) {
+                again.extend(task.unacknowledged.iter().cloned());
+            }
+        }
         for assignment in assignments {
             let task_id = assignment.spec.task_id.clone();
             let recorded = assignment.recorded_sequence;

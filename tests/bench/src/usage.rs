@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use cluster::{AgentFacts, ClusterState, apply};
-use leader::{Call, CallId, Config, Effect, FromAgent, Hello, Input, Leader, SessionId, ToAgent};
+use leader::{Call, CallId, Config, Effect, FromAgent, Hello, Input, Known, Leader, SessionId, ToAgent};
 use model::{
     AgentId, ClusterId, Duration, Figure, Kind, Opened, Reporter, Resources, Subject, TaskId, Timestamp,
     Usage, UsageReport,
@@ -96,7 +96,7 @@ impl World {
         world.settle();
         for number in 0..agents {
             let agent = AgentId::new(&format!("agent-{number}"))?;
-            let hello = Hello { agent, cluster: None, facts: facts(), tasks: Vec::new() };
+            let hello = Hello { agent, cluster: None, facts: facts(), tasks: Known::All(Vec::new()) };
             let call = CallId(number as u64);
             world.leader.handle(Input::Call { call, what: Call::Attach(hello) }, &world.state, now);
             let session = world.settle().context("an agent was not let in")?;

@@ -31,6 +31,7 @@ impl AgentApi {
 #[tonic::async_trait]
 impl AgentSession for AgentApi {
     type AttachStream = Answers<wire::ToAgent>;
+    type AttachByDigestStream = Answers<wire::ToAgent>;
     type ChannelStream = Answers<Frame>;
 
     async fn channel(
@@ -44,6 +45,23 @@ impl AgentSession for AgentApi {
         &self,
         request: Request<Streaming<wire::FromAgent>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
+        self.open(request).await
+    }
+
+    /// That it is here says that digests are understood; the hello says whether they are used.
+    async fn attach_by_digest(
+        &self,
+        request: Request<Streaming<wire::FromAgent>>,
+    ) -> Result<Response<Self::AttachByDigestStream>, Status> {
+        self.open(request).await
+    }
+}
+
+impl AgentApi {
+    async fn open(
+        &self,
+        request: Request<Streaming<wire::FromAgent>>,
+    ) -> Result<Response<Answers<wire::ToAgent>>, Status> {
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Nobody);
         let mut incoming = request.into_inner();
         let first = incoming.message().await?;
@@ -148,7 +166,8 @@ fn answers(open: Open) -> Answers<wire::ToAgent> {
             let Some(message) = message else { return Some((Err(stream_over()), None)) };
             let is_last = match &message {
                 ToAgent::Refused { .. } => true,
-                ToAgent::Welcome { .. }
+                ToAgent::ReadKnown { .. }
+                | ToAgent::Welcome { .. }
                 | ToAgent::Launch(_)
                 | ToAgent::Kill { .. }
                 | ToAgent::Acknowledge(_)

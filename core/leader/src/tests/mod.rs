@@ -3,6 +3,7 @@
 mod agents;
 mod fleet;
 mod offers;
+mod resync;
 mod run;
 mod simulation;
 mod streams;

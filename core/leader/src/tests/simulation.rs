@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::world::{config, spec};
 use crate::{
-    Assignment, Call, CallId, Caller, Demand, Effect, FromAgent, Hello, Input, Leader, OfferMessage,
+    Assignment, Call, CallId, Caller, Demand, Effect, FromAgent, Hello, Input, Known, Leader, OfferMessage,
     ProposeError, Reply, SessionId, SubscribeParams, Ticket, ToAgent, ToFramework,
 };
 
@@ -343,6 +343,12 @@ impl Play {
             }
         }
         state.is_welcome = false;
+        let row = |(id, task): (&TaskId, &AgentTask)| KnownTask {
+            task: id.clone(),
+            sequence: task.sequence,
+            state: task.state,
+        };
+        let tasks = state.tasks.iter().map(row);
         let hello = Hello {
             agent: agent_id(agent),
             cluster: None,
@@ -359,11 +365,7 @@ impl Play {
                 attributes: Default::default(),
                 limitations: Vec::new(),
             },
-            tasks: state
-                .tasks
-                .iter()
-                .map(|(id, task)| KnownTask { task: id.clone(), sequence: task.sequence, state: task.state })
-                .collect(),
+            tasks: Known::All(tasks.collect()),
         };
         self.call(Who::Agent(agent), Call::Attach(hello));
     }
@@ -440,6 +442,7 @@ impl Play {
             | ToAgent::UsagePace { .. }
             | ToAgent::OpenChannel { .. }
             | ToAgent::Heartbeat
+            | ToAgent::ReadKnown { .. }
             | ToAgent::Refused { .. } => {}
         }
     }

@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use cluster::{AgentFacts, ClusterState, DeactivatedTasks, Entry, FrameworkInfo, KnownTask};
+use cluster::{AgentFacts, ClusterState, Command, DeactivatedTasks, Entry, FrameworkInfo, KnownTask};
 use model::{
-    AgentId, ClusterId, Cursor, Duration, Figure, FrameworkEvent, FrameworkId, OfferId, Opened, Reason,
-    Refusal, RequestId, Resources, RoleName, Subject, SubscriptionId, TaskId, TaskSpec, TaskState,
-    TaskStatus, Timestamp, Usage, UsageReport,
+    AgentId, ClusterId, Cursor, Digests, Duration, Figure, FrameworkEvent, FrameworkId, KnownRow, OfferId,
+    Opened, Reason, Refusal, RequestId, Resources, RoleName, Subject, SubscriptionId, TaskId, TaskSpec,
+    TaskState, TaskStatus, Timestamp, Usage, UsageReport,
 };
 
 use crate::{
-    Call, CallId, Caller, ChannelId, Config, Demand, Effect, FromAgent, Hello, HistoryRequest, Input, Leader,
-    OutputChunk, OutputRequest, OutputStream, ProposeError, Reply, SessionId, SubscribeParams, Ticket,
-    ToAgent, ToFramework,
+    Call, CallId, Caller, ChannelId, Config, Demand, Effect, FromAgent, Hello, HistoryRequest, Input, Known,
+    Leader, OutputChunk, OutputRequest, OutputStream, ProposeError, Reply, SessionId, SubscribeParams,
+    Ticket, ToAgent, ToFramework,
 };
 
 pub struct World {
@@ -34,6 +34,8 @@ pub struct World {
     subscription_names: BTreeMap<SubscriptionId, String>,
     callers: BTreeMap<CallId, String>,
     is_drained: bool,
+    /// What the log was told at registrations.
+    registered: Vec<String>,
     out: Vec<String>,
 }
 
@@ -64,6 +66,7 @@ impl World {
             subscription_names: BTreeMap::new(),
             callers: BTreeMap::new(),
             is_drained: true,
+            registered: Vec::new(),
             out: Vec::new(),
         };
         world.settle();
@@ -77,6 +80,19 @@ impl World {
         match words[0] {
             "agent" => self.attach(rest),
             "say" => self.say(rest),
+            "tell" => {
+                let known = FromAgent::Known(known_tasks(rest.get(1).unwrap_or(&"")));
+                self.hear(rest[0], known);
+            }
+            "counts" => {
+                let counts = self.leader.counts();
+                let (told, spared) = (counts.known_tasks_told, counts.known_tasks_spared);
+                self.out.push(format!("{told} told, {spared} spared"));
+            }
+            "log" => {
+                let shown = self.registered.drain(..);
+                self.out.extend(shown);
+            }
             "beat" => self.hear(rest[0], FromAgent::Heartbeat),
             "gone" => {
                 let session = self.sessions[rest[0]];
@@ -300,18 +316,10 @@ impl World {
     fn attach(&mut self, words: &[&str]) {
         let agent = AgentId::new(words[0]).unwrap();
         let find = |name: &str| words.iter().find_map(|word| word.strip_prefix(name));
-        let tasks = find("knows=")
-            .into_iter()
-            .flat_map(|list| list.split(','))
-            .map(|word| {
-                let mut parts = word.split(':');
-                KnownTask {
-                    task: TaskId::new(parts.next().unwrap()).unwrap(),
-                    state: state(parts.next().unwrap()),
-                    sequence: parts.next().unwrap().parse().unwrap(),
-                }
-            })
-            .collect();
+        let tasks = match (find("knows="), find("digests=")) {
+            (list, None) => Known::All(known_tasks(list.unwrap_or_default())),
+            (_, Some(list)) => Known::Digests(digests(list)),
+        };
         let hello = Hello {
             agent,
             cluster: find("cluster=").map(|id| ClusterId::new(id).unwrap()),
@@ -456,6 +464,13 @@ impl World {
 
     pub fn apply(&mut self, ticket: Ticket, entry: &Entry) {
         self.index += 1;
+        if let Command::RegisterAgent { agent, tasks, .. } = &entry.command {
+            let row =
+                |known: &KnownTask| format!("{}:{}:{}", known.task, known.state.as_str(), known.sequence);
+            let mut rows: Vec<_> = tasks.iter().map(row).collect();
+            rows.sort();
+            self.registered.push(format!("{agent} is registered with [{}]", rows.join(", ")));
+        }
         let outcome = cluster::apply(&mut self.state, self.index, entry);
         self.input(Input::Applied { changes: outcome.changes });
         self.input(Input::Answered { ticket, result: Ok(outcome.answer) });
@@ -595,8 +610,15 @@ fn heard_by_agent(message: &ToAgent) -> Option<String> {
         shown.join(", ")
     };
     Some(match message {
-        ToAgent::Welcome { epoch, assignments: list, .. } => {
-            format!("welcome {epoch} [{}]", assignments(list))
+        ToAgent::ReadKnown { buckets } => format!("read known {buckets:?}"),
+        ToAgent::Welcome { epoch, assignments: list, unchanged, .. } => {
+            let shown: Vec<_> = unchanged.iter().map(u32::to_string).collect();
+            let same = if unchanged.is_empty() {
+                String::new()
+            } else {
+                format!(", unchanged: {}", shown.join(" "))
+            };
+            format!("welcome {epoch} [{}]{same}", assignments(list))
         }
         ToAgent::Launch(list) => format!("launch [{}]", assignments(list)),
         ToAgent::Kill { task, grace } => format!("kill {task} {} s", grace.as_secs()),
@@ -618,6 +640,32 @@ fn heard_by_agent(message: &ToAgent) -> Option<String> {
             )
         }
     })
+}
+
+/// Reads `task:state:sequence`, with commas between; of those with `:word` the agent needs a word.
+fn known_tasks(list: &str) -> Vec<KnownTask> {
+    list.split(',')
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            let mut parts = word.split(':');
+            KnownTask {
+                task: TaskId::new(parts.next().unwrap()).unwrap(),
+                state: state(parts.next().unwrap()),
+                sequence: parts.next().unwrap().parse().unwrap(),
+            }
+        })
+        .collect()
+}
+
+/// Digests of what [`known_tasks`] reads: four buckets, in which t1 to t4 are alone.
+fn digests(list: &str) -> Digests {
+    let awaits_word: Vec<bool> = list.split(',').map(|word| word.ends_with(":word")).collect();
+    let known = known_tasks(list);
+    let mut rows = Vec::new();
+    for (KnownTask { task, sequence, state }, awaits_word) in known.iter().zip(awaits_word) {
+        rows.push(KnownRow { task_id: task, sequence: *sequence, state: *state, awaits_word });
+    }
+    Digests::of(rows, 4)
 }
 
 fn status_text(status: &TaskStatus) -> String {

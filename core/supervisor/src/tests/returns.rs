@@ -1,5 +1,7 @@
 //! What happens when the agent, the host or the leader comes back.
 
+use std::sync::Arc;
+
 use expect_test::expect;
 
 use super::{
@@ -7,7 +9,11 @@ use super::{
     story::{check, play},
     task,
 };
-use crate::{Event, Found, Supervisor, limits};
+use crate::{Assignment, Event, Found, Known, Supervisor, limits};
+
+fn welcomed(assignments: Vec<Assignment>) -> Event {
+    Event::Welcomed { assignments, unchanged: Vec::new() }
+}
 
 #[test]
 fn a_second_assignment_is_not_launched() {
@@ -333,6 +339,102 @@ fn a_task_that_the_leader_does_not_know_is_ended() {
 }
 
 #[test]
+fn what_the_leader_knows_as_it_was_told_goes_on_and_counts_as_heard() {
+    check(
+        "assigned t u
+         prepared t
+         launched t
+         welcomed =t#1 =u#1
+         welcomed =t#2 =u#1 u#1!
+         exited t code 0
+         emptied t
+         welcomed =t#2
+         acknowledged t 3
+         welcomed",
+        expect![[r#"
+            > assigned t u
+              write record t: preparing, #1 starting
+              report t #1 starting
+              make sandbox task-t.lfls
+              make cgroups task-t.lfls cpus=0.5 mem=64MiB
+              register meter task-t.lfls
+              spawn task-t.lfls ["sleep", "60"]
+              write record u: preparing, #1 starting
+              report u #1 starting
+              make sandbox task-u.lfls
+              make cgroups task-u.lfls cpus=0.5 mem=64MiB
+              register meter task-u.lfls
+              spawn task-u.lfls ["sleep", "60"]
+            > prepared t
+              write record t: releasing 70@9, #1 starting
+              register process 70@9 of t
+              release t
+            > launched t
+              write record t: running 70@9, #1 starting, #2 running
+              report t #2 running
+            > welcomed =t#1 =u#1
+              report t #2 running
+            > welcomed =t#2 =u#1 u#1!
+              write record u: preparing, kill ordered
+            > exited t code 0
+              write record t: ending as finished
+              kill all task-t.lfls
+            > emptied t
+              write record t: ended, #3 finished released
+              report t #3 finished code 0 released
+              unregister meter task-t.lfls
+              unregister process 70@9 of t
+              remove cgroups task-t.lfls
+            > welcomed =t#2
+              report t #3 finished code 0 released
+            > acknowledged t 3
+              write record t: ended
+            > welcomed
+        "#]],
+    );
+}
+
+#[test]
+fn hello_says_who_needs_a_word_whatever_the_leader_knows() {
+    let mut first = Supervisor::new(agent());
+    let mut assigned = assignment("s");
+    let value = model::SecretValue(b"hush".to_vec());
+    Arc::make_mut(&mut assigned.spec).secrets = vec![model::Secret { name: "key".to_owned(), value }];
+    let assignments = vec![assigned, assignment("t"), assignment("u")];
+    first.handle(Event::Assigned { assignments }, now());
+    let rows = first.rows().cloned().collect();
+    let found = Found { is_same_boot: true, ..Found::default() };
+    let (mut supervisor, _) = Supervisor::restore(agent(), rows, found, now());
+    let failed = |message: &str| Event::LaunchFailed {
+        task_id: task("u"),
+        reason: model::Reason::LaunchFailed,
+        message: message.to_owned(),
+    };
+    supervisor.handle(failed("no space left"), now());
+    supervisor.handle(Event::Emptied { task_id: task("u"), usage: None }, now());
+    let needs: Vec<_> =
+        supervisor.known().into_iter().map(|known| (known.task_id, known.awaits_word)).collect();
+    assert_eq!(needs, [(task("s"), true), (task("t"), false), (task("u"), true)]);
+}
+
+#[test]
+fn what_was_asked_for_is_told_as_the_hello_had_it() {
+    let mut supervisor = Supervisor::new(agent());
+    let names: Vec<String> = (0..40).map(|number| format!("t{number}")).collect();
+    let assignments = names.iter().map(|name| assignment(name)).collect();
+    supervisor.handle(Event::Assigned { assignments }, now());
+    let known = Known::new(supervisor.known());
+    assert_eq!(known.digests().buckets(), 3);
+    let parts: Vec<usize> = (0..3).map(|bucket| known.of_buckets(&[bucket]).len()).collect();
+    assert_eq!(parts.iter().sum::<usize>(), 40);
+    let mut of_two = known.of_buckets(&[0, 1]);
+    of_two.extend(known.of_buckets(&[2]));
+    of_two.sort_by(|one, other| one.task_id.cmp(&other.task_id));
+    assert_eq!(of_two, known.tasks());
+    assert_eq!(known.of_buckets(&[3]), []);
+}
+
+#[test]
 fn a_welcome_brings_what_was_lost() {
     check(
         "assigned t
@@ -447,7 +549,7 @@ fn a_damaged_record_is_told_and_never_launched() {
     let found =
         Found { is_same_boot: true, damaged, cgroups: ["task-t.1".to_owned()].into(), ..Found::default() };
     let (mut supervisor, mut actions) = Supervisor::restore(agent(), Vec::new(), found, now());
-    actions.extend(supervisor.handle(Event::Welcomed { assignments: vec![assignment("t")] }, now()));
+    actions.extend(supervisor.handle(welcomed(vec![assignment("t")]), now()));
     let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
     expect![[r#"
         remove stray cgroups task-t.1
@@ -515,7 +617,7 @@ fn what_lies_here_without_a_record_is_never_begun_again() {
     let (mut supervisor, _) = Supervisor::restore(agent(), Vec::new(), found, now());
     // The log knows of no status yet: the agent may have lost them with the record.
     let assignments = vec![assignment("t.1"), assignment("u"), assignment("v")];
-    supervisor.handle(Event::Welcomed { assignments }, now());
+    supervisor.handle(welcomed(assignments), now());
     let states: Vec<String> = supervisor
         .rows()
         .map(|row| format!("{} {}", row.task_id, row.statuses.last().unwrap().state.as_str()))

@@ -1,11 +1,14 @@
 //! How a story is written: one event for each line in, the actions that follow out.
 
 use expect_test::Expect;
-use model::{Duration, Exit, Figure, KillOrder, ProcessSpec, Reason, StopSignal, TaskId, Timestamp, Usage};
+use model::{
+    Duration, Exit, Figure, KillOrder, ProcessSpec, Reason, StopSignal, TaskId, TaskState, Timestamp, Usage,
+};
 
 use super::{agent, assignment, check as health_check, task};
 use crate::{
-    Assignment, Event, Found, KillBudget, MemoryEnd, Now, ProcessEnd, ProcessId, Row, Supervisor, Uptime,
+    Assignment, Event, Found, KillBudget, KnownTask, MemoryEnd, Now, ProcessEnd, ProcessId, Row, Supervisor,
+    Uptime,
 };
 
 /// Plays a story; every line is an event, `+ SECONDS`, `clock SECONDS` (a step), or `restart`/`reboot`.
@@ -64,7 +67,12 @@ pub(super) fn play(story: &str) -> String {
 fn parse(words: &[&str]) -> Event {
     match words {
         ["assigned", names @ ..] => Event::Assigned { assignments: assignments(names) },
-        ["welcomed", names @ ..] => Event::Welcomed { assignments: assignments(names) },
+        ["welcomed", names @ ..] => {
+            let (unchanged, listed): (Vec<&str>, Vec<&str>) =
+                names.iter().partition(|name| name.starts_with('='));
+            let unchanged = unchanged.into_iter().map(unchanged_task).collect();
+            Event::Welcomed { assignments: assignments(&listed), unchanged }
+        }
         ["kill", name] => Event::KillOrdered { task_id: task(name), grace: None },
         ["kill", name, seconds] => Event::KillOrdered {
             task_id: task(name),
@@ -144,6 +152,13 @@ fn processes(how: &[&str]) -> Vec<ProcessEnd> {
         end(name, Exit::Signal(signal.parse().unwrap()), false, false)
     };
     how.iter().filter_map(one).collect()
+}
+
+/// `=name#3`: the leader knows of it what the hello said.
+fn unchanged_task(word: &str) -> KnownTask {
+    let (name, sequence) = word.trim_start_matches('=').split_once('#').unwrap();
+    let sequence = sequence.parse().unwrap();
+    KnownTask { task_id: task(name), sequence, state: TaskState::Running, awaits_word: false }
 }
 
 /// `name`, `name#3` with a recorded sequence, `name!` with a kill order, `name~5` that may run for 5 s and is

@@ -4,10 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use model::{Duration, Exit, Health, HealthCheck, Reason, TaskId, TaskState, TaskStatus, Timestamp};
+use model::{
+    Digests, Duration, Exit, Health, HealthCheck, KnownRow, Reason, TaskId, TaskState, TaskStatus, Timestamp,
+};
 
 use super::{agent, assignment, check, task};
-use crate::{Action, Assignment, Event, Found, KillBudget, Now, ProcessId, Row, Supervisor, Uptime};
+use crate::{Action, Assignment, Event, Found, KillBudget, Known, Now, ProcessId, Row, Supervisor, Uptime};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Process {
@@ -41,6 +43,7 @@ fn is_checked(name: &TaskId) -> bool {
 
 pub(super) struct World {
     supervisor: Supervisor,
+    connections: u32,
     now: Now,
     next_pid: u32,
     // The host.
@@ -73,6 +76,7 @@ impl World {
     pub(super) fn new() -> Self {
         Self {
             supervisor: Supervisor::new(agent()).with_kill_budget(budget()),
+            connections: 0,
             now: Now { wall: Timestamp(1_000_000), uptime: Uptime(Duration::from_secs(1)) },
             next_pid: 100,
             store: BTreeMap::new(),
@@ -513,8 +517,28 @@ impl World {
             .filter(|(_, logged)| !(logged.state.is_some_and(TaskState::is_final) && logged.is_released))
             .map(|(name, _)| name.clone())
             .collect();
-        let assignments = open.iter().map(|name| self.assignment(name)).collect();
-        self.down.push_back(Event::Welcomed { assignments });
+        // Every other time the agent says digests, and is told of no more than what differs.
+        self.connections += 1;
+        let known = Known::in_buckets(self.supervisor.known(), 2);
+        let rows = open.iter().map(|name| KnownRow {
+            task_id: name,
+            sequence: self.tasks[name].recorded,
+            state: self.tasks[name].state.unwrap_or(TaskState::Staging),
+            awaits_word: false,
+        });
+        let differing = known.digests().differing(&Digests::of(rows, 2));
+        let mut unchanged: Vec<u32> = (0..2).filter(|bucket| !differing.contains(bucket)).collect();
+        if self.connections.is_multiple_of(2) {
+            unchanged.clear();
+        }
+        let is_known = |assignment: &Assignment| {
+            let bucket = known.digests().bucket_of(&assignment.spec.task_id);
+            assignment.kill.is_none() && unchanged.contains(&bucket)
+        };
+        let assignments = open.iter().map(|name| self.assignment(name));
+        let assignments = assignments.filter(|assignment| !is_known(assignment)).collect();
+        let unchanged = known.of_buckets(&unchanged);
+        self.down.push_back(Event::Welcomed { assignments, unchanged });
     }
 
     fn disconnect(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use harness::{Cluster, ClusterOptions, Node, program, wait_until};
+use harness::{Cluster, ClusterOptions, Node, page, program, wait_until};
 use muster_client::{
     operator::{GetStatusRequest, ListMembersRequest, MemberView},
     types::{TaskState, exit::How},
@@ -69,6 +69,12 @@ async fn a_leader_whose_process_is_gone_is_replaced_before_an_election_timeout()
     cluster.finish().await;
 }
 
+/// Tasks of which agents told nothing when they attached to this member.
+fn spared(cluster: &Cluster, member: usize) -> f64 {
+    let name = "muster_coordinator_known_tasks_spared_total";
+    page::figure(cluster.member_address(member), name).unwrap_or_default()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_is_killed_and_tasks_do_not_notice() {
     let mut cluster = cluster!(three());
@@ -94,6 +100,14 @@ async fn the_leader_is_killed_and_tasks_do_not_notice() {
     }
     let view = cluster.task(&long).await;
     assert_eq!(view.state(), TaskState::Running);
+    // Nothing is news any more: the agent says digests, and need not tell of the task.
+    let leader = cluster.until_members().await;
+    let before: Vec<f64> = (1..=3).map(|member| spared(&cluster, member)).collect();
+    cluster.member(leader).kill();
+    cluster.restart_member(leader);
+    let next = cluster.until_members().await;
+    let base = if next == leader { 0.0 } else { before[next - 1] };
+    wait_until("the next leader is spared the task", async || spared(&cluster, next) > base).await;
     cluster.finish().await;
 }
 

@@ -2,7 +2,7 @@
 
 use leader::FromAgent;
 use model::{Duration, Exit, Reason, TaskId};
-use supervisor::{Action, Confidence, Event};
+use supervisor::{Action, Assignment, Confidence, Event};
 
 use super::{
     Agent, Wake,
@@ -297,14 +297,17 @@ impl Agent {
 
 fn shown(event: &Event) -> String {
     match event {
-        Event::Welcomed { assignments } | Event::Assigned { assignments } => {
-            let names: Vec<_> = assignments
-                .iter()
-                .map(|given| format!("{}#{}", given.spec.task_id, given.recorded_sequence))
-                .collect();
-            let what = if matches!(event, Event::Welcomed { .. }) { "welcomed" } else { "assigned" };
-            format!("{what} {}", names.join(" "))
+        Event::Welcomed { assignments, unchanged } => {
+            let same: Vec<_> =
+                unchanged.iter().map(|known| format!("={}#{}", known.task_id, known.sequence)).collect();
+            format!("welcomed {} {}", names(assignments), same.join(" "))
         }
+        Event::Assigned { assignments } => format!("assigned {}", names(assignments)),
         other => format!("{other:?}"),
     }
+}
+
+fn names(assignments: &[Assignment]) -> String {
+    let name = |given: &Assignment| format!("{}#{}", given.spec.task_id, given.recorded_sequence);
+    assignments.iter().map(name).collect::<Vec<_>>().join(" ")
 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use cluster::{AgentFacts, KnownTask};
 use leader::{FromAgent, Hello, ToAgent};
 use model::{AgentId, ClusterId, Duration, IdError, RefusalCode, Resources, TaskId};
-use supervisor::{Action, Assignment, Event, Found, Now, Row, Supervisor, Uptime};
+use supervisor::{Action, Assignment, Event, Found, Known, Now, Row, Supervisor, Uptime};
 
 use host::Host;
 pub use host::Work;
@@ -71,6 +71,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Thousandths of starts that come to nothing: whoever crashes once often does so again.
 const START_FAILURES: u64 = 100;
 
+/// Into how many buckets an agent sorts its tasks: not at all, as many as real ones do, or another number.
+const BUCKETS: [Option<usize>; 5] = [None, Some(0), Some(1), Some(2), Some(32)];
+
 /// What the agent of this number is called.
 pub fn id_of(number: usize) -> Result<AgentId, IdError> {
     AgentId::new(&format!("a{number}"))
@@ -78,6 +81,8 @@ pub fn id_of(number: usize) -> Result<AgentId, IdError> {
 
 struct Session {
     conn: Conn,
+    /// What its hello said.
+    known: Known,
     is_welcomed: bool,
     heartbeat: Duration,
     heard_at: Moment,
@@ -198,12 +203,14 @@ impl Agent {
             }
             self.begin_anew(stage);
         }
-        let known = self.supervisor.known();
-        let known = known.into_iter().map(|supervisor::KnownTask { task_id, sequence, state }| KnownTask {
-            task: task_id,
-            sequence,
-            state,
-        });
+        let tasks = self.supervisor.known();
+        // Older agents tell of all tasks, and another version may sort them otherwise.
+        let buckets = *stage.chance.one_of(&BUCKETS).unwrap_or(&None);
+        let is_told = buckets.is_none();
+        let known = match buckets {
+            Some(0) | None => Known::new(tasks),
+            Some(buckets) => Known::in_buckets(tasks, buckets),
+        };
         let hello = Hello {
             agent: self.id.clone(),
             cluster: self.cluster.clone(),
@@ -216,13 +223,16 @@ impl Agent {
                 attributes: BTreeMap::new(),
                 limitations: Vec::new(),
             },
-            tasks: known.collect(),
+            tasks: match is_told {
+                true => leader::Known::All(told(known.tasks().to_vec())),
+                false => leader::Known::Digests(known.digests().clone()),
+            },
         };
         self.next_member = (self.next_member + 1) % stage.parameters.members;
         stage.trace.line(stage.now, || format!("a{} says hello to m{}", self.number, self.next_member));
         let conn = stage.open(self.place(), self.next_member, Up::Hello(Box::new(hello)));
         let (is_welcomed, heartbeat) = (false, Duration::ZERO);
-        self.session = Some(Session { conn, is_welcomed, heartbeat, heard_at: stage.now });
+        self.session = Some(Session { conn, known, is_welcomed, heartbeat, heard_at: stage.now });
         self.later(stage, self.clock.truly(WELCOME_PATIENCE), Wake::Late { conn });
     }
 
@@ -287,14 +297,22 @@ impl Agent {
             }
         };
         match message {
-            ToAgent::Welcome { cluster, epoch, term, assignments, heartbeat_interval } => {
+            ToAgent::ReadKnown { buckets } => {
+                let tasks = told(session.known.of_buckets(&buckets));
+                stage.trace.line(now, || {
+                    format!("a{} tells of {} tasks in buckets {buckets:?}", self.number, tasks.len())
+                });
+                stage.send_up(conn, Up::Said(Box::new(FromAgent::Known(tasks))));
+            }
+            ToAgent::Welcome { cluster, epoch, term, assignments, unchanged, heartbeat_interval } => {
                 session.is_welcomed = true;
+                let unchanged = session.known.of_buckets(&unchanged);
                 session.heartbeat = heartbeat_interval;
                 self.cluster = Some(cluster);
                 stage.trace.line(now, || format!("a{} is welcome: term {term}, epoch {epoch}", self.number));
                 self.later(stage, Duration::ZERO, Wake::Beat { conn });
                 let assignments = assignments.into_iter().map(assignment).collect();
-                self.decide(Event::Welcomed { assignments }, stage);
+                self.decide(Event::Welcomed { assignments, unchanged }, stage);
             }
             ToAgent::Launch(assignments) => {
                 let assignments = assignments.into_iter().map(assignment).collect();
@@ -426,6 +444,15 @@ impl Agent {
         left.extend(self.host.cgroups.keys().map(|attempt| format!("{}: cgroup {attempt}", self.id)));
         left
     }
+}
+
+fn told(tasks: Vec<supervisor::KnownTask>) -> Vec<KnownTask> {
+    let row = |supervisor::KnownTask { task_id, sequence, state, awaits_word: _ }| KnownTask {
+        task: task_id,
+        sequence,
+        state,
+    };
+    tasks.into_iter().map(row).collect()
 }
 
 fn assignment(assignment: leader::Assignment) -> Assignment {
