@@ -20,8 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK: Duration = Duration::from_millis(200);
 const ATTACHED: &str = "muster_coordinator_agent_sessions_open";
 const RUNNING: &str = "muster_coordinator_tasks{state=\"running\"}";
-/// Frameworks that launch side by side.
-const FRAMEWORKS: usize = 8;
 
 /// `bench fleet`.
 #[derive(Debug, clap::Args)]
@@ -35,6 +33,9 @@ pub struct Args {
     /// Kills of the leader with each size
     #[arg(long, default_value_t = 2)]
     kills: usize,
+    /// Frameworks that launch side by side, each one accept after the other
+    #[arg(long, default_value_t = 64)]
+    frameworks: usize,
     /// Agents in one process
     #[arg(long, default_value_t = 2500)]
     each: usize,
@@ -72,8 +73,8 @@ async fn measure(args: &Args, agents: usize, tasks: usize) -> Result<()> {
 
     let began = Instant::now();
     let before = used(&mut cluster)?;
-    let connections = (0..FRAMEWORKS).map(|_| cluster.connection_by(leader));
-    let wish = Wish { at_a_time: (agents * tasks).div_ceil(FRAMEWORKS), life_ms: None };
+    let connections = (0..args.frameworks).map(|_| cluster.connection_by(leader));
+    let wish = Wish { at_a_time: (agents * tasks).div_ceil(args.frameworks.max(1)), life_ms: None };
     let mut frameworks = Frameworks::start(connections.collect(), "fleet", wish);
     until_figure(&cluster, leader, RUNNING, agents * tasks).await?;
     let lasted = began.elapsed();
@@ -84,6 +85,8 @@ async fn measure(args: &Args, agents: usize, tasks: usize) -> Result<()> {
     );
     show(&mut cluster, leader, "while it launched", &before, lasted)?;
 
+    // Whoever wants nothing is offered nothing.
+    frameworks.set(Phase::Ask);
     // What the launches left to do is not rest.
     sleep(Duration::from_secs(5)).await;
     let before = used(&mut cluster)?;

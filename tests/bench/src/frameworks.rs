@@ -26,6 +26,8 @@ pub(crate) enum Phase {
     Launch,
     /// Nothing new; what runs goes on.
     Pause,
+    /// The same, but to be offered too little for a task, and to hold that.
+    Ask,
     /// Nothing new, and then the end.
     Finish,
 }
@@ -176,17 +178,7 @@ impl One {
                 Event::Offers(offers) => {
                     // Nobody listens any more at the end.
                     let _ = self.offers.send(Offered { subscribed, at: Instant::now() });
-                    let mut unused = Vec::new();
-                    for offer in offers {
-                        match self.tasks_for(&offer) {
-                            0 => unused.push(offer.offer_id),
-                            count => self.use_offer(&mut framework, offer.offer_id, count).await,
-                        }
-                    }
-                    for some in unused.chunks(OFFERS_PER_CALL_MAX) {
-                        // Failing is harmless: what is not declined ends with its lease.
-                        let _ = framework.decline(some.to_vec(), Some(Duration::ZERO)).await;
-                    }
+                    self.use_offers(&mut framework, offers).await;
                     self.want(&mut framework).await;
                 }
                 Event::Status(status) => {
@@ -218,23 +210,42 @@ impl One {
     fn missing(&self) -> usize {
         match *self.phases.borrow() {
             Phase::Launch => self.wish.at_a_time.saturating_sub(self.alive.len() + self.doubtful.len()),
-            Phase::Pause | Phase::Finish => 0,
+            Phase::Pause | Phase::Ask | Phase::Finish => 0,
         }
     }
 
     async fn want(&self, framework: &mut Framework) {
         let count = u32::try_from(self.missing()).unwrap_or(u32::MAX);
-        let shape = Resources { cpus_milli: CPUS_MILLI, mem_mib: MEM_MIB, ..Resources::default() };
+        let (count, cpus_milli) = match *self.phases.borrow() {
+            Phase::Ask => (1, CPUS_MILLI / 2),
+            Phase::Launch | Phase::Pause | Phase::Finish => (count, CPUS_MILLI),
+        };
+        let shape = Resources { cpus_milli, mem_mib: MEM_MIB, ..Resources::default() };
         let demand = Demand { shape: Some(shape), count, constraints: Vec::new() };
         // Failing is harmless: the next subscription says it again.
         let _ = framework.set_demand(if count == 0 { Vec::new() } else { vec![demand] }).await;
     }
 
-    fn tasks_for(&self, offer: &Offer) -> usize {
-        let held = offer.resources.clone().unwrap_or_default();
-        let room = (held.cpus_milli / CPUS_MILLI).min(held.mem_mib / MEM_MIB);
-        let room = usize::try_from(room).unwrap_or(usize::MAX);
-        self.missing().min(room).min(TASKS_PER_ACCEPT_MAX)
+    /// Gives back at once what it does not need, so that others need not wait for it.
+    async fn use_offers(&mut self, framework: &mut Framework, offers: Vec<Offer>) {
+        let (mut used, mut unused, mut missing) = (Vec::new(), Vec::new(), self.missing());
+        for offer in offers {
+            match tasks_for(&offer).min(missing) {
+                0 => unused.push(offer.offer_id),
+                count => {
+                    missing -= count;
+                    used.push((offer.offer_id, count));
+                }
+            }
+        }
+        let is_asking = *self.phases.borrow() == Phase::Ask;
+        for some in unused.chunks(OFFERS_PER_CALL_MAX).filter(|_| !is_asking) {
+            // Failing is harmless: what is not declined ends with its lease.
+            let _ = framework.decline(some.to_vec(), Some(Duration::ZERO)).await;
+        }
+        for (offer, count) in used {
+            self.use_offer(framework, offer, count).await;
+        }
     }
 
     async fn use_offer(&mut self, framework: &mut Framework, offer: String, count: usize) {
@@ -308,4 +319,11 @@ impl One {
         }
         self.want(framework).await;
     }
+}
+
+/// How many tasks find room in an offer.
+fn tasks_for(offer: &Offer) -> usize {
+    let held = offer.resources.clone().unwrap_or_default();
+    let room = (held.cpus_milli / CPUS_MILLI).min(held.mem_mib / MEM_MIB);
+    usize::try_from(room).unwrap_or(usize::MAX).min(TASKS_PER_ACCEPT_MAX)
 }
