@@ -39,6 +39,9 @@ use tonic::{
     transport::Channel,
 };
 
+#[path = "api/resync.rs"]
+mod resync;
+
 /// One patience for the whole suite.
 const PATIENCE: Duration = Duration::from_secs(30);
 
