@@ -185,6 +185,7 @@ fn newer() -> Vec<Command> {
             kind: JoinKind::Agent,
             only_for: Some("a3".to_owned()),
             expires_at: Timestamp(1_700_009_000_000_000),
+            life: Some(Duration::from_secs(3600)),
         },
         Command::UseJoinToken {
             token: "cafe0001".to_owned(),
@@ -402,6 +403,7 @@ fn newest() -> Command {
         kind: JoinKind::Member,
         only_for: None,
         expires_at: Timestamp(1_800_000_000_000_000),
+        life: Some(Duration::from_secs(3600)),
     }
 }
 

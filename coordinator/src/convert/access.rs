@@ -270,6 +270,7 @@ pub(super) mod testing {
     //! Every change and record, for the round trips of `log.rs` and `snapshot.rs`.
 
     use super::*;
+    use crate::convert::testing::life;
     use model::Scope;
     use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -288,10 +289,6 @@ pub(super) mod testing {
             "[a-z]{1,4}".prop_map(|framework| Scope::Framework(FrameworkId::new(&framework).unwrap())),
         ];
         (select(Verb::ALL), scope).prop_map(|(verb, scope)| Grant { verb, scope })
-    }
-
-    fn life() -> impl Strategy<Value = Duration> {
-        any::<u64>().prop_map(Duration::from_micros)
     }
 
     pub(in crate::convert) fn change() -> impl Strategy<Value = AccessChange> {

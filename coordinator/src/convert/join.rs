@@ -5,7 +5,7 @@ use std::time::Duration;
 use cluster::{JoinKind, JoinToken, JoinTokenEnd, JoinTokenUse};
 use codec::Invalid;
 use identity::Identity;
-use model::{AgentId, Timestamp};
+use model::{AgentId, ClusterTime, Timestamp};
 use proto::{join::v1 as join, operator::v1 as wire};
 
 /// Longer than any installation takes; whoever needs more makes another token.
@@ -48,8 +48,8 @@ fn check_name(kind: JoinKind, field: &str, name: &str) -> Result<(), Invalid> {
     if is_name { Ok(()) } else { Err(Invalid::new(field, format!("is no id of {}", kind.one()))) }
 }
 
-pub fn to_view(id: &str, token: &JoinToken, now: Timestamp) -> wire::JoinTokenView {
-    let JoinToken { digest: _, kind, only_for, created_at, expires_at, end } = token;
+pub fn to_view(id: &str, token: &JoinToken, counted: ClusterTime, now: Timestamp) -> wire::JoinTokenView {
+    let JoinToken { digest: _, kind, only_for, created_at, expires_at, until: _, end } = token;
     let (used_by, used_at_us) = match end {
         Some(JoinTokenEnd::Used(JoinTokenUse { name, key: _, at })) => (name.clone(), at.0),
         Some(JoinTokenEnd::Revoked { .. }) | None => (String::new(), 0),
@@ -67,7 +67,7 @@ pub fn to_view(id: &str, token: &JoinToken, now: Timestamp) -> wire::JoinTokenVi
         used_by,
         used_at_us,
         is_revoked: matches!(end, Some(JoinTokenEnd::Revoked { .. })),
-        is_open: end.is_none() && *expires_at > now,
+        is_open: end.is_none() && !token.has_expired(counted, now),
     }
 }
 

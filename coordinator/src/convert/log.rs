@@ -168,13 +168,14 @@ fn to_command(command: &Command) -> wire::log_entry::Command {
             agent_id: agent.to_string(),
             request_id: text_of(request.as_ref()),
         }),
-        Command::CreateJoinToken { token, digest, kind, only_for, expires_at } => {
+        Command::CreateJoinToken { token, digest, kind, only_for, expires_at, life } => {
             Wire::CreateJoinToken(wire::CreateJoinToken {
                 token_id: token.clone(),
                 digest: digest.to_vec().into(),
                 kind: to_join_kind(*kind).into(),
                 only_for: only_for.clone().unwrap_or_default(),
                 expires_at_us: expires_at.0,
+                life_us: life.map(micros),
             })
         }
         Command::RevokeJoinToken { token } => {
@@ -294,13 +295,15 @@ fn command(command: wire::log_entry::Command) -> Result<Command, Invalid> {
             agent: id("agent_id", &agent_id)?,
             request: optional_id("request_id", &request_id)?,
         },
-        Wire::CreateJoinToken(wire::CreateJoinToken { token_id, digest, kind, only_for, expires_at_us }) => {
+        Wire::CreateJoinToken(token) => {
+            let wire::CreateJoinToken { token_id, digest, kind, only_for, expires_at_us, life_us } = token;
             Command::CreateJoinToken {
                 token: token_id,
                 digest: digest_of("digest", &digest)?,
                 kind: join_kind("kind", kind)?,
                 only_for: Some(only_for).filter(|name| !name.is_empty()),
                 expires_at: Timestamp(expires_at_us),
+                life: life_us.map(Duration::from_micros),
             }
         }
         Wire::RevokeJoinToken(wire::RevokeJoinToken { token_id }) => {

@@ -139,7 +139,7 @@ fn parts(snapshot: wire::Snapshot) -> Result<Parts, Invalid> {
 
 fn to_join_token((id, record): &(String, JoinToken)) -> wire::JoinTokenRecord {
     use wire::join_token_record::End;
-    let JoinToken { digest, kind, only_for, created_at, expires_at, end } = record;
+    let JoinToken { digest, kind, only_for, created_at, expires_at, until, end } = record;
     wire::JoinTokenRecord {
         token_id: id.clone(),
         digest: digest.to_vec().into(),
@@ -147,6 +147,7 @@ fn to_join_token((id, record): &(String, JoinToken)) -> wire::JoinTokenRecord {
         only_for: only_for.clone().unwrap_or_default(),
         created_at_us: created_at.0,
         expires_at_us: expires_at.0,
+        until_us: until.map(|until| until.0),
         end: end.as_ref().map(|end| match end {
             JoinTokenEnd::Used(JoinTokenUse { name, key, at }) => {
                 End::Used(wire::JoinTokenUse { name: name.clone(), key: key.to_vec().into(), at_us: at.0 })
@@ -158,8 +159,16 @@ fn to_join_token((id, record): &(String, JoinToken)) -> wire::JoinTokenRecord {
 
 fn join_token(record: wire::JoinTokenRecord) -> Result<(String, JoinToken), Invalid> {
     use wire::join_token_record::End;
-    let wire::JoinTokenRecord { token_id, digest, kind, only_for, created_at_us, expires_at_us, end } =
-        record;
+    let wire::JoinTokenRecord {
+        token_id,
+        digest,
+        kind,
+        only_for,
+        created_at_us,
+        expires_at_us,
+        until_us,
+        end,
+    } = record;
     let end = match end {
         None => None,
         Some(End::Used(wire::JoinTokenUse { name, key, at_us })) => {
@@ -174,6 +183,7 @@ fn join_token(record: wire::JoinTokenRecord) -> Result<(String, JoinToken), Inva
         only_for: Some(only_for).filter(|name| !name.is_empty()),
         created_at: Timestamp(created_at_us),
         expires_at: Timestamp(expires_at_us),
+        until: until_us.map(ClusterTime),
         end,
     };
     Ok((token_id, record))

@@ -108,13 +108,14 @@ pub fn command() -> impl Strategy<Value = Command> {
         Just(Command::CountTime),
     ];
     let tokens = prop_oneof![
-        (name(), any::<[u8; 32]>(), join_kind(), option::of(name()), at()).prop_map(
-            |(token, digest, kind, only_for, expires_at)| Command::CreateJoinToken {
+        (name(), any::<[u8; 32]>(), join_kind(), option::of(name()), at(), option::of(life())).prop_map(
+            |(token, digest, kind, only_for, expires_at, life)| Command::CreateJoinToken {
                 token,
                 digest,
                 kind,
                 only_for,
                 expires_at,
+                life,
             }
         ),
         name().prop_map(|token| Command::RevokeJoinToken { token }),
@@ -156,11 +157,16 @@ fn join_token() -> impl Strategy<Value = (String, JoinToken)> {
         })),
         at().prop_map(|at| JoinTokenEnd::Revoked { at }),
     ];
-    (name(), any::<[u8; 32]>(), join_kind(), option::of(name()), at(), at(), option::of(end)).prop_map(
-        |(token, digest, kind, only_for, created_at, expires_at, end)| {
-            (token, JoinToken { digest, kind, only_for, created_at, expires_at, end })
+    let times = (at(), at(), option::of(counted()));
+    (name(), any::<[u8; 32]>(), join_kind(), option::of(name()), times, option::of(end)).prop_map(
+        |(token, digest, kind, only_for, (created_at, expires_at, until), end)| {
+            (token, JoinToken { digest, kind, only_for, created_at, expires_at, until, end })
         },
     )
+}
+
+pub(super) fn life() -> impl Strategy<Value = Duration> {
+    any::<u64>().prop_map(Duration::from_micros)
 }
 
 fn counted() -> impl Strategy<Value = ClusterTime> {

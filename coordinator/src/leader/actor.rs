@@ -312,6 +312,10 @@ impl<L: Log> LeaderLoop<L> {
                 let _ = reply.send(Ok(leading.soft_view()));
                 return;
             }
+            Request::Counted { reply } => {
+                let _ = reply.send(Ok(leading.leader.counted(leading.clock.now())));
+                return;
+            }
             Request::Supported { version } => {
                 leading.handle(Input::Supported { version });
                 return;
@@ -549,6 +553,7 @@ fn refuse(request: Request, refusal: &Refusal) {
         Request::Subscribe { params: _, reply } => drop(reply.send(Err(refusal.clone()))),
         Request::Attach { hello: _, reply } => drop(reply.send(Err(refusal.clone()))),
         Request::Soft { reply } => drop(reply.send(Err(refusal.clone()))),
+        Request::Counted { reply } => drop(reply.send(Err(refusal.clone()))),
         Request::Supported { version: _ } => {}
     }
 }

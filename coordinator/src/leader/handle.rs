@@ -13,8 +13,8 @@ use std::{
 
 use cluster::{ClusterState, DeactivatedTasks, FrameworkInfo};
 use model::{
-    AgentId, Cursor, FrameworkId, OfferId, Refusal, RefusalCode, RequestId, RoleName, Subject, TaskId,
-    TaskSpec, TaskStatus, Usage,
+    AgentId, ClusterTime, Cursor, FrameworkId, OfferId, Refusal, RefusalCode, RequestId, RoleName, Subject,
+    TaskId, TaskSpec, TaskStatus, Usage,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -36,6 +36,7 @@ pub(super) enum Request {
     Subscribe { params: SubscribeParams, reply: oneshot::Sender<Result<Subscription, Refusal>> },
     Attach { hello: Box<Hello>, reply: oneshot::Sender<Result<Attachment, Refusal>> },
     Soft { reply: oneshot::Sender<Result<SoftView, Refusal>> },
+    Counted { reply: oneshot::Sender<Result<ClusterTime, Refusal>> },
     Supported { version: u32 },
 }
 
@@ -266,6 +267,12 @@ impl LeaderHandle {
     pub async fn soft(&self) -> Result<SoftView, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.ask("look into the leader's memory", Request::Soft { reply }, answer, ANSWER_TIME_MAX).await
+    }
+
+    /// The cluster's time as it is now; the log may know of an earlier one.
+    pub async fn counted(&self) -> Result<ClusterTime, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.ask("ask for the cluster's time", Request::Counted { reply }, answer, ANSWER_TIME_MAX).await
     }
 
     /// Tells which cluster version every member reads, 0 if that isn't known. To be repeated until it has risen: what

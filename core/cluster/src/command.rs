@@ -9,7 +9,7 @@ use model::{
 
 use crate::{
     access::{ACCESS_SINCE, AccessChange},
-    join_token::JoinKind,
+    join_token::{JOIN_LIFE_SINCE, JoinKind},
     kept,
     state::{AGENT_CARE_SINCE, CLUSTER_TIME_SINCE},
 };
@@ -89,7 +89,7 @@ pub enum Command {
     SubmitRun { request: Option<RequestId>, tasks: Vec<Arc<TaskSpec>> },
     /// Sets the weight of a role, in thousandths.
     SetRole { role: RoleName, weight_milli: u64, request: Option<RequestId> },
-    /// Lets somebody come into the cluster once, until `expires_at`. The token's id is the proposer's choice.
+    /// Lets somebody come into the cluster once. The token's id is the proposer's choice.
     CreateJoinToken {
         token: String,
         /// SHA-256 of the secret, which the log never holds.
@@ -97,7 +97,11 @@ pub enum Command {
         kind: JoinKind,
         /// The only one who may use it; needed for an id that is there already.
         only_for: Option<String>,
+        /// For people, where `life` is given.
         expires_at: Timestamp,
+        /// By the cluster's time, from [`crate::JOIN_LIFE_SINCE`] on; before, the wall clock of whoever led when the
+        /// token was used decided.
+        life: Option<Duration>,
     },
     /// Nobody may use the token any more.
     RevokeJoinToken { token: String },
@@ -147,7 +151,10 @@ impl Command {
             | Self::SetRole { .. }
             | Self::Prune { counted_before: None, .. } => 1,
             Self::Prune { counted_before: Some(_), .. } | Self::CountTime => CLUSTER_TIME_SINCE,
-            Self::CreateJoinToken { .. } | Self::RevokeJoinToken { .. } | Self::UseJoinToken { .. } => 4,
+            Self::CreateJoinToken { life: Some(_), .. } => JOIN_LIFE_SINCE,
+            Self::CreateJoinToken { life: None, .. }
+            | Self::RevokeJoinToken { .. }
+            | Self::UseJoinToken { .. } => 4,
             Self::DeactivateAgent { .. } | Self::ActivateAgent { .. } | Self::MarkAgentGone { .. } => {
                 AGENT_CARE_SINCE
             }

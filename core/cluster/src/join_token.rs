@@ -1,6 +1,9 @@
 //! What lets somebody come into the cluster, once.
 
-use model::Timestamp;
+use model::{ClusterTime, Timestamp};
+
+/// The cluster version from which on tokens expire by the cluster's time.
+pub const JOIN_LIFE_SINCE: u32 = 7;
 
 /// Who may come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,9 +39,22 @@ pub struct JoinToken {
     /// The only id that may come in with it.
     pub only_for: Option<String>,
     pub created_at: Timestamp,
+    /// By the clock of whoever led when it was made.
     pub expires_at: Timestamp,
+    /// Decides where it is known; tokens of before [`JOIN_LIFE_SINCE`] lack it.
+    pub until: Option<ClusterTime>,
     /// Absent: it was neither used nor revoked.
     pub end: Option<JoinTokenEnd>,
+}
+
+impl JoinToken {
+    /// Whether its time is over, by the cluster's time or, where that was not counted, by a wall clock.
+    pub fn has_expired(&self, counted: ClusterTime, at: Timestamp) -> bool {
+        match self.until {
+            Some(until) => until <= counted,
+            None => self.expires_at <= at,
+        }
+    }
 }
 
 /// How a token ended, unless it just expired.

@@ -24,7 +24,7 @@ pub use apply::apply;
 pub use command::{AgentFacts, Command, DeactivatedTasks, Entry, FrameworkInfo, KillBy, KnownTask};
 pub use events::EventsAfter;
 pub use index::Share;
-pub use join_token::{JoinKind, JoinToken, JoinTokenEnd, JoinTokenUse};
+pub use join_token::{JOIN_LIFE_SINCE, JoinKind, JoinToken, JoinTokenEnd, JoinTokenUse};
 pub use outcome::{Answer, Change, Outcome};
 pub use parts::{
     AgentPart, AnswerPart, EndedPart, FrameworkPart, GoneAgentPart, Parts, PartsError, RolePart, WaitingPart,

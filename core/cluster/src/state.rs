@@ -24,7 +24,8 @@ use crate::{
 /// - 4: join tokens.
 /// - 5: operators take agents out of use, and say that they are gone.
 /// - 6: users, duties, and certificates that are revoked.
-pub const VERSION_SUPPORTED: u32 = 6;
+/// - 7: join tokens expire by the cluster's time.
+pub const VERSION_SUPPORTED: u32 = 7;
 /// The cluster version from which on entries say what their proposer counted.
 pub const CLUSTER_TIME_SINCE: u32 = 3;
 /// The cluster version from which on operators may say what they know of agents.
@@ -309,6 +310,13 @@ impl ClusterState {
     /// The roles that have tasks which are not released, with their sums.
     pub fn allocated_roles(&self) -> &OrdMap<RoleName, Arc<Amounts>> {
         &self.index.by_role
+    }
+
+    /// Whether somebody may come in with a token whose end is by the cluster's time.
+    pub fn has_open_join_tokens(&self) -> bool {
+        self.join_tokens
+            .values()
+            .any(|token| token.end.is_none() && token.until.is_some_and(|until| self.counted < until))
     }
 
     /// How many tasks are final, released, and known as such to their framework: those that Prune may drop.

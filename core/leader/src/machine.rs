@@ -446,7 +446,7 @@ impl Leader {
     }
 
     /// What the leaders have counted together until now.
-    fn counted(&self, now: Timestamp) -> ClusterTime {
+    pub fn counted(&self, now: Timestamp) -> ClusterTime {
         self.counted_before + now.since(self.began_at)
     }
 
@@ -462,6 +462,7 @@ impl Leader {
             && !self.is_telling_time
             && (state.prunable_count() > 0
                 || !state.access().is_timeless()
+                || state.has_open_join_tokens()
                 || state.frameworks().values().any(|framework| is_away(framework)))
         {
             self.is_telling_time = true;

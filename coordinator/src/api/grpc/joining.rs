@@ -2,9 +2,9 @@
 //!
 //! A token counts once because the log says so; the certificate is made by the member that leads, after that.
 
-use cluster::{Answer, Command, Entry, JoinKind};
+use cluster::{Answer, Command, Entry, JOIN_LIFE_SINCE, JoinKind};
 use identity::{Identity, JoinToken, request_key};
-use model::{ClusterTime, Refusal, RefusalCode, Timestamp};
+use model::{Refusal, RefusalCode, Timestamp};
 use proto::{
     join::v1::{self as wire, joining_server::Joining},
     operator::v1 as operator,
@@ -142,23 +142,27 @@ pub(super) async fn create_token(
     let convert::TokenWish { kind, only_for, ttl } = wish;
     let token = JoinToken::draw(security(context).map_err(refused)?.fingerprint());
     let expires_at = now() + ttl;
+    let life = (context.leader.state().version() >= JOIN_LIFE_SINCE).then_some(ttl);
     let command = Command::CreateJoinToken {
         token: token.id.clone(),
         digest: token.digest(),
         kind,
         only_for,
         expires_at,
+        life,
     };
     propose(context, command).await.map_err(refused)?;
     tracing::info!(token = token.id, kind = kind.as_str(), "made a join token");
     let state = context.leader.state();
-    let view = state.join_tokens().get(&token.id).map(|record| convert::to_view(&token.id, record, now()));
+    let view = |record| convert::to_view(&token.id, record, state.counted(), now());
+    let view = state.join_tokens().get(&token.id).map(view);
     Ok(operator::CreateJoinTokenResponse { token: view, secret: token.reveal() })
 }
 
 pub(super) fn list_tokens(context: &Context) -> operator::ListJoinTokensResponse {
     let (state, now) = (context.leader.state(), now());
-    let tokens = state.join_tokens().iter().map(|(id, record)| convert::to_view(id, record, now));
+    let counted = state.counted();
+    let tokens = state.join_tokens().iter().map(|(id, record)| convert::to_view(id, record, counted, now));
     operator::ListJoinTokensResponse { tokens: tokens.collect() }
 }
 
@@ -184,8 +188,9 @@ pub(super) fn security(context: &Context) -> Result<&Security, Refusal> {
 }
 
 pub(super) async fn propose(context: &Context, command: Command) -> Result<Answer, Refusal> {
-    // The cluster's time is the highest that was counted; nothing here depends on it.
-    let entry = Entry { at: now(), counted: ClusterTime::ZERO, command };
+    // Ends of tokens are reckoned from here: what the log knows may be old.
+    let counted = context.leader.counted().await?;
+    let entry = Entry { at: now(), counted, command };
     match context.log.propose(entry).await {
         Ok(answer) => answer,
         Err(error) => {

@@ -17,6 +17,7 @@ pub(super) struct Wish<'a> {
     pub kind: JoinKind,
     pub only_for: &'a Option<String>,
     pub expires_at: Timestamp,
+    pub life: Option<Duration>,
 }
 
 /// Who comes with a token.
@@ -31,7 +32,7 @@ impl Step<'_> {
     /// Refuses an id that is taken (InvalidArgument), and more tokens than can be kept (Busy). A repeat changes
     /// nothing.
     pub(super) fn create_join_token(&mut self, token: &str, wish: Wish<'_>) -> Result<Answer, Refusal> {
-        let Wish { digest, kind, only_for, expires_at } = wish;
+        let Wish { digest, kind, only_for, expires_at, life } = wish;
         if let Some(known) = self.state.join_tokens.get(token) {
             if known.digest == *digest {
                 return Ok(Answer::Done);
@@ -40,8 +41,11 @@ impl Step<'_> {
                 "The join token was not made: there is one of the id `{token}` already. Make another."
             )));
         }
-        let at = self.at;
-        let is_forgotten = |known: &JoinToken| known.expires_at + SHOWN_AFTER < at;
+        let (at, counted) = (self.at, self.state.counted);
+        let is_forgotten = |known: &JoinToken| match known.until {
+            Some(until) => until + SHOWN_AFTER < counted,
+            None => known.expires_at + SHOWN_AFTER < at,
+        };
         let (old, kept): (Vec<_>, Vec<_>) =
             self.state.join_tokens.iter().partition(|(_, known)| is_forgotten(known));
         let (old, kept): (Vec<String>, usize) =
@@ -64,6 +68,7 @@ impl Step<'_> {
             only_for: only_for.clone(),
             created_at: self.at,
             expires_at,
+            until: life.map(|life| counted + life),
             end: None,
         };
         self.state.join_tokens.insert(token.to_owned(), record);
@@ -87,7 +92,7 @@ impl Step<'_> {
     /// JoinTokenRefused. The key that used it may ask again.
     pub(super) fn use_join_token(&mut self, token: &str, joiner: Joiner<'_>) -> Result<Answer, Refusal> {
         let Joiner { digest, kind, name, key } = joiner;
-        let at = self.at;
+        let (at, counted) = (self.at, self.state.counted);
         let what = kind.as_str();
         let no = |why: String| refused(format!("The {what} `{name}` did not join: {why}."));
         let anew = format!("make another with `muster token create {what}`");
@@ -114,7 +119,7 @@ impl Step<'_> {
             }
             None => {}
         }
-        if record.expires_at <= at {
+        if record.has_expired(counted, at) {
             return Err(no(format!("the token has expired; {anew}, and use it before its end")));
         }
         match &record.only_for {

@@ -91,9 +91,9 @@ impl Step<'_> {
             Command::SetRole { role, weight_milli, request } => {
                 self.set_role(role, *weight_milli, request.as_ref())
             }
-            Command::CreateJoinToken { token, digest, kind, only_for, expires_at } => {
-                let wish = join_tokens::Wish { digest, kind: *kind, only_for, expires_at: *expires_at };
-                self.create_join_token(token, wish)
+            Command::CreateJoinToken { token, digest, kind, only_for, expires_at, life } => {
+                let (kind, expires_at, life) = (*kind, *expires_at, *life);
+                self.create_join_token(token, join_tokens::Wish { digest, kind, only_for, expires_at, life })
             }
             Command::RevokeJoinToken { token } => self.revoke_join_token(token),
             Command::UseJoinToken { token, digest, kind, name, key } => {

@@ -318,6 +318,7 @@ fn command(state: &ClusterState, op: &Op) -> Command {
             expires_at: Timestamp(
                 (i64::try_from(state.applied()).unwrap() / 2 + i64::from(*life)) * 1_000_000,
             ),
+            life: (state.version() >= JOIN_LIFE_SINCE).then(|| Duration::from_secs(u64::from(*life))),
         },
         Op::Revoke { token } => Command::RevokeJoinToken { token: format!("j{token}") },
         Op::Join { token, agent, key } => Command::UseJoinToken {

@@ -186,6 +186,7 @@ fn command(state: &ClusterState, line: &Line<'_>) -> Command {
             kind: line.join_kind(),
             only_for: line.pairs.get("only").map(|name| (*name).to_owned()),
             expires_at: Timestamp(i64::try_from(line.number("until", 1000)).unwrap() * 1_000_000),
+            life: line.pairs.contains_key("life").then(|| Duration::from_secs(line.number("life", 0))),
         },
         "revoke" => Command::RevokeJoinToken { token: line.things[0].to_owned() },
         "join" => Command::UseJoinToken {
@@ -950,6 +951,27 @@ fn a_join_token_lets_one_in_once() {
             join: join-token-refused: The member `2` did not join: the token was revoked; make another with `muster token create member`.
             revoke: join-token-refused: Join token `m2` was not revoked: there is none of this id. See `muster token list`.
             join: join-token-refused: The agent `a3` did not join: the token has expired; make another with `muster token create agent`, and use it before its end.
+            join: join-token-refused: The agent `a3` did not join: the token has expired; make another with `muster token create agent`, and use it before its end.
+        "#]],
+    );
+}
+
+#[test]
+fn a_join_token_ends_by_the_clusters_time_whatever_the_wall_clocks_say() {
+    check(
+        "version 6
+         token j1 secret=a until=1 life=100
+         version 7
+         token j1 secret=a until=1 life=3
+         join j1 a1 secret=a key=x
+         token j2 secret=b until=1000 life=2
+         join j2 a2 secret=b key=x
+         join j2 a2 secret=b key=x
+         token j3 secret=c until=1000 life=1
+         join j3 a3 secret=c key=x",
+        expect![[r#"
+            token: cluster-version-too-old: The request was not carried out: it needs cluster version 7, and the cluster is at 6. Upgrade every member and raise the version.
+            join: join-token-refused: The agent `a2` did not join: the token has expired; make another with `muster token create agent`, and use it before its end.
             join: join-token-refused: The agent `a3` did not join: the token has expired; make another with `muster token create agent`, and use it before its end.
         "#]],
     );
