@@ -53,8 +53,10 @@ impl Checker for DeadSwitchTakesFew {
             }
             Fact::Answered { number, call: Call::ConfirmUnreachable { .. }, .. } => {
                 let named = self.words.remove(number).unwrap_or_default();
-                let all = named.is_empty().then(|| self.agents.clone()).unwrap_or_default();
-                self.confirmed.extend(named.into_iter().chain(all));
+                self.confirmed.extend(match named.is_empty() {
+                    true => self.agents.clone().into_iter().collect(),
+                    false => named,
+                });
             }
             Fact::Proposed { member, entry } => {
                 let Command::MarkAgentUnreachable { agent, .. } = &entry.command else { return Ok(()) };
