@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cluster::{ClusterState, Entry, Outcome};
+use cluster::{ClusterState, Entry, KnownTask, Outcome};
 use leader::{Call, Leader, OfferMessage, Reply};
 use model::{AgentId, Cursor, Exit, FrameworkEvent, FrameworkId, Refusal, Resources, TaskId, TaskStatus};
 use supervisor::Row;
@@ -67,6 +67,11 @@ pub enum Fact<'a> {
     Emptied {
         agent: usize,
         attempt: &'a str,
+    },
+    /// An agent says hello, and knows this of its tasks, in whatever form it says so.
+    SaidHello {
+        agent: &'a AgentId,
+        tasks: &'a [KnownTask],
     },
     /// An agent has this in its checkpoint.
     Stored {

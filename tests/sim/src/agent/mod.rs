@@ -230,6 +230,8 @@ impl Agent {
         };
         self.next_member = (self.next_member + 1) % stage.parameters.members;
         stage.trace.line(stage.now, || format!("a{} says hello to m{}", self.number, self.next_member));
+        let tasks = told(known.tasks().to_vec());
+        stage.record.note(stage.now, &Fact::SaidHello { agent: &self.id, tasks: &tasks });
         let conn = stage.open(self.place(), self.next_member, Up::Hello(Box::new(hello)));
         let (is_welcomed, heartbeat) = (false, Duration::ZERO);
         self.session = Some(Session { conn, known, is_welcomed, heartbeat, heard_at: stage.now });

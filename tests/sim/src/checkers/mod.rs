@@ -13,6 +13,7 @@ mod kept;
 mod launch_once;
 mod offers;
 mod reconciliation;
+mod registrations;
 mod resources;
 mod silence;
 mod states_agree;
@@ -38,6 +39,7 @@ pub fn all(parameters: &Parameters) -> Vec<Box<dyn Checker>> {
         Box::new(suppression::SuppressedIsLeftAlone::new(parameters)),
         Box::new(silence::OnlySilentAreUnreachable::new(parameters)),
         Box::new(dead_switch::DeadSwitchTakesFew::default()),
+        Box::new(registrations::RegisteredAsTold::default()),
         Box::new(agents_told::AgentsAreToldOf::default()),
         Box::new(ends_true::EndsAreTrue::default()),
         Box::new(graces::GracesAreGiven::default()),
