@@ -544,13 +544,23 @@ proptest! {
     fn a_join_token_is_used_once(ops in ops()) {
         let mut used: BTreeMap<String, (String, [u8; 32])> = BTreeMap::new();
         let mut over: BTreeSet<String> = BTreeSet::new();
+        let mut until: BTreeMap<String, ClusterTime> = BTreeMap::new();
         play(&ops, |scene| match (&scene.entry.command, &scene.outcome.answer) {
+            (Command::CreateJoinToken { token, life: Some(life), .. }, Ok(_)) => {
+                if !scene.before.join_tokens().contains_key(token) {
+                    until.insert(token.clone(), scene.after.counted() + *life);
+                }
+            }
             (Command::RevokeJoinToken { token }, Ok(_)) if !used.contains_key(token) => {
                 over.insert(token.clone());
             }
             (Command::UseJoinToken { token, name, key, .. }, Ok(_)) => {
                 assert!(!over.contains(token), "{token} was revoked");
-                assert!(scene.before.join_tokens()[token].expires_at > scene.entry.at, "{token} had expired");
+                let is_over = match until.get(token) {
+                    Some(until) => *until <= scene.after.counted(),
+                    None => scene.before.join_tokens()[token].expires_at <= scene.entry.at,
+                };
+                assert!(!is_over, "{token} had expired");
                 let first = used.entry(token.clone()).or_insert_with(|| (name.clone(), *key));
                 assert_eq!(*first, (name.clone(), *key), "{token} was used twice");
             }
