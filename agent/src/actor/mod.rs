@@ -5,17 +5,14 @@
 //! Start at [`Actor::run`]; whatever can wake it is a line in [`Wake`].
 
 mod adoption;
+mod link;
 mod output;
 mod rounds;
 mod strays;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use model::{ClusterId, Figure, Health, Reporter, TaskId, TaskState, Usage};
+use model::{ClusterId, Figure, Health, TaskId, TaskState, Usage};
 use supervisor::{Action, Event, Phase, Row, Supervisor};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -34,7 +31,7 @@ use crate::{
     fetch,
     health::{Answer, Checks},
     metrics::{Metrics, OutcomeLabel, PortLabel},
-    session::{FromLeader, Greeting, SessionEvent, ToLeader},
+    session::{SessionEvent, ToLeader},
     sys::{
         Process, Watch,
         bpf::{EventStream, OomEvent, PortEvent, PortHow, Record},
@@ -42,6 +39,7 @@ use crate::{
 };
 
 use adoption::Adoption;
+use link::Link;
 pub use rounds::{Live, Rounds, Sample, Samples, Totals};
 use strays::Strays;
 
@@ -191,18 +189,6 @@ pub struct Actor {
     /// As the leader of this session wants it.
     usage_interval: Duration,
     talks: JoinSet<()>,
-}
-
-/// The way to the leader.
-struct Link {
-    generation: u64,
-    sender: mpsc::Sender<ToLeader>,
-    /// Before the Welcome nothing is said.
-    is_welcomed: bool,
-    /// What this session was told of usage.
-    reporter: Reporter,
-    /// What the leader was told of tasks that stand still.
-    frozen: BTreeSet<TaskId>,
 }
 
 /// What a watcher saw.
@@ -492,123 +478,6 @@ impl Actor {
     fn submit(&self, plan: Vec<Action>) {
         if let Some(lane) = plan.first().map(lane) {
             self.lanes.submit(&lane, Job::Plan(plan));
-        }
-    }
-
-    /// Says it if there is a session; else it is said after the next Welcome.
-    fn say(&mut self, message: ToLeader) {
-        let Some(link) = self.link.as_ref().filter(|link| link.is_welcomed) else { return };
-        if link.sender.try_send(message).is_err() {
-            tracing::warn!("the coordinator does not keep up; the session begins anew");
-            self.metrics.session_overruns.inc();
-            self.link = None;
-        }
-    }
-
-    fn session_event(&mut self, event: SessionEvent) -> Result<(), ActorError> {
-        match event {
-            SessionEvent::Opening { generation, link, greeting } => {
-                self.link = Some(Link {
-                    generation,
-                    sender: link,
-                    is_welcomed: false,
-                    reporter: Reporter::default(),
-                    frozen: BTreeSet::new(),
-                });
-                self.strays.ask(greeting);
-                self.greet();
-                Ok(())
-            }
-            SessionEvent::Closed { generation } => {
-                if self.is_current(generation) {
-                    self.link = None;
-                }
-                Ok(())
-            }
-            SessionEvent::Said { generation, message } if self.is_current(generation) => self.said(message),
-            // Of a session that is over: a newer one brings all of it again.
-            SessionEvent::Said { .. } => Ok(()),
-        }
-    }
-
-    /// Answers the session that wants to say Hello, as soon as it may.
-    fn greet(&mut self) {
-        if let Some(greeting) = self.strays.due() {
-            let cluster_id = self.identity.cluster_id.clone();
-            // The session may have ended while it waited.
-            let _ = greeting.send(Greeting { cluster_id, tasks: self.supervisor.known() });
-        }
-    }
-
-    fn is_current(&self, generation: u64) -> bool {
-        self.link.as_ref().is_some_and(|link| link.generation == generation)
-    }
-
-    fn said(&mut self, message: FromLeader) -> Result<(), ActorError> {
-        match message {
-            FromLeader::Welcomed { cluster_id, epoch, assignments, unchanged } => {
-                self.join_cluster(&cluster_id)?;
-                self.usage_interval = USAGE_INTERVAL;
-                if let Some(link) = &mut self.link {
-                    link.is_welcomed = true;
-                }
-                tracing::debug!(epoch, "welcome");
-                self.metrics.sessions_welcomed.inc();
-                self.decide(Event::Welcomed { assignments, unchanged })
-            }
-            FromLeader::Launch(assignments) => self.decide(Event::Assigned { assignments }),
-            FromLeader::Kill { task_id, grace } => {
-                self.decide(Event::KillOrdered { task_id, grace: Some(grace) })
-            }
-            FromLeader::Acknowledge(tasks) => tasks
-                .into_iter()
-                .try_for_each(|(task_id, sequence)| self.decide(Event::Acknowledged { task_id, sequence })),
-            FromLeader::ReadHistory { request, subject, since, step } => {
-                let points = self.rounds.history().points(&subject, since, step);
-                let result = points.ok_or_else(|| "the agent keeps no history of this".to_owned());
-                if let Some(link) = &self.link {
-                    // A leader that does not keep up asks again after its own patience.
-                    let _ = link.sender.try_send(ToLeader::History { request, result });
-                }
-                Ok(())
-            }
-            FromLeader::UsagePace { interval } => {
-                self.usage_interval = interval.clamp(USAGE_INTERVAL, USAGE_INTERVAL_MAX);
-                Ok(())
-            }
-            FromLeader::ReadOutput(wish) => {
-                let Some(link) = &self.link else { return Ok(()) };
-                let reader = output::Reader {
-                    requests: self.handle.requests.clone(),
-                    executor: self.executor.clone(),
-                    link: link.sender.clone(),
-                };
-                if self.reads.len() >= READS_MAX {
-                    reader.refuse(wish.request, "too many readings of output are under way on the agent");
-                } else {
-                    self.reads.spawn(reader.read(wish));
-                }
-                Ok(())
-            }
-            FromLeader::OpenChannel { channel_id, task_id } => {
-                let (channels, actor) = (self.channels.clone(), self.handle.requests.clone());
-                // How many there may be is the channels' own affair.
-                self.talks.spawn(async move { channels.serve(channel_id, task_id, actor).await });
-                Ok(())
-            }
-        }
-    }
-
-    fn join_cluster(&mut self, theirs: &str) -> Result<(), ActorError> {
-        let theirs = ClusterId::new(theirs).map_err(ActorError::ClusterId)?;
-        match &self.identity.cluster_id {
-            Some(ours) if *ours == theirs => Ok(()),
-            Some(ours) => Err(ActorError::ClusterForeign { ours: ours.clone(), theirs }),
-            None => {
-                tracing::info!(cluster_id = %theirs, "this agent belongs to the cluster from now on");
-                self.identity.cluster_id = Some(theirs);
-                self.checkpoint.write_identity(&self.identity).map_err(ActorError::Identity)
-            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::story::check;
+use super::script::check;
 
 #[test]
 fn a_deactivated_agent_gets_nothing_until_it_is_activated() {

@@ -546,10 +546,10 @@ proptest! {
         let mut over: BTreeSet<String> = BTreeSet::new();
         let mut until: BTreeMap<String, ClusterTime> = BTreeMap::new();
         play(&ops, |scene| match (&scene.entry.command, &scene.outcome.answer) {
-            (Command::CreateJoinToken { token, life: Some(life), .. }, Ok(_)) => {
-                if !scene.before.join_tokens().contains_key(token) {
-                    until.insert(token.clone(), scene.after.counted() + *life);
-                }
+            (Command::CreateJoinToken { token, life: Some(life), .. }, Ok(_))
+                if !scene.before.join_tokens().contains_key(token) =>
+            {
+                until.insert(token.clone(), scene.after.counted() + *life);
             }
             (Command::RevokeJoinToken { token }, Ok(_)) if !used.contains_key(token) => {
                 over.insert(token.clone());

@@ -1,5 +1,7 @@
 //! Stories told command by command, and laws that hold whatever is commanded.
 
 mod care;
+mod joining;
 mod laws;
+mod script;
 mod story;
