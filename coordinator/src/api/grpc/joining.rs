@@ -159,9 +159,10 @@ pub(super) async fn create_token(
     Ok(operator::CreateJoinTokenResponse { token: view, secret: token.reveal() })
 }
 
-pub(super) fn list_tokens(context: &Context) -> operator::ListJoinTokensResponse {
+pub(super) async fn list_tokens(context: &Context) -> operator::ListJoinTokensResponse {
     let (state, now) = (context.leader.state(), now());
-    let counted = state.counted();
+    // Another member knows what the log knows, which may be a minute old.
+    let counted = context.leader.counted().await.unwrap_or_else(|_no_leader| state.counted());
     let tokens = state.join_tokens().iter().map(|(id, record)| convert::to_view(id, record, counted, now));
     operator::ListJoinTokensResponse { tokens: tokens.collect() }
 }

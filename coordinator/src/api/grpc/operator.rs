@@ -92,7 +92,7 @@ impl Operator for OperatorApi {
         request: Request<wire::ListJoinTokensRequest>,
     ) -> Result<Response<wire::ListJoinTokensResponse>, Status> {
         let wire::ListJoinTokensRequest {} = request.into_inner();
-        Ok(Response::new(joining::list_tokens(&self.context)))
+        Ok(Response::new(joining::list_tokens(&self.context).await))
     }
 
     async fn revoke_join_token(

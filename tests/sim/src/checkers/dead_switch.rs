@@ -16,10 +16,12 @@ const FEW: usize = 5;
 /// Ten minutes by the fastest clock that there is.
 const WINDOW: Duration = Duration::from_secs(540);
 
-/// Remembers whom each leader called unreachable by itself, and when last.
+/// Remembers whom each leader called unreachable by itself, and when the log took it.
 #[derive(Default)]
 pub struct DeadSwitchTakesFew {
     marked: BTreeMap<usize, BTreeMap<AgentId, Moment>>,
+    /// Asked for by a leader without an operator's word; what the log never gets does nobody harm.
+    proposed: BTreeMap<usize, BTreeSet<(AgentId, u64)>>,
     /// Words of an operator that may still be on their way, by their number; an empty list means all.
     words: BTreeMap<u64, Vec<AgentId>>,
     /// Agents that have not spoken since a word about them was answered.
@@ -43,6 +45,7 @@ impl Checker for DeadSwitchTakesFew {
         match fact {
             Fact::Leads { member } => {
                 self.marked.remove(member);
+                self.proposed.remove(member);
             }
             Fact::Spoke { agent, .. } => {
                 self.confirmed.remove(*agent);
@@ -59,21 +62,26 @@ impl Checker for DeadSwitchTakesFew {
                 });
             }
             Fact::Proposed { member, entry } => {
-                let Command::MarkAgentUnreachable { agent, .. } = &entry.command else { return Ok(()) };
-                if self.is_confirmed(agent) {
+                let Command::MarkAgentUnreachable { agent, epoch } = &entry.command else { return Ok(()) };
+                if !self.is_confirmed(agent) {
+                    self.proposed.entry(*member).or_default().insert((agent.clone(), *epoch));
+                }
+            }
+            Fact::Applied { member, entry, outcome, .. } if outcome.answer.is_ok() => {
+                let Command::MarkAgentUnreachable { agent, epoch } = &entry.command else { return Ok(()) };
+                let is_own = |proposed: &mut BTreeSet<_>| proposed.remove(&(agent.clone(), *epoch));
+                if !self.proposed.get_mut(member).is_some_and(is_own) {
                     return Ok(());
                 }
                 let marked = self.marked.entry(*member).or_default();
                 marked.retain(|_, at| now.since(*at) < WINDOW);
                 marked.insert(agent.clone(), now);
                 if marked.len() > FEW {
-                    return Err(format!("member {member} calls {} agents unreachable at once", marked.len()));
+                    return Err(format!(
+                        "member {member} called {} agents unreachable at once",
+                        marked.len()
+                    ));
                 }
-            }
-            // The log refused: the agent was faster.
-            Fact::Applied { member, entry, outcome, .. } if outcome.answer.is_err() => {
-                let Command::MarkAgentUnreachable { agent, .. } = &entry.command else { return Ok(()) };
-                self.marked.get_mut(member).and_then(|marked| marked.remove(agent));
             }
             _ => {}
         }
