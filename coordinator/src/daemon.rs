@@ -30,6 +30,8 @@ use crate::{
 
 /// How many election timeouts another member may take to lead before this one goes: an election is shorter.
 const HAND_OVER_TIMEOUTS: u32 = 5;
+/// However patient the members are with each other: who wants it to stop waits for that too.
+const HAND_OVER_PATIENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Why the coordinator can't start.
 #[derive(Debug, thiserror::Error)]
@@ -408,7 +410,7 @@ impl Daemon {
             socket: config.socket_path(),
             raft,
             beyond,
-            hand_over_patience: config.election_timeout * HAND_OVER_TIMEOUTS,
+            hand_over_patience: (config.election_timeout * HAND_OVER_TIMEOUTS).min(HAND_OVER_PATIENCE_MAX),
             shutdown_timeout: config.shutdown_timeout,
             parts,
         })

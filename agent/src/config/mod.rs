@@ -276,7 +276,8 @@ impl Loaded {
         for setting in SETTINGS {
             let value = (setting.show)(&self.config);
             let source = self.sources.get(setting.key).unwrap_or(&Source::Default);
-            let line = if value.is_empty() {
+            // Where there is a default, nothing is a value too.
+            let line = if value.is_empty() && setting.default_text().is_empty() {
                 format!("# {} is not set", setting.key)
             } else {
                 format!("{} = {}", setting.key, toml::Value::String(value))

@@ -219,13 +219,12 @@ impl Leader {
             let command = Command::UpdateFramework { framework, info, request: None };
             return self.propose(Purpose::Subscribe { opening }, command, now);
         }
-        match record.state {
-            FrameworkState::Disconnected { .. } => {
-                let command = Command::ConnectFramework { framework };
-                self.propose(Purpose::Subscribe { opening }, command, now);
-            }
-            FrameworkState::Connected => self.open_subscription(opening, now),
+        // That it is away may be on its way into the log: its absence would begin then, whatever comes now.
+        if record.state == FrameworkState::Connected && !self.interests.connecting.contains(&framework) {
+            return self.open_subscription(opening, now);
         }
+        let command = Command::ConnectFramework { framework };
+        self.propose(Purpose::Subscribe { opening }, command, now);
     }
 
     fn open_subscription(&mut self, opening: Opening, now: Timestamp) {

@@ -1,7 +1,9 @@
 //! What a framework hears, and how often.
 
-use super::check;
+use cluster::FrameworkState;
 use expect_test::expect;
+
+use super::{check, world::World};
 
 #[test]
 fn a_resumed_stream_misses_and_repeats_nothing() {
@@ -183,6 +185,20 @@ fn a_framework_that_does_not_read_is_sent_no_more() {
     let rest = world.play("drain f1");
     assert_eq!(events(&rest), 2);
     assert!(rest.last().unwrap().contains("offers"));
+}
+
+#[test]
+fn who_comes_back_before_the_log_knows_of_the_absence_is_connected_after_it() {
+    let mut world = World::new();
+    world.play("subscribe f1");
+    world.play("hold");
+    world.play("lost f1");
+    assert_eq!(world.held.len(), 1, "the disconnection waits for the log");
+    world.play("subscribe f1");
+    assert_eq!(world.held.len(), 2, "and so does the connection");
+    world.play("commit");
+    let framework = world.state.frameworks().values().find(|framework| !framework.is_built_in).unwrap();
+    assert_eq!(framework.state, FrameworkState::Connected);
 }
 
 #[test]

@@ -53,16 +53,18 @@ async fn any_member_answers() {
 async fn a_leader_whose_process_is_gone_is_replaced_before_an_election_timeout() {
     let flags = ["--election-timeout", "60s"].map(String::from).to_vec();
     let mut cluster = cluster!(ClusterOptions { agents: 0, coordinator_flags: flags, ..three() });
-    for role in ["first", "second"] {
+    for round in ["first", "second"] {
         let leader = cluster.until_members().await;
-        // Entries open the streams whose end says that the leader is gone; where none was written, none is open.
-        through(&cluster, leader, &["role", "set", role, "--weight", "2"]).await;
-        for member in 1..=3 {
-            let local = ["role", "list", "--consistency", "local"];
-            wait_until("every member has it", async || {
-                through(&cluster, member, &local).await.contains(role)
-            })
-            .await;
+        // Entries open the streams whose end says that the leader is gone: the second one, where a member was away.
+        for role in [format!("{round}-one"), format!("{round}-two")] {
+            through(&cluster, leader, &["role", "set", &role, "--weight", "2"]).await;
+            for member in 1..=3 {
+                let local = ["role", "list", "--consistency", "local"];
+                wait_until("every member has it", async || {
+                    through(&cluster, member, &local).await.contains(&role)
+                })
+                .await;
+            }
         }
         cluster.member(leader).kill();
         let follower = cluster.connection_to_member(a_follower(leader));
