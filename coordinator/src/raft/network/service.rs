@@ -13,6 +13,7 @@ use std::{
 
 use futures::{Stream, StreamExt as _, future};
 use openraft::{
+    async_runtime::watch::WatchReceiver as _,
     errors::{Fatal, RaftError},
     type_config::alias::SnapshotOf,
 };
@@ -121,6 +122,13 @@ impl Members for Answers {
         self.check(request.metadata())?;
         let request = convert::vote_request_from_wire(request.into_inner()).map_err(senseless)?;
         let answer = self.raft.pre_vote(request).await.map_err(|error| failed(&error))?;
+        if !answer.vote_granted {
+            // Whoever asks may have seen what this member had no open stream to see: next time it may agree.
+            let leader = self.raft.metrics().borrow_watched().current_leader;
+            if let Some(leader) = leader.filter(|leader| *leader != self.member_id) {
+                let _ = self.broken.try_send(leader);
+            }
+        }
         Ok(Response::new(convert::vote_response_to_wire(&answer)))
     }
 

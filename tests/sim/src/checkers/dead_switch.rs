@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cluster::Command;
-use leader::Call;
+use leader::{Call, Reply};
 use model::{AgentId, Duration};
 
 use crate::{
@@ -26,7 +26,6 @@ pub struct DeadSwitchTakesFew {
     words: BTreeMap<u64, Vec<AgentId>>,
     /// Agents that have not spoken since a word about them was answered.
     confirmed: BTreeSet<AgentId>,
-    agents: BTreeSet<AgentId>,
 }
 
 impl DeadSwitchTakesFew {
@@ -49,17 +48,15 @@ impl Checker for DeadSwitchTakesFew {
             }
             Fact::Spoke { agent, .. } => {
                 self.confirmed.remove(*agent);
-                self.agents.insert((*agent).clone());
             }
             Fact::Wished { number, call: Call::ConfirmUnreachable { agents } } => {
                 self.words.insert(*number, agents.clone());
             }
-            Fact::Answered { number, call: Call::ConfirmUnreachable { .. }, .. } => {
-                let named = self.words.remove(number).unwrap_or_default();
-                self.confirmed.extend(match named.is_empty() {
-                    true => self.agents.clone().into_iter().collect(),
-                    false => named,
-                });
+            Fact::Answered { number, call: Call::ConfirmUnreachable { .. }, answer } => {
+                self.confirmed.extend(self.words.remove(number).unwrap_or_default());
+                if let Ok(Reply::Confirmed(agents)) = answer {
+                    self.confirmed.extend(agents.iter().cloned());
+                }
             }
             Fact::Proposed { member, entry } => {
                 let Command::MarkAgentUnreachable { agent, epoch } = &entry.command else { return Ok(()) };
