@@ -19,6 +19,8 @@ const WINDOW: Duration = Duration::from_secs(540);
 /// Remembers whom each leader called unreachable by itself, and when the log took it.
 #[derive(Default)]
 pub struct DeadSwitchTakesFew {
+    /// Who began to lead last.
+    leader: Option<usize>,
     marked: BTreeMap<usize, BTreeMap<AgentId, Moment>>,
     /// Asked for by a leader without an operator's word; what the log never gets does nobody harm.
     proposed: BTreeMap<usize, BTreeSet<(AgentId, u64)>>,
@@ -43,6 +45,7 @@ impl Checker for DeadSwitchTakesFew {
     fn note(&mut self, now: Moment, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
             Fact::Leads { member } => {
+                self.leader = Some(*member);
                 self.marked.remove(member);
                 self.proposed.remove(member);
             }
@@ -64,10 +67,13 @@ impl Checker for DeadSwitchTakesFew {
                     self.proposed.entry(*member).or_default().insert((agent.clone(), *epoch));
                 }
             }
-            Fact::Applied { member, entry, outcome, .. } if outcome.answer.is_ok() => {
+            // What a deposed leader asked for may be in the log by its successor's wish.
+            Fact::Applied { member, entry, outcome, .. }
+                if outcome.answer.is_ok() && self.leader == Some(*member) =>
+            {
                 let Command::MarkAgentUnreachable { agent, epoch } = &entry.command else { return Ok(()) };
                 let is_own = |proposed: &mut BTreeSet<_>| proposed.remove(&(agent.clone(), *epoch));
-                if !self.proposed.get_mut(member).is_some_and(is_own) {
+                if !self.proposed.get_mut(member).is_some_and(is_own) || self.is_confirmed(agent) {
                     return Ok(());
                 }
                 let marked = self.marked.entry(*member).or_default();
