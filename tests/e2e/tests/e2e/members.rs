@@ -48,31 +48,6 @@ async fn any_member_answers() {
     cluster.finish().await;
 }
 
-/// Whoever waits for this election timeout waits in vain.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leader_whose_process_is_gone_is_replaced_before_an_election_timeout() {
-    let flags = ["--election-timeout", "60s"].map(String::from).to_vec();
-    let mut cluster = cluster!(ClusterOptions { agents: 0, coordinator_flags: flags, ..three() });
-    for round in ["first", "second"] {
-        let leader = cluster.until_members().await;
-        // Entries open the streams whose end says that the leader is gone; some, until it knows where each follower is.
-        for number in 0..20 {
-            through(&cluster, leader, &["role", "set", &format!("{round}-{number}"), "--weight", "2"]).await;
-        }
-        cluster.member(leader).kill();
-        let follower = cluster.connection_to_member(a_follower(leader));
-        wait_until("another member leads", async || {
-            let answer = follower.operator().list_members(ListMembersRequest {}).await;
-            let members = answer.map(|answer| answer.into_inner().members).unwrap_or_default();
-            members.iter().any(|member| member.is_leader && member.member_id != leader as u64)
-        })
-        .await;
-        cluster.restart_member(leader);
-    }
-    cluster.until_members().await;
-    cluster.finish().await;
-}
-
 /// Tasks of which agents told nothing when they attached to this member.
 fn spared(cluster: &Cluster, member: usize) -> f64 {
     let name = "muster_coordinator_known_tasks_spared_total";
