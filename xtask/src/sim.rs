@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::command::{cargo, run as run_command};
 
 /// How long a run of all tests looks for a bad seed.
-const SECONDS_DEFAULT: u64 = 30;
+const SECONDS_DEFAULT: u64 = 60;
 
 /// What to simulate.
 #[derive(clap::Args)]

@@ -159,6 +159,15 @@ impl Offers {
     /// The framework's own offer, if it can still be used.
     fn usable(&self, framework: &FrameworkId, id: &OfferId, now: Timestamp) -> Result<&Offer, Refusal> {
         let Some(offer) = self.by_id.get(id) else {
+            if term_of(id).is_some_and(|term| term > self.term) {
+                // What came of it is known there: a word of a deposed leader would be taken for the last one.
+                return Err(Refusal::new(
+                    RefusalCode::NoLeader,
+                    format!(
+                        "can't use offer `{id}`: a later leader made it; connect again to reach that one"
+                    ),
+                ));
+            }
             return Err(Refusal::new(
                 RefusalCode::OfferUnknown,
                 format!("can't use offer `{id}`: {}; wait for new offers", self.fate(id)),
@@ -191,7 +200,7 @@ impl Offers {
             Some(Ending::Declined) => "it was declined".to_owned(),
             Some(Ending::Expired) => "its lease is over".to_owned(),
             Some(Ending::Rescinded(why)) => format!("it was rescinded: {why}"),
-            None if id.as_str().split_once('-').is_some_and(|(term, _)| term != self.term.to_string()) => {
+            None if term_of(id).is_some_and(|term| term < self.term) => {
                 "it was made by an earlier leader".to_owned()
             }
             None => "there is no such offer".to_owned(),
@@ -305,6 +314,11 @@ impl Offers {
 }
 
 /// What is derived from the offers.
+/// Of the leader that made it.
+fn term_of(id: &OfferId) -> Option<u64> {
+    id.as_str().split_once('-').and_then(|(term, _)| term.parse().ok())
+}
+
 #[cfg(test)]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Indices {

@@ -101,7 +101,7 @@ fn an_accept_names_only_good_offers() {
             > accept f1 1-99 t1:cpus=1,mem=64
               f1 = offer-unknown: can't use offer `1-99`: there is no such offer; wait for new offers
             > accept f1 7-1 t1:cpus=1,mem=64
-              f1 = offer-unknown: can't use offer `7-1`: it was made by an earlier leader; wait for new offers
+              f1 = no-leader: can't use offer `7-1`: a later leader made it; connect again to reach that one
             > accept f1 1-1 t1:cpus=1,mem=64 as=f9#1
               f1 = subscription-replaced: subscription `nobody` of framework `c1-1.1` is over: it was lost, or another instance subscribed; subscribe again
             > accept nobody 1-1 t1:cpus=1,mem=64
